@@ -1,0 +1,371 @@
+//! The one error of this crate: what went wrong, with which image, at which host, and what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What kind of thing went wrong; what a program decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The image name is not one that the reference grammar allows.
+    InvalidReference,
+    /// A setting, a limit, a credentials or a hosts file is wrong.
+    InvalidConfig,
+    /// No host has the image, or one of its parts.
+    NotFound,
+    /// The registry wants credentials, and none that were tried are good (401).
+    Unauthorized,
+    /// The registry, or the caller's own check, refuses this image (403).
+    Denied,
+    /// The registry asks for fewer requests (429).
+    RateLimited,
+    /// The host's name does not resolve.
+    HostNotFound,
+    /// The connection was refused, reset or cut.
+    ConnectionFailed,
+    /// The TLS handshake failed: certificate, name or protocol.
+    Tls,
+    /// The registry is there and cannot serve now (5xx).
+    Unavailable,
+    /// The deadline passed, or the other side was silent for too long.
+    Timeout,
+    /// The other side answered with something HTTP or the distribution spec does not allow.
+    Protocol,
+    /// The bytes do not hash to their digest.
+    DigestMismatch,
+    /// The bytes are fewer or more than their descriptor says.
+    SizeMismatch,
+    /// A manifest, index or config that breaks its specification or a limit.
+    InvalidManifest,
+    /// The image has nothing for this platform.
+    NoMatchingPlatform,
+    /// Valid, but not done here: schema 1 manifests, unknown digest algorithms.
+    Unsupported,
+    /// The store on disk failed or is not what it should be.
+    Store,
+    /// There is no room on the disk.
+    DiskFull,
+    /// The image is absent and the policy is never to pull.
+    NeverPull,
+    /// The image failed lately and is not tried again yet.
+    BackOff,
+    /// The caller, or the last of many callers, gave up.
+    Cancelled,
+    /// The puller was shut down before this pull began.
+    ShutDown,
+    /// The image service, or code that the caller supplied, panicked.
+    Panicked,
+    /// No thread, file or queue slot was to be had.
+    ResourceExhausted,
+}
+
+impl ErrorKind {
+    /// Whether trying again, unchanged, may help.
+    fn is_transient(self) -> bool {
+        use ErrorKind::*;
+        matches!(
+            self,
+            RateLimited
+                | HostNotFound
+                | ConnectionFailed
+                | Unavailable
+                | Timeout
+                | Protocol
+                | DigestMismatch
+                | SizeMismatch
+                | DiskFull
+                | BackOff
+                | Panicked
+                | ResourceExhausted
+        )
+    }
+
+    /// What the reader of the message can do about it.
+    fn advice(self) -> Option<&'static str> {
+        use ErrorKind::*;
+        Some(match self {
+            InvalidReference => "write it as [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case",
+            NotFound => "check the name and the tag, and that the image was pushed",
+            Unauthorized => "give credentials for this host, or check those given",
+            Denied => "check that this account may pull the image",
+            RateLimited => "wait, pull with an account, or use a mirror",
+            HostNotFound => "check the host's name and this machine's DNS",
+            ConnectionFailed => "check that the registry runs and can be reached from here",
+            Tls => {
+                "check the host's certificate; add its CA, or allow plain HTTP for this host if that is meant"
+            }
+            Unavailable => "try again later, or use a mirror",
+            Timeout => "check the network, or allow more time",
+            DigestMismatch | SizeMismatch => {
+                "the bytes were damaged on the way or at the source; nothing was stored"
+            }
+            NoMatchingPlatform => "ask for one of the platforms that the image has",
+            DiskFull => "free space on the store's disk",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use ErrorKind::*;
+        f.write_str(match self {
+            InvalidReference => "invalid reference",
+            InvalidConfig => "invalid configuration",
+            NotFound => "not found",
+            Unauthorized => "unauthorized",
+            Denied => "denied",
+            RateLimited => "rate limited",
+            HostNotFound => "host not found",
+            ConnectionFailed => "connection failed",
+            Tls => "TLS failed",
+            Unavailable => "unavailable",
+            Timeout => "timed out",
+            Protocol => "protocol error",
+            DigestMismatch => "digest mismatch",
+            SizeMismatch => "size mismatch",
+            InvalidManifest => "invalid manifest",
+            NoMatchingPlatform => "no matching platform",
+            Unsupported => "unsupported",
+            Store => "store failed",
+            DiskFull => "disk full",
+            NeverPull => "image absent, and the policy is never to pull",
+            BackOff => "backing off",
+            Cancelled => "cancelled",
+            ShutDown => "shut down",
+            Panicked => "panicked",
+            ResourceExhausted => "resource exhausted",
+        })
+    }
+}
+
+/// What a pull was doing when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Waiting for a token or the worker.
+    Queued,
+    /// Looking up credentials.
+    Credentials,
+    /// Asking for a bearer token.
+    Token,
+    /// Fetching a manifest or an index.
+    Manifest,
+    /// Fetching the image's config.
+    Config,
+    /// Fetching a layer.
+    Layer,
+    /// Writing to the store.
+    Store,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Queued => "queue",
+            Phase::Credentials => "credentials",
+            Phase::Token => "token",
+            Phase::Manifest => "manifest",
+            Phase::Config => "config",
+            Phase::Layer => "layer",
+            Phase::Store => "store",
+        })
+    }
+}
+
+/// One host that was tried, and why it did not serve.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The host, with its port where it is not the scheme's own.
+    pub host: String,
+    /// Why it did not serve.
+    pub error: Error,
+}
+
+impl Attempt {
+    /// An attempt at `host` that ended with `error`.
+    pub fn new(host: impl Into<String>, error: Error) -> Self {
+        Attempt { host: host.into(), error }
+    }
+}
+
+/// Why a pull, or a question to the store, failed.
+///
+/// Its `Display` is one line that names the image, the phase, the host, the cause and what to do,
+/// as far as each is known. It holds no secret. Cloning is cheap: one failure answers many askers.
+#[derive(Clone)]
+pub struct Error(Arc<Facts>);
+
+#[derive(Clone)]
+struct Facts {
+    kind: ErrorKind,
+    message: String,
+    image: Option<String>,
+    host: Option<String>,
+    phase: Option<Phase>,
+    retryable: Option<bool>,
+    retry_after: Option<Duration>,
+    attempts: Vec<Attempt>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` says what went wrong and holds no secret.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Arc::new(Facts {
+            kind,
+            message: message.into(),
+            image: None,
+            host: None,
+            phase: None,
+            retryable: None,
+            retry_after: None,
+            attempts: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same pull, tried again later, may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable.unwrap_or_else(|| self.0.kind.is_transient())
+    }
+
+    /// How long the registry asked to be left alone (`Retry-After`), if it did.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Each host that was tried, in order, and why it did not serve.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.0.attempts
+    }
+
+    /// The image that was asked for, as far as it is known here.
+    pub fn image(&self) -> Option<&str> {
+        self.0.image.as_deref()
+    }
+
+    /// The host that failed, if one did.
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.as_deref()
+    }
+
+    /// What the pull was doing.
+    pub fn phase(&self) -> Option<Phase> {
+        self.0.phase
+    }
+
+    /// What went wrong, without image, host and advice.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Names the image, unless one is named already.
+    #[must_use]
+    pub fn with_image(mut self, image: impl Into<String>) -> Self {
+        if self.0.image.is_none() {
+            self.facts().image = Some(image.into());
+        }
+        self
+    }
+
+    /// Names the host, unless one is named already.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        if self.0.host.is_none() {
+            self.facts().host = Some(host.into());
+        }
+        self
+    }
+
+    /// Names the phase, unless one is named already.
+    #[must_use]
+    pub fn with_phase(mut self, phase: Phase) -> Self {
+        if self.0.phase.is_none() {
+            self.facts().phase = Some(phase);
+        }
+        self
+    }
+
+    /// Says whether to retry, where the kind alone does not tell.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.facts().retryable = Some(retryable);
+        self
+    }
+
+    /// Says how long the registry asked to be left alone.
+    #[must_use]
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.facts().retry_after = Some(delay);
+        self
+    }
+
+    /// Lists the hosts that were tried.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: Vec<Attempt>) -> Self {
+        self.facts().attempts = attempts;
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.facts().source = Some(Arc::new(source));
+        self
+    }
+
+    fn facts(&mut self) -> &mut Facts {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = &*self.0;
+        if let Some(image) = &facts.image {
+            write!(f, "{image}: ")?;
+        }
+        match (facts.phase, &facts.host) {
+            (Some(phase), Some(host)) => write!(f, "{phase} from {host}: ")?,
+            (Some(phase), None) => write!(f, "{phase}: ")?,
+            (None, Some(host)) => write!(f, "{host}: ")?,
+            (None, None) => {}
+        }
+        write!(f, "{}", facts.kind)?;
+        if !facts.message.is_empty() {
+            write!(f, ": {}", facts.message)?;
+        }
+        if let Some(delay) = facts.retry_after {
+            write!(f, "; asked to wait {} s", delay.as_secs())?;
+        }
+        match facts.kind.advice() {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("text", &self.to_string())
+            .field("attempts", &self.0.attempts)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}

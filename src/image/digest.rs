@@ -1,0 +1,205 @@
+//! Digests, and the hashing that bytes stream through.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sha2::Digest as _;
+use sha2::{Sha256, Sha512};
+
+use crate::error::{Error, ErrorKind};
+
+/// A hash function that a digest may name; those the
+/// [image spec](https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#registered-algorithms)
+/// registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// Its name in a digest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha512 => "sha512",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Algorithm::Sha256, Algorithm::Sha512].into_iter().find(|known| known.as_str() == name)
+    }
+
+    /// How many hexadecimal digits its hashes have.
+    fn hex_len(self) -> usize {
+        match self {
+            Algorithm::Sha256 => 64,
+            Algorithm::Sha512 => 128,
+        }
+    }
+}
+
+/// The name of some bytes: `algorithm:hex`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    algorithm: Algorithm,
+    text: Arc<str>,
+}
+
+impl Digest {
+    /// Reads `algorithm:hex`, as the image spec writes it: lower case only.
+    ///
+    /// # Errors
+    /// `Unsupported` if it is a digest by another algorithm, `InvalidReference` if it is none.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let (name, hex) = text.split_once(':').ok_or_else(|| malformed(text))?;
+        if !is_algorithm(name) || !is_encoded(hex) {
+            return Err(malformed(text));
+        }
+        let algorithm = Algorithm::from_name(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("digest algorithm {name:.32}: only sha256 and sha512 are known"),
+            )
+        })?;
+        let is_hex = hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if hex.len() != algorithm.hex_len() || !is_hex {
+            return Err(malformed(text));
+        }
+        Ok(Digest { algorithm, text: text.into() })
+    }
+
+    /// The digest of `bytes`.
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// The SHA-256 of `bytes`.
+    pub fn sha256(bytes: &[u8]) -> Self {
+        Self::of(Algorithm::Sha256, bytes)
+    }
+
+    /// Whether `bytes` are what this digest names.
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        Self::of(self.algorithm, bytes) == *self
+    }
+
+    /// Which hash function made it.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The hash, in lower-case hexadecimal: safe as a file name.
+    pub fn hex(&self) -> &str {
+        self.text.split_once(':').map_or("", |(_, hex)| hex)
+    }
+
+    /// `algorithm:hex`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+fn malformed(text: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidReference,
+        format!("{:?} is no digest; one looks like sha256: and 64 lower-case hexadecimal digits", clip(text)),
+    )
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(160).collect()
+}
+
+/// `algorithm ::= component (separator component)*`, by the image spec's grammar.
+fn is_algorithm(name: &str) -> bool {
+    let is_component = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    name.split(['+', '.', '_', '-']).all(is_component)
+}
+
+/// `encoded ::= [a-zA-Z0-9=_-]+`, by the image spec's grammar.
+fn is_encoded(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-'))
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Digest::parse(text)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Hashes bytes as they stream by.
+#[derive(Clone)]
+pub struct Hasher(State);
+
+#[derive(Clone)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// Has hashed nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Hasher(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::new()),
+            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+        })
+    }
+
+    /// Hashes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    /// The digest of all that went by.
+    pub fn finish(self) -> Digest {
+        match self.0 {
+            State::Sha256(state) => named(Algorithm::Sha256, &state.finalize()),
+            State::Sha512(state) => named(Algorithm::Sha512, &state.finalize()),
+        }
+    }
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+fn named(algorithm: Algorithm, hash: &[u8]) -> Digest {
+    use fmt::Write;
+    let mut text = String::with_capacity(algorithm.as_str().len() + 1 + algorithm.hex_len());
+    text.push_str(algorithm.as_str());
+    text.push(':');
+    for byte in hash {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Digest { algorithm, text: text.into() }
+}

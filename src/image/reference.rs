@@ -1,0 +1,1 @@
+//! Image references: parse, normalise, print.

@@ -1,0 +1,75 @@
+//! What a pull tells whoever watches it.
+
+use std::time::Duration;
+
+use crate::image::digest::Digest;
+
+/// Watches a pull. Called from the pull's own threads, from several at once: it should be quick,
+/// for the pull waits meanwhile. A panic in it fails the pull.
+pub trait Progress: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: &ProgressEvent<'_>);
+}
+
+/// What happened in a pull.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ProgressEvent<'a> {
+    /// The token or the worker is there: the pull begins.
+    Started,
+    /// The name became a manifest for this platform.
+    Resolved {
+        /// The host that answered.
+        host: &'a str,
+        /// The manifest's digest.
+        manifest: &'a Digest,
+        /// How many blobs the image has, config included, each counted once.
+        blobs: usize,
+        /// Their size, bytes.
+        bytes: u64,
+    },
+    /// A blob was in the store already.
+    BlobReused {
+        /// Which blob.
+        digest: &'a Digest,
+        /// Its size, bytes.
+        size: u64,
+    },
+    /// A blob is being fetched; told again when another host takes over.
+    BlobStarted {
+        /// Which blob.
+        digest: &'a Digest,
+        /// Its size, bytes.
+        size: u64,
+        /// Bytes that were there already, from a pull that broke.
+        offset: u64,
+        /// The host that serves it.
+        host: &'a str,
+    },
+    /// Bytes of a blob came and were written.
+    BlobAdvanced {
+        /// Which blob.
+        digest: &'a Digest,
+        /// How many bytes came since the last such event.
+        bytes: u64,
+    },
+    /// Bytes of a blob that were counted have to be fetched again.
+    BlobRestarted {
+        /// Which blob.
+        digest: &'a Digest,
+    },
+    /// A blob is whole, verified, and stands under its digest.
+    BlobDone {
+        /// Which blob.
+        digest: &'a Digest,
+    },
+    /// The pull waits before it asks a host again.
+    Waiting {
+        /// The host.
+        host: &'a str,
+        /// Why.
+        reason: &'a str,
+        /// For how long.
+        delay: Duration,
+    },
+}
