@@ -1,18 +1,25 @@
 //! Pulls container images without an async runtime.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod clock;
 mod context;
 mod error;
 pub mod image;
 mod progress;
+mod puller;
 mod service;
 
+pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
 pub use image::manifest::Descriptor;
 pub use image::platform::Platform;
 pub use progress::{Progress, ProgressEvent};
+pub use puller::{
+    ImagePuller, MAX_IMAGE_PULL_REQUESTS, ParallelImagePuller, ParallelImagePullerBuilder, PullResult,
+    PullerStats, RejectReason, Rejected, SerialImagePuller, SerialImagePullerBuilder, until, until_by,
+};
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
     PullRequest, PullSecret, PulledImage, Zeroed,
