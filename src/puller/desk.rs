@@ -326,7 +326,7 @@ impl<S: ImageService + 'static> Desk<S> {
                 MutexGuard::unlocked(&mut state, || {
                     for pending in expired {
                         self.refuse(
-                            *pending,
+                            pending,
                             Error::new(ErrorKind::Timeout, "the deadline passed in the queue"),
                         );
                     }
