@@ -59,7 +59,11 @@ fn ask(puller: &Arc<dyn ImagePuller>, callers: u64, pulls: u64) -> Duration {
 fn pullers() -> Vec<(String, Arc<dyn ImagePuller>)> {
     let parallel = [None, Some(1), Some(8), Some(64)].map(|limit| {
         let name = limit.map_or("parallel, no limit".to_owned(), |limit| format!("parallel, limit {limit}"));
-        (name, Arc::new(ParallelImagePuller::new(Idle, limit).expect("a limit in range")) as Arc<dyn ImagePuller>)
+        (
+            name,
+            Arc::new(ParallelImagePuller::new(Idle, limit).expect("a limit in range"))
+                as Arc<dyn ImagePuller>,
+        )
     });
     let serial: Arc<dyn ImagePuller> = Arc::new(SerialImagePuller::new(Idle).expect("no settings"));
     parallel.into_iter().chain([("serial".to_owned(), serial)]).collect()

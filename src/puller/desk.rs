@@ -47,7 +47,8 @@ pub(super) struct State {
     has_timer: bool,
     /// Threads that hold a token, or are being started for one.
     pub(super) with_token: usize,
-    /// Those of them that have nothing to do, and look once more before they end.
+    /// Those of them that will look into the queue before they end: new ones, and ones that have
+    /// nothing to do.
     pub(super) looking: usize,
 }
 

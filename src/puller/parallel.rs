@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_utils::Backoff;
 use parking_lot::MutexGuard;
 
-use super::desk::Desk;
+use super::desk::{Desk, State};
 use super::queue::Pending;
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::context::PullContext;
@@ -64,6 +64,7 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
             let has_token = state.queue.len() >= state.looking && self.tokens.take();
             if has_token {
                 state.with_token += 1;
+                state.looking += 1;
                 state.expect_thread();
             } else if state.queue.len() >= self.max_queued.saturating_add(state.looking) {
                 return Err((pending, RejectReason::Full));
@@ -92,6 +93,7 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
         let is_last = {
             let mut state = self.desk.state();
             self.tokens.give_back();
+            state.looking -= 1;
             state.with_token -= 1;
             state.with_token == 0
         };
@@ -103,8 +105,12 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
 
 /// The life of a `pull-N` thread: one request after the other, and the end when none is left.
 fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, tokens: &Tokens) {
-    while let Some(pending) = next_or_give_back(desk, tokens) {
+    let mut next = take_or_end(desk.state(), tokens);
+    while let Some(pending) = next {
         desk.work(*pending);
+        let mut state = desk.state();
+        state.looking += 1;
+        next = take_or_end(state, tokens);
     }
 }
 
@@ -113,14 +119,9 @@ fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, tokens: &Token
 ///
 /// All under the queue's lock: whoever finds the queue empty gives the token back before the lock is
 /// free, and whoever asks later finds that token.
-fn next_or_give_back<S: ImageService + 'static>(desk: &Desk<S>, tokens: &Tokens) -> Option<Box<Pending>> {
-    let mut state = desk.state();
-    if let Some(pending) = state.queue.take_first() {
-        return Some(pending);
-    }
-    state.looking += 1;
+fn take_or_end(mut state: MutexGuard<'_, State>, tokens: &Tokens) -> Option<Box<Pending>> {
     let backoff = Backoff::new();
-    let mut found = None;
+    let mut found = state.queue.take_first();
     while found.is_none() && !backoff.is_completed() {
         MutexGuard::unlocked(&mut state, || backoff.snooze());
         found = state.queue.take_first();
