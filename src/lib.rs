@@ -12,6 +12,7 @@ pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
 pub use image::manifest::Descriptor;
 pub use image::platform::Platform;
+pub use image::reference::Reference;
 pub use progress::{Progress, ProgressEvent};
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
