@@ -10,7 +10,7 @@ mod service;
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
-pub use image::manifest::Descriptor;
+pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};
 pub use image::platform::Platform;
 pub use image::reference::Reference;
 pub use progress::{Progress, ProgressEvent};
