@@ -13,8 +13,9 @@ pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
-pub use image::manifest::Descriptor;
-pub use image::platform::Platform;
+pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};
+pub use image::platform::{Platform, Preference};
+pub use image::reference::Reference;
 pub use progress::{Progress, ProgressEvent};
 pub use puller::{
     ImagePuller, MAX_IMAGE_PULL_REQUESTS, ParallelImagePuller, ParallelImagePullerBuilder, PullResult,
