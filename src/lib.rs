@@ -6,6 +6,8 @@ mod error;
 pub mod image;
 mod progress;
 mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
