@@ -8,6 +8,8 @@ pub mod image;
 mod progress;
 mod puller;
 mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
