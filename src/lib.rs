@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 pub mod image;
 mod progress;
+mod registry;
 mod service;
 
 pub use context::{CancelHook, CancelToken, PullContext};

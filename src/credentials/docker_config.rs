@@ -168,7 +168,7 @@ mod tests {
             (r#"{"auth": "bWFya2Vy"}"#, "an `auth` is not the base64 of user:password"),
             (r#""marker""#, "not a credentials file, at line 1 column 27"),
             (r#"{"auth": ["marker"]}"#, "not a credentials file, at line 1 column 28"),
-            (r#"{"auth": marker}"#, "not JSON, at line 1 column 30"),
+            (r#"{"auth": marker}"#, "not JSON, at line 1 column 29"),
         ];
         for (json, expected) in cases {
             assert_eq!(entry(json).unwrap_err(), expected, "{json}");

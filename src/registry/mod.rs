@@ -1,0 +1,8 @@
+//! The image service over HTTP.
+
+#[expect(dead_code, reason = "used by the service")]
+mod challenge;
+#[cfg_attr(not(test), expect(dead_code, reason = "used by the service"))]
+mod headers;
+#[cfg_attr(not(test), expect(dead_code, reason = "used by the service"))]
+mod policy;
