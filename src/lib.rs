@@ -3,16 +3,20 @@
 
 mod clock;
 mod context;
+#[expect(dead_code, reason = "used by the registry")]
+mod credentials;
 mod error;
 pub mod image;
 mod progress;
 mod puller;
+mod registry;
 mod service;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
+pub use credentials::{Credential, CredentialQuery, Keychain};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
 pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};

@@ -1,0 +1,143 @@
+//! One credential: what it is, how it is told from another, and that it never shows.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::service::CredentialFingerprint;
+
+/// What a registry or its token server is shown: a user and a password, or a token.
+///
+/// It is wiped when it is dropped, and prints as `…`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential(CredentialKind);
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum CredentialKind {
+    /// For Basic authentication, and for asking a token server by GET.
+    Basic { username: Secret, password: Secret },
+    /// An OAuth2 refresh token: a token server gives access tokens for it.
+    IdentityToken(Secret),
+    /// A bearer token, shown to the registry as it is.
+    RegistryToken(Secret),
+}
+
+impl Credential {
+    /// A user name and a password.
+    pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Credential(CredentialKind::Basic {
+            username: Secret::from(username.into()),
+            password: Secret::from(password.into()),
+        })
+    }
+
+    /// A token that is exchanged for access tokens at the registry's token server: Docker's
+    /// `identitytoken`.
+    pub fn identity_token(token: impl Into<String>) -> Self {
+        Credential(CredentialKind::IdentityToken(Secret::from(token.into())))
+    }
+
+    /// A bearer token for the registry itself: Docker's `registrytoken`.
+    pub fn registry_token(token: impl Into<String>) -> Self {
+        Credential(CredentialKind::RegistryToken(Secret::from(token.into())))
+    }
+
+    /// A mark that is equal for equal credentials, to remember which one worked.
+    ///
+    /// It is a SHA-256, without salt so that it is the same in every process: keep it where a
+    /// password that can be guessed must not be confirmed to a stranger.
+    pub fn fingerprint(&self) -> CredentialFingerprint {
+        let (tag, parts): (&str, [&str; 2]) = match &self.0 {
+            CredentialKind::Basic { username, password } => ("basic", [username.expose(), password.expose()]),
+            CredentialKind::IdentityToken(token) => ("identity-token", [token.expose(), ""]),
+            CredentialKind::RegistryToken(token) => ("registry-token", [token.expose(), ""]),
+        };
+        let mut hash = Sha256::new();
+        for part in ["oci-puller credential 1", tag].into_iter().chain(parts) {
+            // The length first: no two lists of parts run together to the same bytes.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        CredentialFingerprint::new(format!("sha256:{hex}"))
+    }
+
+    pub(crate) fn kind(&self) -> &CredentialKind {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            CredentialKind::Basic { .. } => "Basic",
+            CredentialKind::IdentityToken(_) => "IdentityToken",
+            CredentialKind::RegistryToken(_) => "RegistryToken",
+        };
+        write!(f, "Credential::{kind}(…)")
+    }
+}
+
+/// Text that is wiped when it is dropped, and prints as `…`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The text; for the one place that sends it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(Zeroizing::new(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    /// A string; `null` is read as an empty one, as Go does.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Secret::from(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_equal_for_equal_credentials_only() {
+        let all = [
+            Credential::basic("user", "password"),
+            Credential::basic("userp", "assword"),
+            Credential::basic("user", ""),
+            Credential::identity_token("user"),
+            Credential::registry_token("user"),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            for (j, other) in all.iter().enumerate() {
+                assert_eq!(one.fingerprint() == other.fingerprint(), i == j, "{i} and {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_kind_and_nothing_more() {
+        assert_eq!(format!("{:?}", Credential::basic("marker", "marker")), "Credential::Basic(…)");
+        assert_eq!(format!("{:?}", Credential::identity_token("marker")), "Credential::IdentityToken(…)");
+        assert_eq!(format!("{:?}", Secret::from("marker".to_owned())), "…");
+    }
+}

@@ -1,0 +1,199 @@
+//! Which credentials are meant for an image: the rules of kubelet's
+//! [`pkg/credentialprovider`](https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/credentialprovider/keyring.go).
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::credential::Credential;
+use super::{CredentialQuery, glob};
+
+/// Docker Hub's key, from the days when its index was a server of its own.
+const DOCKER_HUB_KEY: &str = "index.docker.io";
+
+/// Credentials by key: `HOST[:PORT][/PATH]`, where the host may have globs.
+#[derive(Debug, Default)]
+pub(crate) struct Keyring {
+    /// Reverse-sorted: longer keys come before their beginnings, literal ones before `*`.
+    entries: BTreeMap<Reverse<String>, Vec<Entry>>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    credential: Credential,
+    /// The key said `https://`: not for a registry that is asked in plain text.
+    https_only: bool,
+}
+
+impl Keyring {
+    /// Keeps `credential` under `key`, behind those that are there under the same key.
+    pub(crate) fn add(&mut self, key: &str, credential: Credential) {
+        let (https_only, key) = normalize(key);
+        self.entries.entry(Reverse(key)).or_default().push(Entry { credential, https_only });
+    }
+
+    /// All credentials that fit, the closest first.
+    pub(crate) fn lookup(&self, query: &CredentialQuery<'_>) -> Vec<Credential> {
+        let matching = self.entries.iter().filter(|(Reverse(key), _)| key_matches(key, query));
+        let found = usable(matching.flat_map(|(_, entries)| entries), query);
+        if !found.is_empty() || !query.is_docker_hub() {
+            return found;
+        }
+        let hub = self.entries.get(&Reverse(DOCKER_HUB_KEY.to_owned()));
+        usable(hub.into_iter().flatten(), query)
+    }
+}
+
+fn usable<'a>(entries: impl Iterator<Item = &'a Entry>, query: &CredentialQuery<'_>) -> Vec<Credential> {
+    entries
+        .filter(|entry| !(entry.https_only && query.is_plain_http()))
+        .map(|entry| entry.credential.clone())
+        .collect()
+}
+
+/// Takes off the scheme, whose being `https` is told, and a leading `/v1/` or `/v2/`.
+fn normalize(key: &str) -> (bool, String) {
+    let (https_only, rest) = match key.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, key.strip_prefix("http://").unwrap_or(key)),
+    };
+    let (host, path) = split_path(rest);
+    let path = match path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/v2/")) {
+        Some(path) => format!("/{path}"),
+        None => path.to_owned(),
+    };
+    (https_only, if path == "/" { host.to_owned() } else { format!("{host}{path}") })
+}
+
+fn key_matches(key: &str, query: &CredentialQuery<'_>) -> bool {
+    let (host, path) = split_path(key);
+    host_matches(host, query.domain()) && path_matches(path, query.repository())
+}
+
+/// `HOST` and the rest, which is empty or begins with a `/`.
+fn split_path(text: &str) -> (&str, &str) {
+    text.split_at(text.find('/').unwrap_or(text.len()))
+}
+
+/// Part by part, so that a `*` never stands for a dot; the port as text.
+fn host_matches(pattern: &str, domain: &str) -> bool {
+    let (pattern, pattern_port) = split_port(pattern);
+    let (domain, port) = split_port(domain);
+    pattern_port == port
+        // An IPv6 address is no class of characters.
+        && (pattern == domain
+            || pattern.split('.').count() == domain.split('.').count()
+                && pattern.split('.').zip(domain.split('.')).all(|(glob, part)| glob::matches(glob, part)))
+}
+
+/// The host and the port, which is empty when there is none.
+fn split_port(host: &str) -> (&str, &str) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (host, ""),
+    }
+}
+
+/// Kubelet compares beginnings byte by byte; here one ends where a name of the path ends, or else
+/// the credential for `/team` would be shown to `/teammate`.
+fn path_matches(prefix: &str, repository: &str) -> bool {
+    let Some(prefix) = prefix.strip_prefix('/') else {
+        return true;
+    };
+    repository
+        .strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyring(keys: &[&str]) -> Keyring {
+        let mut keyring = Keyring::default();
+        for key in keys {
+            keyring.add(key, Credential::basic(*key, ""));
+        }
+        keyring
+    }
+
+    fn found(keyring: &Keyring, domain: &str, repository: &str) -> Vec<Credential> {
+        keyring.lookup(&CredentialQuery::new(domain, repository))
+    }
+
+    fn users(keys: &[&str]) -> Vec<Credential> {
+        keys.iter().map(|key| Credential::basic(*key, "")).collect()
+    }
+
+    #[test]
+    fn a_key_matches_host_part_by_host_part_and_the_path_by_whole_names() {
+        let cases: &[(&str, &str, &str, bool)] = &[
+            ("r.example.com", "r.example.com", "app", true),
+            ("https://r.example.com", "r.example.com", "app", true),
+            ("http://r.example.com", "r.example.com", "app", true),
+            ("https://r.example.com/v1/", "r.example.com", "app", true),
+            ("https://r.example.com/v2/", "r.example.com", "app", true),
+            ("r.example.com/v2/team", "r.example.com", "team/app", true),
+            ("*.example.com", "r.example.com", "app", true),
+            ("*.example.com", "a.r.example.com", "app", false),
+            ("*.example.com", "example.com", "app", false),
+            ("*.*.example.com", "a.r.example.com", "app", true),
+            ("r?.example.com", "r1.example.com", "app", true),
+            ("r[0-9].example.com", "r1.example.com", "app", true),
+            ("r[^0-9].example.com", "r1.example.com", "app", false),
+            ("*", "localhost", "app", true),
+            ("*", "r.io", "app", false),
+            ("r.io:5000", "r.io:5000", "app", true),
+            ("r.io", "r.io:5000", "app", false),
+            ("r.io:5000", "r.io", "app", false),
+            ("r.io:*", "r.io:5000", "app", false),
+            ("[::1]:5000", "[::1]:5000", "app", true),
+            ("[::1]", "[::1]", "app", true),
+            ("[::1]", "[::1]:5000", "app", false),
+            ("r.io/team", "r.io", "team/app", true),
+            ("r.io/team", "r.io", "team", true),
+            ("r.io/team", "r.io", "teammate/app", false),
+            ("r.io/team/", "r.io", "team/app", true),
+            ("r.io/team/app/sub", "r.io", "team/app", false),
+            ("R.io", "r.io", "app", false),
+        ];
+        for &(key, domain, repository, expected) in cases {
+            let found = found(&keyring(&[key]), domain, repository);
+            assert_eq!(!found.is_empty(), expected, "{key} for {domain}/{repository}");
+        }
+    }
+
+    #[test]
+    fn longer_and_literal_keys_come_first_and_all_matches_are_kept() {
+        let keyring = keyring(&["*.io", "r.io", "r.io/team", "r.io/team/app", "r.io/other"]);
+        assert_eq!(
+            found(&keyring, "r.io", "team/app"),
+            users(&["r.io/team/app", "r.io/team", "r.io", "*.io"])
+        );
+    }
+
+    #[test]
+    fn equal_keys_keep_the_order_they_came_in() {
+        let mut keyring = Keyring::default();
+        keyring.add("https://r.io/v1/", Credential::basic("first", ""));
+        keyring.add("r.io", Credential::basic("second", ""));
+        assert_eq!(found(&keyring, "r.io", "app"), users(&["first", "second"]));
+    }
+
+    #[test]
+    fn docker_hubs_old_key_is_used_when_nothing_else_matches() {
+        let hub = "https://index.docker.io/v1/";
+        assert_eq!(found(&keyring(&[hub]), "docker.io", "library/alpine"), users(&[hub]));
+        assert_eq!(
+            found(&keyring(&[hub, "docker.io"]), "docker.io", "library/alpine"),
+            users(&["docker.io"])
+        );
+        assert_eq!(found(&keyring(&[hub]), "localhost", "alpine"), users(&[]));
+    }
+
+    #[test]
+    fn a_credential_for_https_is_not_shown_in_plain_text() {
+        let keyring = keyring(&["https://r.io", "r.io/app", "http://r.io"]);
+        let plain = CredentialQuery::new("r.io", "app").with_plain_http(true);
+        assert_eq!(keyring.lookup(&plain), users(&["r.io/app", "http://r.io"]));
+    }
+}
