@@ -10,8 +10,9 @@ mod service;
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::digest::{Algorithm, Digest};
-pub use image::manifest::Descriptor;
-pub use image::platform::Platform;
+pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};
+pub use image::platform::{Platform, Preference};
+pub use image::reference::Reference;
 pub use progress::{Progress, ProgressEvent};
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,

@@ -8,6 +8,7 @@ use sha2::Digest as _;
 use sha2::{Sha256, Sha512};
 
 use crate::error::{Error, ErrorKind};
+use crate::image::quoted;
 
 /// A hash function that a digest may name; those the
 /// [image spec](https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#registered-algorithms)
@@ -109,12 +110,8 @@ impl Digest {
 fn malformed(text: &str) -> Error {
     Error::new(
         ErrorKind::InvalidReference,
-        format!("{:?} is no digest; one looks like sha256: and 64 lower-case hexadecimal digits", clip(text)),
+        format!("{} is no digest; one looks like sha256: and 64 lower-case hexadecimal digits", quoted(text)),
     )
-}
-
-fn clip(text: &str) -> String {
-    text.chars().take(160).collect()
 }
 
 /// `algorithm ::= component (separator component)*`, by the image spec's grammar.
