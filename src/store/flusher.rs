@@ -1,0 +1,375 @@
+//! Group commit: all that is ready at the same moment is made durable by the same few flushes.
+//!
+//! Blobs that were verified and changes of the index queue up here. Whoever works takes all that has
+//! gathered: flushes the blobs' files, renames them, flushes their folder once, and rewrites
+//! `index.json` once for all names that waited. While that goes on the next group gathers, so that
+//! the slower the disk, the larger the groups. A large blob is flushed by itself, beside the group:
+//! small pulls do not wait for it.
+//!
+//! The work is done on threads of its own, `flush-N`, that live as long as there is any: nobody can
+//! interrupt a flush, but who waits for one can leave.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::context::PullContext;
+use crate::durable::{self, Disk, DiskFile, Flush, Lock, Metadata};
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
+use crate::store::index::Index;
+use crate::store::layout::{self, INDEX, INDEX_LOCK};
+use crate::store::{refused, wait};
+
+/// A blob of this many bytes or more is flushed by itself.
+const LARGE: u64 = 1 << 20;
+/// Threads of one store.
+const THREADS: usize = 4;
+/// Blobs that wait for their flush, each with an open file; who brings more waits.
+const WAITING_BLOBS: usize = 64;
+const STACK: usize = 512 << 10;
+
+/// Makes blobs and index durable, many at a time.
+#[derive(Debug)]
+pub(super) struct Flusher {
+    disk: Arc<dyn Disk>,
+    flush: Flush,
+    threads: usize,
+    queue: Mutex<Queue>,
+    index: Mutex<Option<(Metadata, Index)>>,
+    places: (Sender<()>, Receiver<()>),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    large: VecDeque<Verified>,
+    small: Vec<Verified>,
+    changes: Vec<Change>,
+    /// Blobs that are verified, and not yet under their names.
+    unsettled: HashMap<Digest, Arc<Awaited>>,
+    /// Somebody is at work on a group.
+    is_grouping: bool,
+    working: usize,
+}
+
+/// A blob whose bytes are known to be right, in a file that is not yet under its name.
+#[derive(Debug)]
+struct Verified {
+    digest: Digest,
+    partial: String,
+    file: Box<dyn DiskFile>,
+    awaited: Arc<Awaited>,
+    _place: Place,
+}
+
+/// One of the places for blobs that wait; given back when dropped.
+#[derive(Debug)]
+struct Place(Sender<()>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// A blob that will be durable, or an error.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    is_large: bool,
+    outcome: OnceLock<Result<(), Error>>,
+}
+
+/// A change of the index that waits for its blobs, and who waits for it.
+struct Change {
+    needs: Vec<Arc<Awaited>>,
+    edit: Edit,
+    answer: Sender<Result<(), Error>>,
+}
+
+/// Changes the index, and says whether it did.
+type Edit = Box<dyn FnOnce(&mut Index) -> bool + Send>;
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Change").field("needs", &self.needs).finish_non_exhaustive()
+    }
+}
+
+enum Job {
+    Large(Verified),
+    Group(Vec<Verified>, Vec<Change>),
+}
+
+impl Flusher {
+    /// Works on up to four threads; with none, on those of its callers.
+    pub(super) fn new(disk: Arc<dyn Disk>, flush: Flush, has_threads: bool) -> Arc<Self> {
+        let places = bounded(WAITING_BLOBS);
+        for _ in 0..WAITING_BLOBS {
+            let _ = places.0.try_send(());
+        }
+        let threads = if has_threads { THREADS } else { 0 };
+        Arc::new(Flusher { disk, flush, threads, queue: Mutex::default(), index: Mutex::default(), places })
+    }
+
+    /// Puts a verified blob under its name: at once if nothing is flushed, and else soon; then what
+    /// is returned is what the blob's image must wait for.
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        cx: &PullContext,
+        digest: &Digest,
+        size: u64,
+        partial: String,
+        file: Box<dyn DiskFile>,
+    ) -> Result<Option<Arc<Awaited>>, Error> {
+        if self.flush == Flush::Skip {
+            self.rename(digest, &partial)?;
+            return Ok(None);
+        }
+        cx.wait_for(&self.places.1)?;
+        let awaited = Arc::new(Awaited { is_large: size >= LARGE, outcome: OnceLock::new() });
+        let blob = Verified {
+            digest: digest.clone(),
+            partial,
+            file,
+            awaited: awaited.clone(),
+            _place: Place(self.places.0.clone()),
+        };
+        let mut queue = self.queue.lock();
+        queue.unsettled.insert(digest.clone(), awaited.clone());
+        match awaited.is_large {
+            true => queue.large.push_back(blob),
+            false => queue.small.push(blob),
+        }
+        drop(queue);
+        self.set_to_work();
+        Ok(Some(awaited))
+    }
+
+    /// The blob's outcome, if it is verified and on its way to its name.
+    pub(super) fn unsettled(&self, digest: &Digest) -> Option<Arc<Awaited>> {
+        self.queue.lock().unsettled.get(digest).cloned()
+    }
+
+    /// Changes the index when all of `needs` is durable, and waits until that is durable, too.
+    pub(super) fn change(
+        self: &Arc<Self>,
+        cx: &PullContext,
+        needs: Vec<Arc<Awaited>>,
+        edit: impl FnOnce(&mut Index) -> bool + Send + 'static,
+    ) -> Result<(), Error> {
+        cx.check()?;
+        let (answer, answered) = bounded(1);
+        self.queue.lock().changes.push(Change { needs, edit: Box::new(edit), answer });
+        self.set_to_work();
+        cx.wait_for(&answered)?
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked")))
+    }
+
+    /// The index as it is now; read again only if somebody else wrote it.
+    pub(super) fn index(&self) -> Result<Index, Error> {
+        let mut cached = self.index.lock();
+        if let Some((known, index)) = &*cached
+            && self.disk.metadata(INDEX).is_ok_and(|now| now == *known)
+        {
+            return Ok(index.clone());
+        }
+        let (index, metadata) = layout::read_index(&*self.disk)?;
+        *cached = metadata.map(|metadata| (metadata, index.clone()));
+        Ok(index)
+    }
+
+    /// Starts a thread if there is work for one more; works here if none can be started.
+    fn set_to_work(self: &Arc<Self>) {
+        {
+            let mut queue = self.queue.lock();
+            if !queue.has_job() || (queue.working >= self.threads && self.threads > 0) {
+                return;
+            }
+            queue.working += 1;
+            if self.threads > 0 {
+                let flusher = self.clone();
+                let thread = std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
+                if thread.spawn(move || flusher.work()).is_ok() {
+                    return;
+                }
+            }
+        }
+        self.work();
+    }
+
+    fn work(self: &Arc<Self>) {
+        while let Some(job) = self.next_job() {
+            // A large blob beside a group: another thread can have one of them.
+            self.set_to_work_beside();
+            match job {
+                Job::Large(blob) => self.settle(vec![blob]),
+                Job::Group(blobs, changes) => {
+                    self.settle(blobs);
+                    self.make(changes);
+                    self.queue.lock().is_grouping = false;
+                }
+            }
+        }
+    }
+
+    fn set_to_work_beside(self: &Arc<Self>) {
+        if self.threads > 0 {
+            self.set_to_work();
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        if queue.has_group() {
+            queue.is_grouping = true;
+            let changes = std::mem::take(&mut queue.changes);
+            let (ready, waiting) = changes.into_iter().partition(Change::is_ready);
+            queue.changes = waiting;
+            return Some(Job::Group(std::mem::take(&mut queue.small), ready));
+        }
+        let large = queue.large.pop_front().map(Job::Large);
+        if large.is_none() {
+            queue.working -= 1;
+        }
+        large
+    }
+
+    /// Makes the blobs durable, and puts them under their names.
+    fn settle(&self, blobs: Vec<Verified>) {
+        let flushed = self.flush_files(&blobs);
+        let outcomes: Vec<_> = blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
+        let folders = self.flush_folders(&blobs);
+        for (blob, outcome) in blobs.iter().zip(outcomes) {
+            let outcome = outcome.and_then(|()| folders.clone());
+            if outcome.is_err() {
+                let _ = self.disk.unlink(&blob.partial);
+            }
+            let _ = blob.awaited.outcome.set(outcome);
+        }
+        let mut queue = self.queue.lock();
+        for blob in &blobs {
+            queue.unsettled.remove(&blob.digest);
+        }
+    }
+
+    /// If this fails nobody knows which of the files it was, nor may one be flushed again: all are
+    /// thrown away.
+    fn flush_files(&self, blobs: &[Verified]) -> Result<(), Error> {
+        let files: Vec<_> = blobs.iter().map(|blob| &*blob.file).collect();
+        self.disk.sync_files(&files).map_err(|error| refused(&error, "flush a blob"))
+    }
+
+    fn place(&self, blob: &Verified) -> Result<(), Error> {
+        self.rename(&blob.digest, &blob.partial)
+    }
+
+    fn rename(&self, digest: &Digest, partial: &str) -> Result<(), Error> {
+        let path = layout::blob_path(digest);
+        let outcome = match self.disk.rename(partial, &path) {
+            // The first blob by its algorithm.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                durable::create_dirs(&*self.disk, durable::parent(&path), self.flush)
+                    .and_then(|()| self.disk.rename(partial, &path))
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|error| refused(&error, format!("put {digest} under its name")))
+    }
+
+    fn flush_folders(&self, blobs: &[Verified]) -> Result<(), Error> {
+        let paths: Vec<_> = blobs.iter().map(|blob| layout::blob_path(&blob.digest)).collect();
+        let folders: BTreeSet<_> = paths.iter().map(|path| durable::parent(path)).collect();
+        folders
+            .into_iter()
+            .try_for_each(|folder| self.disk.sync_dir(folder))
+            .map_err(|error| refused(&error, "flush the folder of blobs"))
+    }
+
+    /// Makes those changes of the index whose blobs have come to stand, by one rewrite.
+    fn make(&self, changes: Vec<Change>) {
+        let mut edits = Vec::new();
+        let mut answers = Vec::new();
+        for change in changes {
+            match change.failed_need() {
+                Some(error) => drop(change.answer.try_send(Err(error))),
+                None => {
+                    edits.push(change.edit);
+                    answers.push(change.answer);
+                }
+            }
+        }
+        if edits.is_empty() {
+            return;
+        }
+        let outcome = self.edit_index(edits);
+        for answer in answers {
+            // Who asked may have left.
+            let _ = answer.try_send(outcome.clone());
+        }
+    }
+
+    fn edit_index(&self, edits: Vec<Edit>) -> Result<(), Error> {
+        // Whoever waits for this can leave; the lock itself is held briefly by whoever holds it.
+        let cx = PullContext::new();
+        let lock = wait::for_files(&cx, "open the lock of the index", || layout::open_lock(&*self.disk, INDEX_LOCK))?;
+        wait::lock(&cx, &*lock, Lock::Exclusive, INDEX_LOCK)?;
+        let mut index = wait_for_index(&cx, self)?;
+        let mut changed = false;
+        for edit in edits {
+            changed |= edit(&mut index);
+        }
+        if !changed {
+            return Ok(());
+        }
+        let mut cached = self.index.lock();
+        *cached = None;
+        let written = layout::write_index(&*self.disk, &index.print(), self.flush)
+            .map_err(|error| refused(&error, format!("write {INDEX}")))?;
+        *cached = Some((written, index));
+        Ok(())
+    }
+}
+
+/// The index, once there is a file descriptor for it.
+fn wait_for_index(cx: &PullContext, flusher: &Flusher) -> Result<Index, Error> {
+    let mut pauses = wait::Pauses::new();
+    loop {
+        match flusher.index() {
+            Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => pauses.wait(cx)?,
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Queue {
+    fn has_group(&self) -> bool {
+        !self.is_grouping && (!self.small.is_empty() || self.changes.iter().any(Change::is_ready))
+    }
+
+    fn has_job(&self) -> bool {
+        self.has_group() || !self.large.is_empty()
+    }
+}
+
+impl Change {
+    /// Whether its blobs have settled, or will with the group that takes it along: that takes all
+    /// small ones.
+    fn is_ready(&self) -> bool {
+        self.needs.iter().all(|need| !need.is_large || need.outcome.get().is_some())
+    }
+
+    fn failed_need(&self) -> Option<Error> {
+        self.needs.iter().find_map(|need| need.outcome.get()?.as_ref().err().cloned())
+    }
+}
+
+impl Awaited {
+    /// Whether the blob stands under its name, durable.
+    pub(super) fn has_settled_well(&self) -> bool {
+        matches!(self.outcome.get(), Some(Ok(())))
+    }
+}

@@ -1,0 +1,225 @@
+//! `index.json`: which names stand for which images.
+//!
+//! Other tools write it too. Each entry is kept as the text it was read as, and so is every field
+//! that is not ours: what somebody else put there goes back as it came.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
+
+/// The name by which `oci:DIR:NAME` finds an image, in skopeo and its kin.
+/// [Image spec, annotations](https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md#pre-defined-annotation-keys).
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The name that containerd gives the image when it imports the layout.
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// `repository@digest` that the image was pulled as; of an index, the index's own digest.
+pub(super) const REPO_DIGEST: &str = "io.oci-puller.image.repo-digest";
+/// The image's id, so that no manifest need be read to find an image by it.
+pub(super) const IMAGE_ID: &str = "io.oci-puller.image.id";
+/// Never to be collected; the key and the value that CRI's containerd uses.
+pub(super) const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
+
+/// The index, cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Index {
+    /// The fields before and after `manifests`, as text.
+    fields: Arc<Vec<(String, Box<RawValue>)>>,
+    entries: Vec<Arc<Entry>>,
+}
+
+/// One image, or whatever else somebody listed.
+#[derive(Debug)]
+pub(super) struct Entry {
+    text: Box<str>,
+    /// The name that skopeo knows it by, or else containerd.
+    pub(super) name: Option<Box<str>>,
+    /// `None` for what this crate cannot make sense of.
+    pub(super) digest: Option<Digest>,
+    pub(super) size: u64,
+    pub(super) media_type: String,
+    pub(super) repo_digest: Option<Box<str>>,
+    pub(super) id: Option<Digest>,
+    pub(super) pinned: bool,
+}
+
+impl Index {
+    /// Reads the index, whoever wrote it.
+    ///
+    /// # Errors
+    /// `Store` if it is no index.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let broken = |why: String| Error::new(ErrorKind::Store, format!("index.json is broken: {why}"));
+        let Fields(fields) = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+        let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.get());
+        if field("schemaVersion") != Some("2") {
+            return Err(broken("its schemaVersion is not 2".to_owned()));
+        }
+        // Go writes an empty list as null.
+        let listed: Option<Vec<Box<RawValue>>> = serde_json::from_str(field("manifests").unwrap_or("null"))
+            .map_err(|error| broken(format!("manifests: {error}")))?;
+        let entries = listed.unwrap_or_default().into_iter().map(|raw| Arc::new(Entry::read(raw.get())));
+        Ok(Index { entries: entries.collect(), fields: Arc::new(fields) })
+    }
+
+    /// The file's text.
+    pub(super) fn print(&self) -> Vec<u8> {
+        let length: usize = self.entries.iter().map(|entry| entry.text.len() + 1).sum();
+        let mut text = String::with_capacity(length + 256);
+        let mut separator = '{';
+        for (name, value) in self.fields.iter().filter(|(name, _)| name != "manifests") {
+            text.push(separator);
+            text.push_str(&json!(name).to_string());
+            text.push(':');
+            text.push_str(value.get());
+            separator = ',';
+        }
+        text.push(separator);
+        text.push_str("\"manifests\":[");
+        for (at, entry) in self.entries.iter().enumerate() {
+            if at > 0 {
+                text.push(',');
+            }
+            text.push_str(&entry.text);
+        }
+        text.push_str("]}");
+        text.into_bytes()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|entry| &**entry)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Entry> {
+        self.entries().find(|entry| entry.name.as_deref() == Some(name))
+    }
+
+    /// Puts the entry in, in place of those that have its name: whether that changed anything.
+    pub(super) fn put(&mut self, mut entry: Entry) -> bool {
+        let has_its_name = |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
+        let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
+        if same.iter().any(|other| other.pinned) {
+            entry = entry.pinned(true);
+        }
+        if matches!(&same[..], [only] if only.text == entry.text) {
+            return false;
+        }
+        let place = self.entries.iter().position(|other| has_its_name(other, &entry));
+        self.entries.retain(|other| !has_its_name(other, &entry));
+        self.entries.insert(place.unwrap_or(self.entries.len()), Arc::new(entry));
+        true
+    }
+
+    /// Takes out the entries for which `goes` holds: whether there were any.
+    pub(super) fn remove(&mut self, goes: impl Fn(&Entry) -> bool) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|entry| !goes(entry));
+        self.entries.len() != before
+    }
+
+    /// Pins or unpins the entries for which `is_meant` holds: whether that changed anything.
+    pub(super) fn pin(&mut self, pinned: bool, is_meant: impl Fn(&Entry) -> bool) -> bool {
+        let mut changed = false;
+        for entry in self.entries.iter_mut().filter(|entry| entry.pinned != pinned && is_meant(entry)) {
+            *entry = Arc::new(Entry::read(&entry.text).pinned(pinned));
+            changed = true;
+        }
+        changed
+    }
+}
+
+impl Entry {
+    /// The entry by which `name` stands for `target`.
+    pub(super) fn new(name: &str, target: &Descriptor, id: Option<&Digest>, repo_digest: Option<&str>) -> Self {
+        let mut annotations = BTreeMap::from([(REF_NAME, name), (CONTAINERD_NAME, name)]);
+        annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
+        annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
+        let mut entry = json!({
+            "mediaType": target.media_type,
+            "digest": target.digest.as_str(),
+            "size": target.size,
+            "annotations": annotations,
+        });
+        if let (Some(platform), Some(fields)) = (&target.platform, entry.as_object_mut()) {
+            let mut written = json!({ "architecture": platform.architecture, "os": platform.os });
+            if let (Some(variant), Some(written)) = (&platform.variant, written.as_object_mut()) {
+                written.insert("variant".to_owned(), json!(variant));
+            }
+            fields.insert("platform".to_owned(), written);
+        }
+        Entry::read(&entry.to_string())
+    }
+
+    /// An entry from its text; what cannot be made sense of is kept, and passed over.
+    fn read(text: &str) -> Self {
+        #[derive(serde::Deserialize, Default)]
+        struct View {
+            #[serde(rename = "mediaType", default)]
+            media_type: String,
+            #[serde(default)]
+            digest: String,
+            #[serde(default)]
+            size: u64,
+            #[serde(default)]
+            annotations: Option<BTreeMap<String, String>>,
+        }
+        let view: View = serde_json::from_str(text).unwrap_or_default();
+        let mut annotations = view.annotations.unwrap_or_default();
+        let containerd_name = annotations.remove(CONTAINERD_NAME);
+        Entry {
+            text: text.into(),
+            name: annotations.remove(REF_NAME).or(containerd_name).map(String::into_boxed_str),
+            digest: Digest::parse(&view.digest).ok(),
+            size: view.size,
+            media_type: view.media_type,
+            repo_digest: annotations.remove(REPO_DIGEST).map(String::into_boxed_str),
+            id: annotations.get(IMAGE_ID).and_then(|id| Digest::parse(id).ok()),
+            pinned: annotations.get(PINNED.0).is_some_and(|value| value == PINNED.1),
+        }
+    }
+
+    /// The same entry, pinned or not.
+    fn pinned(self, pinned: bool) -> Self {
+        let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&self.text) else { return self };
+        let Some(fields) = value.as_object_mut() else { return self };
+        let annotations = fields.entry("annotations").or_insert_with(|| json!({}));
+        let Some(annotations) = annotations.as_object_mut() else { return self };
+        match pinned {
+            true => annotations.insert(PINNED.0.to_owned(), json!(PINNED.1)),
+            false => annotations.remove(PINNED.0),
+        };
+        Entry::read(&value.to_string())
+    }
+}
+
+/// An object's fields in their order, each value as its text.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}

@@ -1,0 +1,368 @@
+//! A blob's way from the network to its name.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::context::PullContext;
+use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::{Digest, Hasher};
+use crate::image::manifest::Descriptor;
+use crate::store::lease::{Lease, LeaseState};
+use crate::store::{Inner, Store, layout, refused, wait};
+
+/// How much is read at once, bytes.
+pub(super) const READ: usize = 256 << 10;
+
+/// What [`Store::begin`] found.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// The blob is there.
+    Present,
+    /// It has to be fetched, from [`Ingest::offset`] on.
+    Fetch(Ingest),
+}
+
+/// A blob that is being written. It holds the digest's lock; dropped, it keeps what was written, for
+/// the next one that begins the same digest, in this process or another.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    // Dropped in this order: the file's lock is given back before the next thread is let in.
+    partial: Option<Partial>,
+    hasher: Hasher,
+    offset: u64,
+    digest: Digest,
+    size: u64,
+    lease: Arc<LeaseState>,
+    store: Arc<Inner>,
+    cx: PullContext,
+    _claim: Claim,
+}
+
+/// The locked file that a blob's bytes gather in.
+#[derive(Debug)]
+struct Partial {
+    disk: Arc<dyn Disk>,
+    path: String,
+    file: Box<dyn DiskFile>,
+}
+
+impl Store {
+    /// Begins to fetch `blob`, unless it is there. While another thread or process fetches it, this
+    /// waits; what one that failed or died has left is gone on from.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`; `SizeMismatch` if the blob is there and of another size than the
+    /// descriptor says; `Store`, `DiskFull`, `ResourceExhausted`.
+    pub(crate) fn begin(&self, cx: &PullContext, lease: &Lease, blob: &Descriptor) -> Result<Begun, Error> {
+        let store = &self.0;
+        store.leases.count_on(cx, lease, &blob.digest)?;
+        let claim = store.ingests.claim(cx, &blob.digest)?;
+        let mut pauses = wait::Pauses::new();
+        loop {
+            if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
+                lease.state().awaits(awaited);
+                return Ok(Begun::Present);
+            }
+            if self.has(cx, blob)? {
+                return Ok(Begun::Present);
+            }
+            let Some(partial) = Partial::lock(cx, &store.disk, &blob.digest)? else {
+                pauses.wait(cx)?;
+                continue;
+            };
+            // Who held the lock until now may have finished since the look.
+            if self.has(cx, blob)? {
+                partial.discard();
+                return Ok(Begun::Present);
+            }
+            return Ingest::resume(cx, store, lease, blob, partial, claim).map(Begun::Fetch);
+        }
+    }
+
+    /// Whether the blob stands under its name with the size it should have. One that does not, and
+    /// does not hash to its name either, is moved aside.
+    fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<bool, Error> {
+        let path = layout::blob_path(&blob.digest);
+        let looked = layout::has_len(&*self.0.disk, &path, blob.size);
+        match looked.map_err(|error| refused(&error, format!("look for {path}")))? {
+            None => Ok(false),
+            Some(true) => Ok(true),
+            // The descriptor may be what lies: a good blob of other images must not go for that.
+            Some(false) if self.is_sound(cx, &blob.digest)? => {
+                let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
+                Err(Error::new(ErrorKind::SizeMismatch, text))
+            }
+            Some(false) => self.move_aside(&blob.digest).map(|()| false),
+        }
+    }
+
+    /// Whether the blob's bytes hash to its name.
+    pub(super) fn is_sound(&self, cx: &PullContext, digest: &Digest) -> Result<bool, Error> {
+        let path = layout::blob_path(digest);
+        let doing = format!("read {path}");
+        let file = wait::for_files(cx, &doing, || self.0.disk.open(&path, Access::Read))?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        hash_file(cx, &*file, u64::MAX, &mut hasher, &doing)?;
+        Ok(hasher.finish() == *digest)
+    }
+
+    /// Takes what stands under the digest's name away from there.
+    pub(super) fn move_aside(&self, digest: &Digest) -> Result<(), Error> {
+        log::warn!("the blob {digest} was damaged: it is moved aside, to be fetched again");
+        let disk = &self.0.disk;
+        match disk.rename(&layout::blob_path(digest), &layout::damaged_path(digest)) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(|error| refused(&error, format!("move {digest} aside"))),
+        }
+    }
+}
+
+impl Ingest {
+    fn resume(
+        cx: &PullContext,
+        store: &Arc<Inner>,
+        lease: &Lease,
+        blob: &Descriptor,
+        partial: Partial,
+        claim: Claim,
+    ) -> Result<Self, Error> {
+        let mut hasher = Hasher::new(blob.digest.algorithm());
+        let mut offset = hash_file(cx, &*partial.file, blob.size, &mut hasher, "read a partial download")?;
+        if partial.len()? > blob.size {
+            partial.cut()?;
+            (hasher, offset) = (Hasher::new(blob.digest.algorithm()), 0);
+        }
+        Ok(Ingest {
+            partial: Some(partial),
+            hasher,
+            offset,
+            digest: blob.digest.clone(),
+            size: blob.size,
+            lease: lease.state(),
+            store: store.clone(),
+            cx: cx.clone(),
+            _claim: claim,
+        })
+    }
+
+    /// How many of the blob's bytes are there. Those that were there at the beginning were hashed
+    /// anew from the disk; if power was lost since they were written they may still be the wrong
+    /// ones, which the commit finds.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Writes and hashes the next bytes.
+    ///
+    /// # Errors
+    /// `SizeMismatch` if there are more than the descriptor says; `DiskFull`, then the partial is
+    /// thrown away; `Store`.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let end = self.offset.saturating_add(bytes.len() as u64);
+        if end > self.size {
+            let text = format!("{} is longer than the {} bytes of its descriptor", self.digest, self.size);
+            return Err(Error::new(ErrorKind::SizeMismatch, text));
+        }
+        let Some(partial) = &self.partial else { return Err(self.lost()) };
+        if let Err(error) = partial.file.write_at(bytes, self.offset) {
+            return Err(self.write_failed(&error));
+        }
+        self.hasher.update(bytes);
+        self.offset = end;
+        Ok(())
+    }
+
+    /// Starts anew with the first byte.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub(crate) fn restart(&mut self) -> Result<(), Error> {
+        if self.offset == 0 {
+            return Ok(());
+        }
+        let Some(partial) = &self.partial else { return Err(self.lost()) };
+        partial.cut()?;
+        self.hasher = Hasher::new(self.digest.algorithm());
+        self.offset = 0;
+        Ok(())
+    }
+
+    /// Compares size and hash, and puts the blob under its name. With full durability the name may
+    /// come a moment later: [`Store::tag`] waits for it.
+    ///
+    /// # Errors
+    /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: the partial is
+    /// thrown away. `Store`, `DiskFull`, `Cancelled`, `Timeout`.
+    pub(crate) fn commit(mut self) -> Result<(), Error> {
+        if self.offset != self.size {
+            let text = format!("{} ends after {} of {} bytes", self.digest, self.offset, self.size);
+            return Err(Error::new(ErrorKind::SizeMismatch, text));
+        }
+        let Some(partial) = self.partial.take() else { return Err(self.lost()) };
+        let hashed = std::mem::replace(&mut self.hasher, Hasher::new(self.digest.algorithm())).finish();
+        if hashed != self.digest {
+            partial.discard();
+            let text = format!("the bytes of {} hash to {hashed}", self.digest);
+            return Err(Error::new(ErrorKind::DigestMismatch, text));
+        }
+        partial.file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
+        let Partial { path, file, .. } = partial;
+        let awaited = self.store.flusher.publish(&self.cx, &self.digest, self.size, path, file)?;
+        if let Some(awaited) = awaited {
+            self.lease.awaits(awaited);
+        }
+        Ok(())
+    }
+
+    /// A full disk is not left full: what was written goes.
+    fn write_failed(&mut self, error: &io::Error) -> Error {
+        let error = refused(error, format!("write {}", self.digest));
+        if error.kind() == ErrorKind::DiskFull
+            && let Some(partial) = self.partial.take()
+        {
+            partial.discard();
+        }
+        error
+    }
+
+    fn lost(&self) -> Error {
+        Error::new(ErrorKind::Store, format!("the partial of {} was thrown away", self.digest))
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if self.offset == 0
+            && let Some(partial) = self.partial.take()
+        {
+            partial.discard();
+        }
+    }
+}
+
+impl Partial {
+    /// Opens and locks the partial of `digest`; `None` while another process holds it.
+    fn lock(cx: &PullContext, disk: &Arc<dyn Disk>, digest: &Digest) -> Result<Option<Self>, Error> {
+        let path = layout::partial_path(digest);
+        let failed = |error: io::Error| refused(&error, format!("open {path}"));
+        loop {
+            let file = wait::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
+            if !file.try_lock(Lock::Exclusive).map_err(failed)? {
+                return Ok(None);
+            }
+            // Between the two steps its last holder may have given it its name, or thrown it away.
+            let is_there = match disk.metadata(&path) {
+                Ok(there) => there.identity == file.metadata().map_err(failed)?.identity,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => return Err(failed(error)),
+            };
+            if is_there {
+                return Ok(Some(Partial { disk: disk.clone(), path, file }));
+            }
+        }
+    }
+
+    fn len(&self) -> Result<u64, Error> {
+        self.file.metadata().map(|metadata| metadata.len).map_err(|error| self.failed(&error))
+    }
+
+    fn cut(&self) -> Result<(), Error> {
+        self.file.set_len(0).map_err(|error| self.failed(&error))
+    }
+
+    /// Throws the file away, while its lock is still held.
+    fn discard(self) {
+        if let Err(error) = self.disk.unlink(&self.path) {
+            log::warn!("{} could not be removed: {error}", self.path);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        refused(error, format!("use {}", self.path))
+    }
+}
+
+/// Opens a partial to go on with. One that was whole and read-only when its writer died cannot be
+/// opened for writing, but by root: it is thrown away.
+fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
+    match disk.open(path, Access::Update) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && disk.unlink(path).is_ok() => {
+            disk.open(path, Access::Update)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Hashes the file's first `limit` bytes, or fewer if it ends before: how many there were.
+fn hash_file(
+    cx: &PullContext,
+    file: &dyn DiskFile,
+    limit: u64,
+    hasher: &mut Hasher,
+    doing: &str,
+) -> Result<u64, Error> {
+    let len = file.metadata().map_err(|error| refused(&error, doing))?.len.min(limit);
+    let mut buffer = vec![0; usize::try_from(len).unwrap_or(READ).min(READ)];
+    let mut offset = 0;
+    while offset < len {
+        cx.check()?;
+        let read = file.read_at(&mut buffer, offset).map_err(|error| refused(&error, doing))?;
+        let wanted = usize::try_from(len - offset).unwrap_or(read).min(read);
+        match buffer.get(..wanted) {
+            None | Some([]) => break,
+            Some(bytes) => hasher.update(bytes),
+        }
+        offset += wanted as u64;
+    }
+    Ok(offset)
+}
+
+/// Which digests threads of this process are fetching, and who waits for them.
+#[derive(Debug, Default)]
+pub(super) struct Ingests(Mutex<HashMap<Digest, Waiters>>);
+
+/// Notices the end of the claim when the sender is dropped.
+#[derive(Debug)]
+struct Waiters {
+    _ends: Sender<()>,
+    ended: Receiver<()>,
+}
+
+/// The right to fetch a digest, alone in this process.
+#[derive(Debug)]
+struct Claim {
+    ingests: Arc<Ingests>,
+    digest: Digest,
+}
+
+impl Ingests {
+    fn claim(self: &Arc<Self>, cx: &PullContext, digest: &Digest) -> Result<Claim, Error> {
+        while let Some(ended) = self.taken(digest) {
+            cx.wait_for(&ended)?;
+        }
+        Ok(Claim { ingests: self.clone(), digest: digest.clone() })
+    }
+
+    /// Takes the digest, or answers what to wait for.
+    fn taken(&self, digest: &Digest) -> Option<Receiver<()>> {
+        let mut claims = self.0.lock();
+        if let Some(waiters) = claims.get(digest) {
+            return Some(waiters.ended.clone());
+        }
+        let (ends, ended) = bounded(0);
+        claims.insert(digest.clone(), Waiters { _ends: ends, ended });
+        None
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.ingests.0.lock().remove(&self.digest);
+    }
+}

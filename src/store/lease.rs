@@ -1,0 +1,183 @@
+//! Which blobs running pulls count on.
+//!
+//! Whoever removes blobs must not take one that a pull has found in the store, or has just put
+//! there, and that no image uses yet. Each pull writes down a digest *before* it looks for the blob;
+//! a collection reads what is written down, and then the index, *before* it removes anything; and
+//! the two exclude each other by a lock that the writing shares. So either the collection sees the
+//! digest, or the pull sees that the blob is gone.
+//!
+//! Within a process this is a count in memory; for other processes it is one file a store, locked as
+//! long as its owner lives, with the digests as lines.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::context::PullContext;
+use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::error::Error;
+use crate::image::digest::Digest;
+use crate::store::flusher::Awaited;
+use crate::store::layout::{self, COLLECT_LOCK, LEASES};
+use crate::store::{refused, wait};
+
+/// A file of lines that is longer than this, and mostly of digests that nobody counts on any more,
+/// is written anew, bytes.
+const LONG_FILE: u64 = 1 << 20;
+
+/// The leases of one open store.
+#[derive(Debug)]
+pub(super) struct Leases {
+    disk: Arc<dyn Disk>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// What the pulls of this store count on.
+#[derive(Debug, Default)]
+struct Held {
+    digests: HashMap<Digest, usize>,
+    file: Option<LeaseFile>,
+}
+
+/// Where other processes see it.
+#[derive(Debug)]
+struct LeaseFile {
+    disk: Arc<dyn Disk>,
+    path: String,
+    file: Box<dyn DiskFile>,
+    /// Bytes written.
+    len: u64,
+    collect_lock: Box<dyn DiskFile>,
+}
+
+/// What one pull counts on. Dropped, it counts on nothing any more.
+#[derive(Debug)]
+pub(crate) struct Lease(Arc<LeaseState>);
+
+/// Shared by the lease and the ingests that were begun under it.
+#[derive(Debug)]
+pub(super) struct LeaseState {
+    held: Arc<Mutex<Held>>,
+    digests: Mutex<Vec<Digest>>,
+    awaited: Mutex<Vec<Arc<Awaited>>>,
+}
+
+impl Leases {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Leases { disk, held: Arc::default() }
+    }
+
+    pub(super) fn lease(&self) -> Lease {
+        Lease(Arc::new(LeaseState {
+            held: self.held.clone(),
+            digests: Mutex::default(),
+            awaited: Mutex::default(),
+        }))
+    }
+
+    /// Writes down that `lease` counts on `digest`. While a collection runs it waits.
+    pub(super) fn count_on(&self, cx: &PullContext, lease: &Lease, digest: &Digest) -> Result<(), Error> {
+        let state = &*lease.0;
+        if state.digests.lock().contains(digest) {
+            return Ok(());
+        }
+        let mut held = self.held.lock();
+        if !held.digests.contains_key(digest) {
+            if held.file.is_none() {
+                held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
+            }
+            held.write_down(cx, digest)?;
+        }
+        *held.digests.entry(digest.clone()).or_default() += 1;
+        state.digests.lock().push(digest.clone());
+        Ok(())
+    }
+}
+
+impl Held {
+    fn write_down(&mut self, cx: &PullContext, digest: &Digest) -> Result<(), Error> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        wait::lock(cx, &*file.collect_lock, Lock::Shared, COLLECT_LOCK)?;
+        let live = self.digests.len() as u64 * 160;
+        let outcome = if self.digests.is_empty() || (file.len > LONG_FILE && file.len > 2 * live) {
+            let lines: String = self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
+            file.rewrite(&lines)
+        } else {
+            file.append(&format!("{digest}\n"))
+        };
+        let unlocked = file.collect_lock.unlock();
+        outcome.and(unlocked).map_err(|error| refused(&error, format!("write {}", file.path)))
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        if let Some(count) = self.digests.get_mut(digest) {
+            *count -= 1;
+            if *count == 0 {
+                self.digests.remove(digest);
+            }
+        }
+    }
+}
+
+impl LeaseFile {
+    /// Makes a file of a name that nobody has, and locks it.
+    fn create(cx: &PullContext, disk: Arc<dyn Disk>) -> Result<Self, Error> {
+        loop {
+            let path = format!("{LEASES}/{}-{:016x}", std::process::id(), fastrand::u64(..));
+            let file = wait::for_files(cx, "make a lease file", || disk.open(&path, Access::Create))?;
+            let collect_lock =
+                wait::for_files(cx, "open the lock of collections", || layout::open_lock(&*disk, COLLECT_LOCK))?;
+            let failed = |error: std::io::Error| refused(&error, format!("lock {path}"));
+            // Another process may have taken it for one that was left behind, between the two steps.
+            let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
+            if is_locked && disk.metadata(&path).is_ok() {
+                return Ok(LeaseFile { disk, path, file, len: 0, collect_lock });
+            }
+        }
+    }
+
+    fn append(&mut self, lines: &str) -> std::io::Result<()> {
+        self.file.write_at(lines.as_bytes(), self.len)?;
+        self.len += lines.len() as u64;
+        Ok(())
+    }
+
+    fn rewrite(&mut self, lines: &str) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.len = 0;
+        self.append(lines)
+    }
+}
+
+impl Drop for LeaseFile {
+    fn drop(&mut self) {
+        let _ = self.disk.unlink(&self.path);
+    }
+}
+
+impl Lease {
+    /// What must be durable before this pull's image may be named.
+    pub(super) fn awaited(&self) -> Vec<Arc<Awaited>> {
+        self.0.awaited.lock().clone()
+    }
+
+    pub(super) fn state(&self) -> Arc<LeaseState> {
+        self.0.clone()
+    }
+}
+
+impl LeaseState {
+    pub(super) fn awaits(&self, blob: Arc<Awaited>) {
+        self.awaited.lock().push(blob);
+    }
+}
+
+impl Drop for LeaseState {
+    fn drop(&mut self) {
+        let mut held = self.held.lock();
+        for digest in self.digests.get_mut().drain(..) {
+            held.forget(&digest);
+        }
+    }
+}
