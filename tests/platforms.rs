@@ -1,4 +1,5 @@
 //! Platforms: how they are written, and which image of an index serves which machine.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use oci_puller::{Descriptor, Digest, Document, ErrorKind, Index, Platform};
 use proptest::prelude::*;
