@@ -1,7 +1,8 @@
 //! Manifests, indexes and configs: what is read from them, and what is refused before any blob is asked for.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use oci_puller::image::manifest::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES, media_type};
-use oci_puller::{Descriptor, Digest, Document, ErrorKind, ImageConfig, Index, Manifest};
+use oci_puller::{Descriptor, Digest, Document, ErrorKind, ImageConfig, Index, Manifest, Platform};
 use proptest::prelude::*;
 
 const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -269,7 +270,51 @@ fn a_config_is_read_as_strictly_as_a_manifest() {
     }
 }
 
+fn any_descriptor() -> impl Strategy<Value = Descriptor> {
+    let text = "[a-zA-Z0-9 \"\\\\é]{0,6}";
+    let platform = ("[a-z]{0,5}", "[a-z]{0,5}", proptest::option::of("v[0-9]"));
+    let extras = (proptest::option::of(platform), any::<bool>(), any::<bool>());
+    let annotations = proptest::collection::btree_map(text, text, 0..3);
+    (proptest::collection::vec(any::<u8>(), 0..9), extras, annotations).prop_map(
+        |(bytes, (platform, inline, mirrored), annotations)| {
+            let mut it = Descriptor::new("a/b", Digest::sha256(&bytes), bytes.len() as u64);
+            it.platform = platform.map(|(os, architecture, variant)| {
+                let mut platform = Platform::new(os, architecture);
+                platform.variant = variant;
+                platform
+            });
+            it.data = inline.then_some(bytes);
+            it.urls = if mirrored { vec!["https://a.example/%20".to_owned()] } else { Vec::new() };
+            it.annotations = annotations;
+            it
+        },
+    )
+}
+
+prop_compose! {
+    fn any_manifest()(
+        config in any_descriptor(),
+        layers in proptest::collection::vec(any_descriptor(), 1..4),
+        subject in proptest::option::of(any_descriptor()),
+    ) -> Manifest {
+        let annotations = config.annotations.clone();
+        let media_type = media_type::DOCKER_MANIFEST.to_owned();
+        Manifest { media_type, artifact_type: Some("c/d".to_owned()), config, layers, subject, annotations }
+    }
+}
+
 proptest! {
+    #[test]
+    fn what_is_written_reads_back_as_the_same(manifest in any_manifest()) {
+        let read = Document::parse(None, &manifest.to_json()).unwrap();
+        prop_assert_eq!(read, Document::Manifest(manifest.clone()));
+
+        let media_type = media_type::OCI_INDEX.to_owned();
+        let Manifest { artifact_type, layers, subject, annotations, .. } = manifest;
+        let index = Index { media_type, artifact_type, manifests: layers, subject, annotations };
+        prop_assert_eq!(Document::parse(None, &index.to_json()).unwrap(), Document::Index(index));
+    }
+
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Document::parse(None, &bytes);

@@ -1,4 +1,5 @@
 //! Platforms: how they are written, and which image of an index serves which machine.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use oci_puller::{Descriptor, Digest, Document, ErrorKind, Index, Platform};
 use proptest::prelude::*;
@@ -129,11 +130,7 @@ fn older_variants_serve_in_the_order_of_containerd() {
         let served: Vec<String> = served.iter().map(|(_, it)| it.to_string()).collect();
         let expected: Vec<String> =
             serving.iter().map(|text| platform(text).normalized().to_string()).collect();
-        if wanted.os == "windows" {
-            assert_eq!(served.len(), expected.len(), "{wanted}: {served:?}");
-        } else {
-            assert_eq!(served, expected, "{wanted}");
-        }
+        assert_eq!(served, expected, "{wanted}");
     }
 }
 
