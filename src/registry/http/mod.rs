@@ -181,22 +181,9 @@ impl Reply {
     /// The whole body.
     ///
     /// # Errors
-    /// `Protocol` if it is longer than `limit`, and what [`Body::read`] has.
-    pub(crate) fn read_all(self, limit: usize) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        let mut body = self.body;
-        let mut chunk = [0; 8 * 1024];
-        loop {
-            let read = body.read(&mut chunk)?;
-            let part = chunk.get(..read).unwrap_or_default();
-            if part.is_empty() {
-                return Ok(bytes);
-            }
-            if bytes.len() + part.len() > limit {
-                return Err(Error::new(ErrorKind::Protocol, format!("the answer is longer than {limit} bytes")));
-            }
-            bytes.extend_from_slice(part);
-        }
+    /// As [`Body::read_to_end`].
+    pub(crate) fn read_all(mut self, limit: usize) -> Result<Vec<u8>, Error> {
+        self.body.read_to_end(limit)
     }
 }
 
@@ -221,6 +208,26 @@ impl Body {
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         let reader = &mut self.reader;
         self.tie.during(|| reader.read(buffer)).map_err(|error| error_of(error.into()))
+    }
+
+    /// All that is left.
+    ///
+    /// # Errors
+    /// `Protocol` if it is longer than `limit` bytes, and what [`read`](Self::read) has.
+    pub(crate) fn read_to_end(&mut self, limit: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 8 * 1024];
+        loop {
+            let read = self.read(&mut chunk)?;
+            let part = chunk.get(..read).unwrap_or_default();
+            if part.is_empty() {
+                return Ok(bytes);
+            }
+            if bytes.len() + part.len() > limit {
+                return Err(Error::new(ErrorKind::Protocol, format!("the answer is longer than {limit} bytes")));
+            }
+            bytes.extend_from_slice(part);
+        }
     }
 }
 

@@ -1,0 +1,424 @@
+//! Challenges and tokens: what to show a host, and where to get it.
+//!
+//! By the [distribution project's token specification](https://distribution.github.io/distribution/spec/auth/token/)
+//! and its [OAuth2 sibling](https://distribution.github.io/distribution/spec/auth/oauth/).
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+use super::challenge::{self, Challenge};
+use super::http::{Http, Reply, Uri};
+use super::policy;
+use crate::context::PullContext;
+use crate::credentials::{Credential, CredentialKind, Secret};
+use crate::error::{Error, ErrorKind, Phase};
+use crate::service::CredentialFingerprint;
+
+/// A token server's answer is never longer, bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// How long a token lives whose server does not tell, by the token specification.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+
+/// A token is not used in the last tenth of its life, and not in its last ten seconds.
+const MARGIN: Duration = Duration::from_secs(10);
+
+const MAX_REDIRECTS: usize = 5;
+
+/// More tokens than this are not remembered.
+const MAX_TOKENS: usize = 4096;
+
+/// What a host is asked with.
+pub(crate) struct Authorization {
+    /// The header's value.
+    pub(crate) header: Secret,
+    /// Where it is a token that the cache gave: what to take back when the host refuses it.
+    token: Option<(TokenKey, Arc<Flight>)>,
+}
+
+impl Authorization {
+    /// The host took it.
+    pub(crate) fn note_accepted(&self) {
+        if let Some((_, flight)) = &self.token {
+            flight.was_accepted.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How a repository at a host wants to be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Scheme {
+    Basic,
+    Bearer { realm: String, service: String, scope: String },
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct TokenKey {
+    origin: String,
+    scheme: Scheme,
+    credential: Option<CredentialFingerprint>,
+}
+
+/// A token that is there, or that somebody asks for at this moment.
+struct Flight {
+    landed: Receiver<Infallible>,
+    outcome: OnceLock<Result<Token, Error>>,
+    /// A host took it at least once.
+    was_accepted: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Token {
+    value: Secret,
+    use_until: Instant,
+}
+
+/// What a service has learned about how its hosts want to be asked, and its tokens.
+#[derive(Default)]
+pub(crate) struct Authority {
+    /// By host and repository.
+    schemes: Mutex<HashMap<(String, String), Scheme>>,
+    /// By host: realm and service, to ask for a repository that was not asked for before.
+    realms: Mutex<HashMap<String, Scheme>>,
+    tokens: Mutex<HashMap<TokenKey, Arc<Flight>>>,
+}
+
+/// Which repository at which host a token is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Audience<'a> {
+    pub(crate) http: &'a Http,
+    /// The root of the host's API.
+    pub(crate) root: &'a Uri,
+    pub(crate) repository: &'a str,
+}
+
+impl Audience<'_> {
+    fn key(&self) -> (String, String) {
+        (self.root.to_string(), self.repository.to_owned())
+    }
+
+    fn usual_scope(&self) -> String {
+        format!("repository:{}:pull", self.repository)
+    }
+}
+
+impl Authority {
+    /// Whether the host has challenged before, for this repository or, in the same way, for others.
+    pub(crate) fn knows(&self, audience: Audience<'_>) -> bool {
+        self.scheme(audience).is_some()
+    }
+
+    /// Learns from a 401 how the host wants to be asked. Tells whether that is news.
+    ///
+    /// # Errors
+    /// `Unauthorized` if it wants nothing that we can do.
+    pub(crate) fn learn(&self, audience: Audience<'_>, reply: &Reply) -> Result<bool, Error> {
+        let challenges = challenge::parse(reply.headers("www-authenticate"));
+        let scheme = challenges
+            .iter()
+            .find_map(|challenge| bearer(challenge, audience))
+            .or_else(|| challenges.iter().any(|challenge| challenge.scheme == "basic").then_some(Scheme::Basic))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Unauthorized, "the host wants credentials in a way that is not known here")
+            })?;
+        let is_usual = match &scheme {
+            Scheme::Basic => true,
+            Scheme::Bearer { scope, .. } => *scope == audience.usual_scope(),
+        };
+        if is_usual {
+            self.realms.lock().insert(audience.root.to_string(), scheme.clone());
+        }
+        let before = self.schemes.lock().insert(audience.key(), scheme.clone());
+        Ok(before.as_ref() != Some(&scheme))
+    }
+
+    /// What to show the host for `credential`, or for nobody; `None` if it has not asked yet, or if it
+    /// wants a password and there is none.
+    ///
+    /// # Errors
+    /// `Unauthorized`, `Denied` if the token server refuses the credential; else what asking it
+    /// fails with.
+    pub(crate) fn authorize(
+        &self,
+        cx: &PullContext,
+        audience: Audience<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<Option<Authorization>, Error> {
+        let plain = |header: String| Ok(Some(Authorization { header: Secret::from(header), token: None }));
+        match (self.scheme(audience), credential.map(Credential::kind)) {
+            (Some(Scheme::Bearer { .. }), Some(CredentialKind::RegistryToken(token))) => {
+                plain(format!("Bearer {}", token.expose()))
+            }
+            (Some(Scheme::Basic), Some(CredentialKind::Basic { username, password })) => {
+                plain(basic(username.expose(), password.expose()))
+            }
+            (Some(scheme @ Scheme::Bearer { .. }), _) => {
+                self.token(cx, audience, scheme, credential).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Forgets a token that a host refused. Tells whether another one may be better: if this one was
+    /// good before, or somebody has renewed it meanwhile.
+    pub(crate) fn renew(&self, refused: &Authorization) -> bool {
+        let Some((key, flight)) = &refused.token else { return false };
+        let mut tokens = self.tokens.lock();
+        match tokens.get(key) {
+            Some(known) if Arc::ptr_eq(known, flight) => {
+                tokens.remove(key);
+                flight.was_accepted.load(Ordering::Relaxed)
+            }
+            _ => true,
+        }
+    }
+
+    fn scheme(&self, audience: Audience<'_>) -> Option<Scheme> {
+        if let Some(scheme) = self.schemes.lock().get(&audience.key()) {
+            return Some(scheme.clone());
+        }
+        match self.realms.lock().get(&audience.root.to_string())? {
+            Scheme::Basic => Some(Scheme::Basic),
+            Scheme::Bearer { realm, service, .. } => Some(Scheme::Bearer {
+                realm: realm.clone(),
+                service: service.clone(),
+                scope: audience.usual_scope(),
+            }),
+        }
+    }
+
+    /// A token from the cache, or from its server, which is asked once however many threads wait.
+    fn token(
+        &self,
+        cx: &PullContext,
+        audience: Audience<'_>,
+        scheme: Scheme,
+        credential: Option<&Credential>,
+    ) -> Result<Authorization, Error> {
+        let key = TokenKey {
+            origin: audience.root.to_string(),
+            scheme,
+            credential: credential.map(Credential::fingerprint),
+        };
+        loop {
+            let (flight, pilot) = self.board(&key);
+            if let Some(pilot) = pilot {
+                let asked = ask_for_token(cx, audience, &key.scheme, credential);
+                if asked.is_err() {
+                    self.tokens.lock().remove(&key);
+                }
+                let _ = flight.outcome.set(asked);
+                drop(pilot);
+            } else {
+                cx.wait_for(&flight.landed)?;
+            }
+            match flight.outcome.get() {
+                Some(Ok(token)) => {
+                    let header = Secret::from(format!("Bearer {}", token.value.expose()));
+                    return Ok(Authorization { header, token: Some((key, flight)) });
+                }
+                // Who asked gave up, which is no answer for those who wait; or it panicked.
+                Some(Err(error)) if error.kind() == ErrorKind::Cancelled => cx.check()?,
+                Some(Err(error)) => return Err(error.clone()),
+                None => drop(self.tokens.lock().remove(&key)),
+            }
+        }
+    }
+
+    /// The token's flight; and for the one who has to ask, what makes it land when dropped.
+    fn board(&self, key: &TokenKey) -> (Arc<Flight>, Option<crossbeam_channel::Sender<Infallible>>) {
+        let mut tokens = self.tokens.lock();
+        if let Some(flight) = tokens.get(key).filter(|flight| flight.is_usable()) {
+            return (Arc::clone(flight), None);
+        }
+        if tokens.len() >= MAX_TOKENS {
+            tokens.retain(|_, flight| flight.is_usable());
+            if tokens.len() >= MAX_TOKENS {
+                tokens.clear();
+            }
+        }
+        let (pilot, landed) = bounded(0);
+        let flight = Arc::new(Flight { landed, outcome: OnceLock::new(), was_accepted: AtomicBool::new(false) });
+        tokens.insert(key.clone(), Arc::clone(&flight));
+        (flight, Some(pilot))
+    }
+}
+
+impl Flight {
+    fn is_usable(&self) -> bool {
+        match self.outcome.get() {
+            None => true,
+            Some(outcome) => outcome.as_ref().is_ok_and(|token| token.use_until > Instant::now()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+fn bearer(challenge: &Challenge, audience: Audience<'_>) -> Option<Scheme> {
+    (challenge.scheme == "bearer").then_some(())?;
+    let text = |name: &str| challenge.param(name).unwrap_or_default().to_owned();
+    let scope = challenge.param("scope").map_or_else(|| audience.usual_scope(), ToOwned::to_owned);
+    let scope = scope.replace(":pull,push", ":pull");
+    Some(Scheme::Bearer { realm: text("realm"), service: text("service"), scope })
+}
+
+fn basic(username: &str, password: &str) -> String {
+    let pair = zeroize::Zeroizing::new(format!("{username}:{password}"));
+    format!("Basic {}", BASE64_STANDARD.encode(pair.as_bytes()))
+}
+
+fn ask_for_token(
+    cx: &PullContext,
+    audience: Audience<'_>,
+    scheme: &Scheme,
+    credential: Option<&Credential>,
+) -> Result<Token, Error> {
+    let Scheme::Bearer { realm, service, scope } = scheme else {
+        return Err(Error::new(ErrorKind::Protocol, "no token server is named"));
+    };
+    let server = Server { cx, audience, realm: parse_realm(realm)?, service, scope };
+    let named = |error: Error| error.with_phase(Phase::Token).with_host(server.host());
+    policy::may_ask_for_token(&server.realm, audience.root)
+        .map_err(|refusal| named(Error::new(ErrorKind::Protocol, refusal)))?;
+    let asked_at = Instant::now();
+    let answer = match credential.map(Credential::kind) {
+        Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
+        Some(CredentialKind::Basic { username, password }) => {
+            server.by_get(Some((username.expose(), password.expose())))
+        }
+        _ => server.by_get(None),
+    };
+    answer.and_then(|reply| read_token(reply, asked_at)).map_err(named)
+}
+
+fn parse_realm(realm: &str) -> Result<Uri, Error> {
+    realm.parse().map_err(|_| {
+        Error::new(ErrorKind::Protocol, "the token server's URL cannot be read").with_phase(Phase::Token)
+    })
+}
+
+/// A token server, and what it is asked for.
+struct Server<'a> {
+    cx: &'a PullContext,
+    audience: Audience<'a>,
+    realm: Uri,
+    service: &'a str,
+    scope: &'a str,
+}
+
+impl Server<'_> {
+    fn host(&self) -> &str {
+        self.realm.authority().map_or("", |authority| authority.as_str())
+    }
+
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<Reply, Error> {
+        let mut query = vec![("scope", self.scope)];
+        if !self.service.is_empty() {
+            query.push(("service", self.service));
+        }
+        if let Some((name, _)) = user {
+            query.push(("account", name));
+        }
+        let joint = if self.realm.query().is_some() { '&' } else { '?' };
+        let url: Uri = format!("{}{joint}{}", self.realm, form(&query))
+            .parse()
+            .map_err(|_| Error::new(ErrorKind::Protocol, "the token server's URL cannot be read"))?;
+        let header = user.map(|(name, password)| Secret::from(basic(name, password)));
+        self.follow(url, header.as_ref())
+    }
+
+    /// By OAuth2; a server that does not know it is asked the older way.
+    fn by_post(&self, token: &Secret) -> Result<Reply, Error> {
+        let body = zeroize::Zeroizing::new(form(&[
+            ("grant_type", "refresh_token"),
+            ("service", self.service),
+            ("client_id", "oci-puller"),
+            ("scope", self.scope),
+            ("refresh_token", token.expose()),
+        ]));
+        let reply = self.audience.http.post_form(self.cx, &self.realm, &body)?;
+        match reply.status() {
+            404 | 405 => self.by_get(Some(("<token>", token.expose()))),
+            _ => Ok(reply),
+        }
+    }
+
+    /// Each hop is looked at as the first was; another host is not shown the password.
+    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<Reply, Error> {
+        for _ in 0..=MAX_REDIRECTS {
+            let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
+            let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
+            let reply = self.audience.http.get(self.cx, &url, &headers)?;
+            if !matches!(reply.status(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(reply);
+            }
+            let next = reply.header("location").and_then(|location| policy::resolve(&url, location));
+            url = next.ok_or_else(|| Error::new(ErrorKind::Protocol, "a redirect leads nowhere"))?;
+            policy::may_ask_for_token(&url, self.audience.root)
+                .map_err(|refusal| Error::new(ErrorKind::Protocol, refusal))?;
+        }
+        Err(Error::new(ErrorKind::Protocol, format!("more than {MAX_REDIRECTS} redirects")))
+    }
+}
+
+/// `application/x-www-form-urlencoded`.
+fn form(fields: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in fields {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.push_str(name);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(byte.into()),
+                _ => text.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    text
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
+    expires_in: Option<f64>,
+}
+
+fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
+    let status = reply.status();
+    if status != 200 {
+        return Err(super::ask::refusal(reply));
+    }
+    let body = zeroize::Zeroizing::new(reply.read_all(MAX_ANSWER)?);
+    // What the parser says of the body may quote it.
+    let answer: Answer = serde_json::from_slice(&body)
+        .map_err(|_| Error::new(ErrorKind::Protocol, "the token server's answer is no JSON object with a token"))?;
+    let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+    let value = value
+        .filter(|token| token.expose().bytes().all(|byte| byte.is_ascii_graphic()))
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "the token server's answer holds no token"))?;
+    let life = answer
+        .expires_in
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|life| !life.is_zero())
+        .unwrap_or(DEFAULT_LIFE)
+        .min(Duration::from_secs(24 * 60 * 60));
+    Ok(Token { value, use_until: asked_at + life - MARGIN.min(life / 10) })
+}

@@ -1,0 +1,137 @@
+//! What keeps us polite and patient: a host's slots, its gate after a 429, and the delays between
+//! tries.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use parking_lot::Mutex;
+
+use crate::context::PullContext;
+use crate::error::{Error, ErrorKind};
+use crate::progress::ProgressEvent;
+
+/// A host that failed is tried after the others for this long.
+const DISTRUST: Duration = Duration::from_secs(60);
+
+/// How often, and after what delays, something is tried again.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    /// Rounds over all hosts.
+    pub(crate) tries: u32,
+    /// The delay after the first round.
+    pub(crate) base: Duration,
+    /// No delay of our own is longer.
+    pub(crate) cap: Duration,
+    /// No `Retry-After` is followed for longer.
+    pub(crate) max_retry_after: Duration,
+}
+
+impl Patience {
+    /// The delay after this many rounds that failed: doubled each time, and up to half of it left to
+    /// chance, lest all who failed together come back together.
+    pub(crate) fn delay_after(&self, rounds: u32) -> Duration {
+        let doubled = self.base.saturating_mul(1 << rounds.saturating_sub(1).min(16));
+        doubled.min(self.cap).mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+/// All hosts of a service.
+#[derive(Debug)]
+pub(crate) struct Governor {
+    slots_per_host: usize,
+    hosts: Mutex<HashMap<String, Arc<HostState>>>,
+}
+
+#[derive(Debug)]
+struct HostState {
+    slots: (Sender<()>, Receiver<()>),
+    times: Mutex<Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    /// Nobody asks the host before.
+    closed_until: Option<Instant>,
+    /// The host is tried last until then.
+    distrusted_until: Option<Instant>,
+}
+
+/// Leave to use one connection to a host, until dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<HostState>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = self.0.slots.1.try_recv();
+    }
+}
+
+impl Governor {
+    pub(crate) fn new(slots_per_host: usize) -> Self {
+        Governor { slots_per_host, hosts: Mutex::default() }
+    }
+
+    /// Waits until the host may be asked, and a connection to it is free.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
+    pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Slot, Error> {
+        let state = self.state(host);
+        wait_at_gate(cx, host, &state)?;
+        select! {
+            send(state.slots.0, ()) -> _ => {}
+            recv(cx.cancelled()) -> _ => cx.check()?,
+            recv(cx.expired()) -> _ => cx.check()?,
+        }
+        Ok(Slot(state))
+    }
+
+    /// Closes the host's gate for every pull of the service.
+    pub(crate) fn close(&self, host: &str, delay: Duration) {
+        let until = Instant::now() + delay;
+        let state = self.state(host);
+        let mut times = state.times.lock();
+        times.closed_until = times.closed_until.max(Some(until));
+    }
+
+    pub(crate) fn distrust(&self, host: &str) {
+        self.state(host).times.lock().distrusted_until = Some(Instant::now() + DISTRUST);
+    }
+
+    pub(crate) fn trust(&self, host: &str) {
+        self.state(host).times.lock().distrusted_until = None;
+    }
+
+    pub(crate) fn is_distrusted(&self, host: &str) -> bool {
+        self.state(host).times.lock().distrusted_until.is_some_and(|until| until > Instant::now())
+    }
+
+    fn state(&self, host: &str) -> Arc<HostState> {
+        let mut hosts = self.hosts.lock();
+        if let Some(state) = hosts.get(host) {
+            return Arc::clone(state);
+        }
+        let state = Arc::new(HostState { slots: bounded(self.slots_per_host), times: Mutex::default() });
+        hosts.insert(host.to_owned(), Arc::clone(&state));
+        state
+    }
+}
+
+fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), Error> {
+    loop {
+        let now = Instant::now();
+        let Some(until) = state.times.lock().closed_until.filter(|until| *until > now) else {
+            return Ok(());
+        };
+        let delay = until - now;
+        if cx.deadline().is_some_and(|deadline| deadline < until) {
+            return Err(Error::new(ErrorKind::RateLimited, "the host asks for more patience than the deadline has")
+                .with_host(host)
+                .with_retry_after(delay));
+        }
+        cx.report(&ProgressEvent::Waiting { host, reason: "the host asked to be left alone", delay });
+        cx.sleep(delay)?;
+    }
+}

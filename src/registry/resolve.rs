@@ -1,0 +1,154 @@
+//! From a reference to the manifest for this platform, verified.
+
+use super::Service;
+use super::ask::{Endpoint, Question, Repository};
+use super::retry;
+use crate::error::{Error, ErrorKind, Phase};
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, Manifest, media_type};
+use crate::progress::ProgressEvent;
+
+/// Indexes may stand within indexes, so deep.
+const MAX_DEPTH: usize = 4;
+
+/// What a reference stands for, for this platform.
+pub(super) struct Resolved {
+    /// What the reference names: the manifest, or the index that it was chosen from.
+    pub(super) root: Descriptor,
+    pub(super) manifest: Manifest,
+    pub(super) manifest_descriptor: Descriptor,
+    /// The indexes on the way, and the manifest: the bytes that the digests are of.
+    pub(super) documents: Vec<Fetched>,
+}
+
+/// A manifest or an index, verified.
+pub(super) struct Fetched {
+    pub(super) descriptor: Descriptor,
+    pub(super) bytes: Vec<u8>,
+    document: Document,
+    /// The host that gave it; `None` if it was in the store.
+    pub(super) host: Option<String>,
+}
+
+/// Finds the manifest; asks no host for a digest that the store has.
+///
+/// # Errors
+/// `NotFound`, `Unauthorized` and the like from the hosts; `InvalidManifest`, `Unsupported`,
+/// `DigestMismatch`, `NoMatchingPlatform`.
+pub(super) fn resolve(repository: &Repository<'_>) -> Result<Resolved, Error> {
+    let mut current = match repository.reference.digest() {
+        Some(digest) => by_digest(repository, digest, None)?,
+        None => by_tag(repository, repository.reference.tag().unwrap_or("latest"))?,
+    };
+    let root = current.descriptor.clone();
+    let mut documents = Vec::new();
+    for _ in 0..=MAX_DEPTH {
+        let index = match &current.document {
+            Document::Manifest(manifest) => {
+                let manifest = manifest.clone();
+                check(repository.service, &manifest)?;
+                let manifest_descriptor = current.descriptor.clone();
+                report(repository, &current, &manifest);
+                documents.push(current);
+                return Ok(Resolved { root, manifest, manifest_descriptor, documents });
+            }
+            Document::Index(index) => index,
+        };
+        let chosen = choose(repository.service, index)?;
+        let next = by_digest(repository, &chosen.digest, Some(&chosen))?;
+        documents.push(std::mem::replace(&mut current, next));
+    }
+    Err(Error::new(ErrorKind::InvalidManifest, format!("indexes within indexes, more than {MAX_DEPTH} deep"))
+        .with_phase(Phase::Manifest))
+}
+
+fn choose(service: &Service, index: &Index) -> Result<Descriptor, Error> {
+    let chosen = service.settings.platform.choose(index).map_err(|error| error.with_phase(Phase::Manifest))?;
+    Ok(chosen.clone())
+}
+
+/// Refuses what would be refused later, before any blob is fetched.
+fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::new(ErrorKind::InvalidManifest, what).with_phase(Phase::Manifest));
+    if manifest.config.size > MAX_DOCUMENT_BYTES as u64 {
+        return refuse(format!("config.size: is {}, and at most {MAX_DOCUMENT_BYTES} is read", manifest.config.size));
+    }
+    let (total, limit) = (manifest.total_size(), service.settings.max_image_size);
+    if total > limit {
+        return refuse(format!("the image is {total} bytes, and at most {limit} are allowed"));
+    }
+    Ok(())
+}
+
+fn report(repository: &Repository<'_>, fetched: &Fetched, manifest: &Manifest) {
+    repository.cx.report(&ProgressEvent::Resolved {
+        host: fetched.host.as_deref().unwrap_or("the store"),
+        manifest: &fetched.descriptor.digest,
+        blobs: manifest.blobs().len(),
+        bytes: manifest.total_size(),
+    });
+}
+
+/// A tag may move, so a host is asked each time; one that may say what tags stand for.
+fn by_tag(repository: &Repository<'_>, tag: &str) -> Result<Fetched, Error> {
+    let path = format!("manifests/{tag}");
+    retry::over_hosts(repository, Phase::Manifest, |host| host.capabilities.resolve, |endpoint| {
+        fetch(repository, endpoint, &path, None, None)
+    })
+}
+
+/// A digest stands for the same bytes for ever.
+fn by_digest(
+    repository: &Repository<'_>,
+    digest: &Digest,
+    described: Option<&Descriptor>,
+) -> Result<Fetched, Error> {
+    if let Ok(bytes) = repository.service.store.document(digest) {
+        return verified(None, bytes, None, Some(digest), described);
+    }
+    let path = format!("manifests/{digest}");
+    retry::over_hosts(repository, Phase::Manifest, |host| host.capabilities.pull, |endpoint| {
+        fetch(repository, endpoint, &path, Some(digest), described)
+    })
+}
+
+fn fetch(
+    repository: &Repository<'_>,
+    endpoint: &Endpoint,
+    path: &str,
+    digest: Option<&Digest>,
+    described: Option<&Descriptor>,
+) -> Result<Fetched, Error> {
+    let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
+    let question =
+        Question { path, accept: Some(media_type::ACCEPT), range: None, phase: Phase::Manifest };
+    let answer = repository.ask(endpoint, question)?;
+    let content_type = answer.reply.header("content-type").map(ToOwned::to_owned);
+    let (mut body, _slot) = answer.into_body();
+    let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;
+    verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described).map_err(named)
+}
+
+/// Compares the bytes, and never a header, with the digest; then reads them.
+fn verified(
+    content_type: Option<&str>,
+    bytes: Vec<u8>,
+    host: Option<&str>,
+    digest: Option<&Digest>,
+    described: Option<&Descriptor>,
+) -> Result<Fetched, Error> {
+    let actual = Digest::of(digest.map_or(crate::image::digest::Algorithm::Sha256, Digest::algorithm), &bytes);
+    if let Some(expected) = digest.filter(|expected| **expected != actual) {
+        return Err(Error::new(ErrorKind::DigestMismatch, format!("asked for {expected}, and got {actual}")));
+    }
+    if let Some(described) = described.filter(|described| described.size != bytes.len() as u64) {
+        let message = format!("{actual} is {} bytes, not {} as its index says", bytes.len(), described.size);
+        return Err(Error::new(ErrorKind::InvalidManifest, message));
+    }
+    let document = match described {
+        Some(descriptor) => Document::parse_described(descriptor, content_type, &bytes)?,
+        None => Document::parse(content_type, &bytes)?,
+    };
+    let descriptor = Descriptor::new(document.media_type(), actual, bytes.len() as u64);
+    Ok(Fetched { descriptor, bytes, document, host: host.map(ToOwned::to_owned) })
+}
