@@ -1,5 +1,6 @@
 //! The registry of `testing`: that it serves as a registry does, and fails as it is told.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used)]
 
 mod common {
     pub(crate) mod raw;
@@ -301,6 +302,19 @@ fn what_an_action_does_to_a_blob() {
         assert_eq!((answer.status, answer.broken), (status, broken), "{actions:?}");
         assert!(answer.body == body, "{actions:?}: {} bytes", answer.body.len());
     }
+}
+
+#[test]
+fn a_body_can_go_on_until_the_client_has_had_enough() {
+    let (registry, image) = registry();
+    let endless = Fault::on(Target::Blob).with(Action::Longer(u64::MAX));
+    registry.fault(endless.with(Action::NoHeader("Content-Length".into())));
+    let mut patient = client(&registry);
+    patient.send("GET", &layer_path(&image), &[], "").unwrap();
+    let mut socket = patient.socket();
+    socket.read_exact(&mut vec![0; 8 << 20]).unwrap();
+    drop(patient);
+    assert!(registry.wait_until(|stats| stats.connections_open == 0, SOON));
 }
 
 #[test]

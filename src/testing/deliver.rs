@@ -154,16 +154,17 @@ impl Line<'_> {
         halts: &mut Halts<'_>,
     ) -> Result<(), Broken> {
         let step = rhythm.map_or(CHUNK, |rhythm| rhythm.bytes);
-        let mut due = Instant::now();
-        let mut sent = 0;
+        let begin = Instant::now();
+        let (mut sent, mut pieces) = (0, 0);
         self.pass(halts, Stage::Body(sent))?;
         for piece in reply.body.pieces() {
             let mut rest = &*piece;
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rest.len().min(step).min(halts.room(sent)));
                 if let Some(rhythm) = rhythm {
-                    self.sleep(due.saturating_duration_since(Instant::now()))?;
-                    due += rhythm.every;
+                    let due = rhythm.every.saturating_mul(pieces);
+                    self.sleep(due.saturating_sub(begin.elapsed()))?;
+                    pieces = pieces.saturating_add(1);
                 }
                 // Counted first: a client that has it all finds it counted.
                 self.record.body_sent(target, now.len());

@@ -44,6 +44,7 @@ mod auth;
 mod connection;
 mod content;
 mod deliver;
+mod exchange;
 mod fault;
 mod http;
 pub mod images;

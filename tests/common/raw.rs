@@ -1,7 +1,7 @@
 //! An HTTP client of a few lines that hides nothing: what came, and how it ended.
 
-// Each test file uses some of it.
-#![allow(dead_code)]
+// Each test file uses some of it, and only tests do.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,7 +1,7 @@
 //! TLS for the test registry, by a certificate authority of its own.
 
-// Each test file uses some of it.
-#![allow(dead_code)]
+// Each test file uses some of it, and only tests do.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io;
 use std::net::TcpStream;
