@@ -39,7 +39,7 @@ impl Serve for Exchange {
         }
     }
 
-    fn closed(&self, _id: u64) {
+    fn closed(&self) {
         self.record.connection_closed();
     }
 }
@@ -112,7 +112,7 @@ impl Exchange {
         let rules: Vec<_> = rules.into_iter().filter(|rule| rule.hits(request)).collect();
         let actions =
             || rules.iter().flat_map(|rule| rule.actions().iter().map(move |action| (rule, action)));
-        let ignore_range = actions().any(|(_, action)| *action == Action::IgnoreRange);
+        let ignore_range = actions().any(|(_, action)| matches!(action, Action::IgnoreRange));
         let mut reply = self.healthy_reply(route, request, &access, ignore_range);
         for (rule, action) in actions() {
             delivery.apply(rule, action, &mut reply, asked);
