@@ -13,7 +13,7 @@ use super::connection::{Acceptor, Plain};
 use super::content::Content;
 use super::exchange::Exchange;
 use super::fault::{Fault, FaultHandle, Rule};
-use super::images::Image;
+use super::images::{Image, Part};
 use super::record::{Record, RegistryStats, SeenRequest};
 use super::server::Server;
 use crate::image::digest::Digest;
@@ -123,22 +123,20 @@ impl Registry {
 
     /// Puts an image into the image's repository, under `tag`. Returns the reference to pull it by.
     pub fn push(&self, image: &Image, tag: &str) -> String {
-        let content = &self.exchange.content;
         let repository = image.repository();
         for blob in image.blobs() {
-            content.put_blob(repository, blob.digest.as_str(), blob.data.clone());
+            self.exchange.content.put_blob(repository, blob.digest.as_str(), blob.data.clone());
         }
-        for part in image.documents().chain([image.root()]) {
-            let reference = if part == image.root() { tag } else { part.digest.as_str() };
-            content.put_manifest(
-                repository,
-                reference,
-                &part.media_type,
-                part.digest.clone(),
-                part.data.clone(),
-            );
+        for part in image.documents() {
+            self.put_document(repository, part.digest.as_str(), part);
         }
+        self.put_document(repository, tag, image.root());
         format!("{}/{repository}:{tag}", self.host())
+    }
+
+    fn put_document(&self, repository: &str, reference: &str, part: &Part) {
+        let (digest, data) = (part.digest.clone(), part.data.clone());
+        self.exchange.content.put_manifest(repository, reference, &part.media_type, digest, data);
     }
 
     /// Puts a blob into a repository, under its SHA-256.

@@ -251,4 +251,13 @@ mod tests {
         assert_eq!(reply.body.pieces().collect::<Vec<_>>().concat(), b"cee++");
         assert_eq!(reply.body.len(), 5);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_range_leaves_the_blob(header in "(bytes=)?[0-9]{0,20}-[0-9]{0,20}", length in 0_usize..100) {
+            if let Some(range) = parse_range(&header, length) {
+                assert!(range.start <= range.end && range.end <= length, "{header} of {length}: {range:?}");
+            }
+        }
+    }
 }
