@@ -153,21 +153,17 @@ impl Line<'_> {
         rhythm: Option<Rhythm>,
         halts: &mut Halts<'_>,
     ) -> Result<(), Broken> {
-        let step = rhythm.map_or(CHUNK, |rhythm| rhythm.bytes);
-        let mut due = Instant::now();
+        let mut pacer = Pacer { rhythm, begin: Instant::now(), pieces: 0 };
         let mut sent = 0;
         self.pass(halts, Stage::Body(sent))?;
         for piece in reply.body.pieces() {
             let mut rest = &*piece;
             while !rest.is_empty() {
-                let (now, later) = rest.split_at(rest.len().min(step).min(halts.room(sent)));
-                if let Some(rhythm) = rhythm {
-                    self.sleep(due.saturating_duration_since(Instant::now()))?;
-                    due += rhythm.every;
+                let (now, later) = rest.split_at(rest.len().min(pacer.step()).min(halts.room(sent)));
+                if let Some(delay) = pacer.delay() {
+                    self.sleep(delay)?;
                 }
-                // Counted first: a client that has it all finds it counted.
-                self.record.body_sent(target, now.len());
-                self.send_piece(now, reply.is_chunked())?;
+                self.send_piece(target, now, reply.is_chunked())?;
                 sent += now.len() as u64;
                 rest = later;
                 self.pass(halts, Stage::Body(sent))?;
@@ -179,7 +175,9 @@ impl Line<'_> {
         Ok(())
     }
 
-    fn send_piece(&mut self, piece: &[u8], is_chunked: bool) -> io::Result<()> {
+    fn send_piece(&mut self, target: Target, piece: &[u8], is_chunked: bool) -> io::Result<()> {
+        // Counted first: a client that has it all finds it counted.
+        self.record.body_sent(target, piece.len());
         if !is_chunked {
             return self.connection.write_all(piece);
         }
@@ -214,6 +212,26 @@ fn go_on(woken: Woken) -> Result<(), Broken> {
     match woken {
         Woken::Elapsed | Woken::Opened => Ok(()),
         Woken::PeerGone | Woken::Stopped => Err(Broken::Ended(Ending::Close)),
+    }
+}
+
+/// How long the pieces of a body are, and when each is due.
+struct Pacer {
+    rhythm: Option<Rhythm>,
+    begin: Instant,
+    pieces: u32,
+}
+
+impl Pacer {
+    fn step(&self) -> usize {
+        self.rhythm.map_or(CHUNK, |rhythm| rhythm.bytes)
+    }
+
+    /// What is left until the next piece is due; the first one is due at once.
+    fn delay(&mut self) -> Option<Duration> {
+        let due = self.rhythm?.every.saturating_mul(self.pieces);
+        self.pieces = self.pieces.saturating_add(1);
+        Some(due.saturating_sub(self.begin.elapsed()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -114,7 +114,8 @@ pub enum Action {
     /// Flips a bit of each byte at this offset of the blob or document, whichever part of it is
     /// asked for.
     Corrupt(u64),
-    /// Sends this many bytes more than there are, and counts them in `Content-Length`.
+    /// Sends this many bytes more than there are, and counts them in `Content-Length`; with
+    /// `u64::MAX`, until the client has had enough.
     Longer(u64),
     /// Answers with this status and the error body that registries send with it.
     Status(u16),
@@ -166,14 +167,9 @@ impl FaultHandle {
 
     /// Waits until it hit `count` requests; false if it does not within `timeout`.
     pub fn wait_fired(&self, count: u64, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
         let mut counts = self.0.counts.lock();
-        while counts.fired < count {
-            if self.0.changed.wait_until(&mut counts, deadline).timed_out() {
-                return counts.fired >= count;
-            }
-        }
-        true
+        self.0.changed.wait_while_for(&mut counts, |counts| counts.fired < count, timeout);
+        counts.fired >= count
     }
 
     /// Lets go what [`Action::Hold`] holds, and what it would hold from now on.

@@ -36,6 +36,11 @@
 //! # }
 //! ```
 //!
+//! Faults are data: which requests, how often, and what goes wrong ([`Action`]). Each request is hit
+//! by every fault that fits it, so that they add up; to have them strike one after the other, give
+//! each its turn with [`Fault::skip`] and [`Fault::times`]. To test what happens *while* a request
+//! hangs, use [`Action::Hold`], [`FaultHandle::wait_fired`] and [`FaultHandle::release`].
+//!
 //! It is a real HTTP/1.1 server on 127.0.0.1 that serves manifests, blobs (in ranges too), referrers
 //! and tokens, read-only: images come in by [`Registry::push`]. TLS comes from outside, by an
 //! [`Acceptor`].
@@ -44,6 +49,7 @@ mod auth;
 mod connection;
 mod content;
 mod deliver;
+mod exchange;
 mod fault;
 mod http;
 pub mod images;

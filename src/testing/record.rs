@@ -1,6 +1,6 @@
 //! What the registry saw and did.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -147,14 +147,9 @@ impl Record {
         mut reached: impl FnMut(&RegistryStats) -> bool,
         timeout: Duration,
     ) -> bool {
-        let deadline = Instant::now() + timeout;
         let mut state = self.state.lock();
-        while !reached(&state.stats) {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                return reached(&state.stats);
-            }
-        }
-        true
+        self.changed.wait_while_for(&mut state, |state| !reached(&state.stats), timeout);
+        reached(&state.stats)
     }
 
     fn count(&self, change: impl FnOnce(&mut RegistryStats)) {

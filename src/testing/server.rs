@@ -23,8 +23,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub(super) trait Serve: Send + Sync + 'static {
     fn serve(&self, id: u64, stream: TcpStream, stop: &Signal);
 
-    /// The connection is closed.
-    fn closed(&self, id: u64);
+    /// A connection that was served is closed.
+    fn closed(&self);
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ fn serve_one(id: u64, stream: TcpStream, open: &Open, service: &impl Serve) {
             log::error!("the test registry drops connection {id}: its handler panicked");
         }
         open.remove(id);
-        service.closed(id);
+        service.closed();
     } else {
         open.remove(id);
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -64,28 +65,31 @@ impl Signal {
 pub(super) struct Gate(Mutex<GateState>);
 
 #[derive(Debug, Default)]
-struct GateState {
-    open: bool,
-    /// One for each thread that waits; dropped to let it go.
-    held: Vec<UnixStream>,
+enum GateState {
+    /// Closed, and nobody waits.
+    #[default]
+    Unused,
+    Closed(Arc<Signal>),
+    Open,
 }
 
 impl Gate {
     pub(super) fn open(&self) {
-        let mut state = self.0.lock();
-        state.open = true;
-        state.held.clear();
+        if let GateState::Closed(signal) = std::mem::replace(&mut *self.0.lock(), GateState::Open) {
+            signal.raise();
+        }
     }
 
-    /// A socket that becomes readable when the gate opens; `None` if it is open.
-    fn enter(&self) -> io::Result<Option<UnixStream>> {
-        let (seen, kept) = UnixStream::pair()?;
+    /// What is raised when the gate opens; `None` if it is open.
+    fn closed(&self) -> io::Result<Option<Arc<Signal>>> {
         let mut state = self.0.lock();
-        if state.open {
-            return Ok(None);
+        if let GateState::Unused = *state {
+            *state = GateState::Closed(Arc::new(Signal::new()?));
         }
-        state.held.push(kept);
-        Ok(Some(seen))
+        Ok(match &*state {
+            GateState::Closed(signal) => Some(signal.clone()),
+            _ => None,
+        })
     }
 }
 
@@ -102,8 +106,8 @@ impl Waiter<'_> {
     }
 
     pub(super) fn hold(&self, gate: &Gate) -> io::Result<Woken> {
-        match gate.enter()? {
-            Some(opened) => self.wait(Some(&opened), None),
+        match gate.closed()? {
+            Some(opened) => self.wait(Some(&opened.seen), None),
             None => Ok(Woken::Opened),
         }
     }

@@ -153,7 +153,7 @@ impl ImageBuilder {
         let mut root = self.index_of(&variants);
         let mut indexes = vec![root.clone()];
         for _ in 0..self.nested {
-            root = self.index(json!([root.descriptor()]));
+            root = self.index(json!([root.descriptor()]), &|bytes| bytes);
             indexes.push(root.clone());
         }
         Image { repository: self.repository, root, indexes, variants }
@@ -216,13 +216,12 @@ impl ImageBuilder {
             descriptor["platform"] = platform_json(&variant.platform);
             descriptor
         });
-        let inner = self.index(manifests.collect());
-        self.part(self.format.index(), (self.rewrite_index)(inner.data.to_vec()).into())
+        self.index(manifests.collect(), &self.rewrite_index)
     }
 
-    fn index(&self, manifests: Value) -> Part {
+    fn index(&self, manifests: Value, rewrite: &dyn Fn(Vec<u8>) -> Vec<u8>) -> Part {
         let index = json!({ "schemaVersion": 2, "mediaType": self.format.index(), "manifests": manifests });
-        self.document(self.format.index(), &index, &|bytes| bytes)
+        self.document(self.format.index(), &index, rewrite)
     }
 
     fn document(&self, media_type: &str, json: &Value, rewrite: &dyn Fn(Vec<u8>) -> Vec<u8>) -> Part {

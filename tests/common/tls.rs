@@ -1,0 +1,149 @@
+//! TLS for the test registry, by a certificate authority of its own.
+
+// Each test file uses some of it, and only tests do.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use oci_puller::testing::{Acceptor, Connection};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+/// What a server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerCertificate {
+    /// By the authority, for 127.0.0.1 and localhost, valid now.
+    Good,
+    /// The same, but its time has passed.
+    Expired,
+    /// For the right names, but signed by itself.
+    SelfSigned,
+    /// By the authority, for a name that is not ours.
+    WrongName,
+}
+
+/// A certificate authority that nobody knows unless told.
+pub(crate) struct PrivateCa {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+}
+
+/// A certificate and its key, as PEM.
+pub(crate) struct Identity {
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+}
+
+impl PrivateCa {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "a private test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        PrivateCa { issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// The authority's own certificate, for clients that are to trust it.
+    pub(crate) fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    /// Serves with such a certificate.
+    pub(crate) fn acceptor(&self, kind: ServerCertificate) -> TlsAcceptor {
+        let (chain, key) = self.server_certificate(kind);
+        let config = server_config().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        TlsAcceptor(Arc::new(config))
+    }
+
+    /// Serves with a good certificate, and only clients that show one of this authority.
+    pub(crate) fn acceptor_for_known_clients(&self) -> TlsAcceptor {
+        let (chain, key) = self.server_certificate(ServerCertificate::Good);
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()), Arc::new(default_provider()))
+                .build()
+                .unwrap();
+        let config =
+            server_config().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap();
+        TlsAcceptor(Arc::new(config))
+    }
+
+    /// What a client shows to a server that wants to know it.
+    pub(crate) fn client_identity(&self) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// A client that trusts this authority alone.
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        roots
+    }
+
+    fn server_certificate(
+        &self,
+        kind: ServerCertificate,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let names = match kind {
+            ServerCertificate::WrongName => vec!["elsewhere.example".to_owned()],
+            _ => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
+        };
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if kind == ServerCertificate::Expired {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = match kind {
+            ServerCertificate::SelfSigned => params.self_signed(&key),
+            _ => params.signed_by(&key, &self.issuer),
+        };
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        (vec![certificate.unwrap().der().clone()], key.into())
+    }
+}
+
+fn server_config() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+}
+
+/// Does the handshake for a [`oci_puller::testing::Registry`].
+#[derive(Clone, Debug)]
+pub(crate) struct TlsAcceptor(Arc<ServerConfig>);
+
+impl Acceptor for TlsAcceptor {
+    fn accept(&self, mut stream: TcpStream) -> io::Result<Box<dyn Connection>> {
+        let mut session = ServerConnection::new(self.0.clone()).map_err(io::Error::other)?;
+        session.complete_io(&mut stream)?;
+        Ok(Box::new(StreamOwned::new(session, stream)))
+    }
+
+    fn scheme(&self) -> &'static str {
+        "https"
+    }
+}
