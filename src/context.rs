@@ -277,7 +277,7 @@ impl PullContext {
     }
 
     /// Why a wait that the context interrupted ended.
-    fn ended(&self) -> Error {
+    pub(crate) fn ended(&self) -> Error {
         self.check().err().unwrap_or_else(|| Error::new(ErrorKind::Timeout, "the pull's deadline passed"))
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Governor {
 
 #[derive(Debug)]
 struct HostState {
-    slots: (Sender<()>, Receiver<()>),
+    slots: Slots,
     times: Mutex<Times>,
 }
 
@@ -58,13 +58,42 @@ struct Times {
     distrusted_until: Option<Instant>,
 }
 
-/// Leave to use one connection to a host, until dropped.
+/// A number of places, each of which one may have at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    taken: Sender<()>,
+    given_back: Receiver<()>,
+}
+
+/// A place among [`Slots`], until dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<HostState>);
+pub(crate) struct Slot(Slots);
+
+impl Slots {
+    pub(crate) fn new(places: usize) -> Self {
+        let (taken, given_back) = bounded(places);
+        Slots { taken, given_back }
+    }
+
+    /// Waits for a place.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`.
+    pub(crate) fn acquire(&self, cx: &PullContext) -> Result<Slot, Error> {
+        if self.taken.try_send(()).is_err() {
+            select! {
+                send(self.taken, ()) -> _ => {}
+                recv(cx.cancelled()) -> _ => return Err(cx.ended()),
+                recv(cx.expired()) -> _ => return Err(cx.ended()),
+            }
+        }
+        Ok(Slot(self.clone()))
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let _ = self.0.slots.1.try_recv();
+        let _ = self.0.given_back.try_recv();
     }
 }
 
@@ -80,12 +109,7 @@ impl Governor {
     pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Slot, Error> {
         let state = self.state(host);
         wait_at_gate(cx, host, &state)?;
-        select! {
-            send(state.slots.0, ()) -> _ => {}
-            recv(cx.cancelled()) -> _ => cx.check()?,
-            recv(cx.expired()) -> _ => cx.check()?,
-        }
-        Ok(Slot(state))
+        state.slots.acquire(cx)
     }
 
     /// Closes the host's gate for every pull of the service.
@@ -113,7 +137,7 @@ impl Governor {
         if let Some(state) = hosts.get(host) {
             return Arc::clone(state);
         }
-        let state = Arc::new(HostState { slots: bounded(self.slots_per_host), times: Mutex::default() });
+        let state = Arc::new(HostState { slots: Slots::new(self.slots_per_host), times: Mutex::default() });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
     }

@@ -1,10 +1,12 @@
 //! From a reference to the manifest for this platform, verified.
 
+use std::cell::Cell;
+
 use super::Service;
 use super::ask::{Endpoint, Question, Repository};
-use super::retry;
+use super::retry::{self, Trial};
 use crate::error::{Error, ErrorKind, Phase};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, Manifest, media_type};
 use crate::progress::ProgressEvent;
 
@@ -92,7 +94,9 @@ fn report(repository: &Repository<'_>, fetched: &Fetched, manifest: &Manifest) {
 /// A tag may move, so a host is asked each time; one that may say what tags stand for.
 fn by_tag(repository: &Repository<'_>, tag: &str) -> Result<Fetched, Error> {
     let path = format!("manifests/{tag}");
-    retry::over_hosts(repository, Phase::Manifest, |host| host.capabilities.resolve, |endpoint| {
+    let gained = Cell::new(0);
+    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, gained: &gained };
+    retry::over_hosts(repository, &trial, |endpoint| {
         fetch(repository, endpoint, &path, None, None)
     })
 }
@@ -107,7 +111,9 @@ fn by_digest(
         return verified(None, bytes, None, Some(digest), described);
     }
     let path = format!("manifests/{digest}");
-    retry::over_hosts(repository, Phase::Manifest, |host| host.capabilities.pull, |endpoint| {
+    let gained = Cell::new(0);
+    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.pull, gained: &gained };
+    retry::over_hosts(repository, &trial, |endpoint| {
         fetch(repository, endpoint, &path, Some(digest), described)
     })
 }
@@ -137,7 +143,7 @@ fn verified(
     digest: Option<&Digest>,
     described: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
-    let actual = Digest::of(digest.map_or(crate::image::digest::Algorithm::Sha256, Digest::algorithm), &bytes);
+    let actual = Digest::of(digest.map_or(Algorithm::Sha256, Digest::algorithm), &bytes);
     if let Some(expected) = digest.filter(|expected| **expected != actual) {
         return Err(Error::new(ErrorKind::DigestMismatch, format!("asked for {expected}, and got {actual}")));
     }

@@ -1,0 +1,300 @@
+//! The settings of a [`RegistryImageService`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::auth::Authority;
+use super::fetch::Slowest;
+use super::governor::{Governor, Patience, Slots};
+use super::hosts::Hosts;
+use super::http::{Http, Limits, ProxyChoice, Resolver, SystemResolver, Trust};
+use super::verify::ImageVerifier;
+use super::{RegistryImageService, Service, Settings};
+use crate::credentials::{Credential, Credentials, Keychain};
+use crate::error::{Error, ErrorKind};
+use crate::image::platform::Platform;
+use crate::store::{Durability, Store, StoreBuilder};
+
+/// No number of connections, downloads or tries above this makes sense.
+const MAX_COUNT: usize = 4096;
+
+/// Builds a [`RegistryImageService`].
+#[must_use]
+pub struct RegistryImageServiceBuilder {
+    store: StoreBuilder,
+    settings: Settings,
+    hosts: Hosts,
+    credentials: Credentials,
+    connections_per_host: usize,
+    downloads: usize,
+    verifier: Option<Arc<dyn ImageVerifier>>,
+    resolver: Arc<dyn Resolver>,
+    /// The first setting that was wrong; told by `build`.
+    refused: Option<Error>,
+}
+
+impl RegistryImageServiceBuilder {
+    pub(super) fn new(store_dir: PathBuf) -> Self {
+        RegistryImageServiceBuilder {
+            store: Store::builder(store_dir),
+            settings: Settings {
+                platform: Platform::host(),
+                limits: Limits {
+                    connect: Duration::from_secs(10),
+                    head: Duration::from_secs(30),
+                    silence: Duration::from_secs(30),
+                    idle_connections: 8,
+                },
+                slowest: Slowest { bytes: 60 * 1024, time: Duration::from_secs(60) },
+                patience: Patience {
+                    tries: 5,
+                    base: Duration::from_millis(500),
+                    cap: Duration::from_secs(30),
+                    max_retry_after: Duration::from_secs(120),
+                },
+                trust: Trust::default(),
+                proxy: ProxyChoice::Environment,
+                downloads_per_pull: 4,
+                max_image_size: u64::MAX,
+                stack_size: 256 * 1024,
+            },
+            hosts: Hosts::default(),
+            credentials: Credentials::default(),
+            connections_per_host: 8,
+            downloads: 32,
+            verifier: None,
+            resolver: Arc::new(SystemResolver),
+            refused: None,
+        }
+    }
+
+    /// The platform that images are chosen for. Default: this machine's.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.settings.platform = platform;
+        self
+    }
+
+    /// Changes the store's settings.
+    pub fn store(mut self, change: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        self.store = change(self.store);
+        self
+    }
+
+    /// What a pull that succeeded survives. Default: the loss of power.
+    pub fn durability(self, durability: Durability) -> Self {
+        self.store(|store| store.durability(durability))
+    }
+
+    // ---- hosts ----
+
+    /// Asks `host` (`HOST` or `HOST:PORT`) without TLS. Default: only loopback hosts.
+    pub fn plain_http(mut self, host: impl AsRef<str>) -> Self {
+        self.hosts.add_plain_http(host.as_ref());
+        self
+    }
+
+    /// Asks the loopback host `host` (`HOST` or `HOST:PORT`) with TLS.
+    pub fn tls(mut self, host: impl AsRef<str>) -> Self {
+        self.hosts.add_tls(host.as_ref());
+        self
+    }
+
+    /// Tries the mirror at `url` before the registry itself; several in the order given.
+    pub fn mirror(mut self, registry: impl AsRef<str>, url: impl AsRef<str>) -> Self {
+        let added = self.hosts.add_mirror(registry.as_ref(), url.as_ref());
+        self.note(added);
+        self
+    }
+
+    /// Reads containerd's `hosts.toml` files in `dir`, which has a folder for each registry. Read anew
+    /// for each pull. Default: none.
+    pub fn hosts_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.hosts.set_directory(dir);
+        self
+    }
+
+    /// Trusts what this authority signed, a PEM file's bytes, instead of the public authorities.
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.settings.trust.authorities.push(pem.into());
+        self
+    }
+
+    /// Shows this certificate with its key, PEM files' bytes, to hosts that ask for one.
+    pub fn client_certificate(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.settings.trust.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Goes through the proxy at `url`. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
+    /// `NO_PROXY` say.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.settings.proxy = ProxyChoice::Url(url.into());
+        self
+    }
+
+    /// Goes through no proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.settings.proxy = ProxyChoice::None;
+        self
+    }
+
+    /// Looks names up with `resolver`. Default: the system's.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    // ---- credentials ----
+
+    /// Uses `credential` for the images that `key` fits: `HOST[:PORT][/PATH]`, where the host's parts
+    /// may be patterns, as in `*.example.com`.
+    pub fn credential(mut self, key: impl AsRef<str>, credential: Credential) -> Self {
+        let added = self.credentials.add_static(key.as_ref(), credential);
+        self.note(added);
+        self
+    }
+
+    /// Asks `keychain` for credentials, after those given before.
+    pub fn keychain(mut self, keychain: Arc<dyn Keychain>) -> Self {
+        self.credentials.add_keychain(keychain);
+        self
+    }
+
+    /// Asks `verifier` whether an image may be pulled, before its blobs are. Default: all may.
+    pub fn verifier(mut self, verifier: Arc<dyn ImageVerifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
+    }
+
+    // ---- bounds ----
+
+    /// How many connections a host is asked on at a time, by all pulls together. Default: 8.
+    pub fn connections_per_host(mut self, connections: usize) -> Self {
+        self.connections_per_host = connections;
+        self.settings.limits.idle_connections = connections;
+        self
+    }
+
+    /// How many blobs one pull fetches at a time. Default: 4.
+    pub fn downloads_per_pull(mut self, blobs: usize) -> Self {
+        self.settings.downloads_per_pull = blobs;
+        self
+    }
+
+    /// How many blobs all pulls fetch at a time. Default: 32.
+    pub fn downloads(mut self, blobs: usize) -> Self {
+        self.downloads = blobs;
+        self
+    }
+
+    /// How large an image may be, bytes; config and layers, each counted once. Default: no limit.
+    pub fn max_image_size(mut self, bytes: u64) -> Self {
+        self.settings.max_image_size = bytes;
+        self
+    }
+
+    /// The stack of each thread that fetches blobs, bytes. Default: 256 KiB.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.settings.stack_size = bytes;
+        self
+    }
+
+    // ---- time ----
+
+    /// How long a connection may take to be made, TLS included. Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.limits.connect = timeout;
+        self
+    }
+
+    /// How long a host may take to answer with the head of its reply. Default: 30 s.
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.limits.head = timeout;
+        self
+    }
+
+    /// How long a host may be silent in the middle of a body. Default: 30 s.
+    pub fn silence_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.limits.silence = timeout;
+        self
+    }
+
+    /// A connection on which fewer than `bytes` come in `time` is given up. Default: 60 KiB in 60 s.
+    pub fn slowest(mut self, bytes: u64, time: Duration) -> Self {
+        self.settings.slowest = Slowest { bytes, time };
+        self
+    }
+
+    /// How often the hosts are tried for a manifest or a blob; a try that brought 1 MiB forward does
+    /// not count. Default: 5.
+    pub fn tries(mut self, rounds: u32) -> Self {
+        self.settings.patience.tries = rounds;
+        self
+    }
+
+    /// The delay before the second try, doubled before each further one up to `cap`; up to half of
+    /// each is left to chance. Default: 0.5 s, 30 s.
+    pub fn retry_delay(mut self, base: Duration, cap: Duration) -> Self {
+        self.settings.patience.base = base;
+        self.settings.patience.cap = cap;
+        self
+    }
+
+    /// For how long at most a host's `Retry-After` is followed. Default: 120 s.
+    pub fn max_retry_after(mut self, limit: Duration) -> Self {
+        self.settings.patience.max_retry_after = limit;
+        self
+    }
+
+    /// The service.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a setting that makes no sense, with its name; `Store` and `DiskFull` if the
+    /// store cannot be opened.
+    pub fn build(self) -> Result<RegistryImageService, Error> {
+        if let Some(error) = self.refused {
+            return Err(error);
+        }
+        let settings = self.settings;
+        within("connections_per_host", self.connections_per_host)?;
+        within("downloads_per_pull", settings.downloads_per_pull)?;
+        within("downloads", self.downloads)?;
+        within("tries", settings.patience.tries as usize)?;
+        let resolver = self.resolver;
+        // Certificates, keys and the proxy are read here, so that they fail here.
+        Http::new(&settings.limits, &settings.trust, &settings.proxy, Arc::clone(&resolver))?;
+        Ok(RegistryImageService(Arc::new(Service {
+            hosts: self.hosts,
+            credentials: self.credentials,
+            authority: Authority::default(),
+            governor: Governor::new(self.connections_per_host),
+            downloads: Slots::new(self.downloads),
+            store: self.store.open()?,
+            verifier: self.verifier,
+            resolver,
+            clients: Default::default(),
+            settings,
+        })))
+    }
+
+    fn note(&mut self, outcome: Result<(), Error>) {
+        if let Err(error) = outcome {
+            self.refused.get_or_insert(error);
+        }
+    }
+}
+
+fn within(name: &str, count: usize) -> Result<(), Error> {
+    if (1..=MAX_COUNT).contains(&count) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is {count}; 1 to {MAX_COUNT} are possible")))
+}
+
+impl fmt::Debug for RegistryImageServiceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryImageServiceBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

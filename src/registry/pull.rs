@@ -1,0 +1,74 @@
+//! One pull, from top to bottom.
+
+use super::ask::Repository;
+use super::fetch::{self, Tally};
+use super::resolve::{self, Resolved};
+use super::{Service, verify};
+use crate::context::{CancelToken, PullContext};
+use crate::error::{Error, Phase};
+use crate::image::reference::Reference;
+use crate::service::{ImageRef, PullRequest, PulledImage};
+use crate::store::{Lease, Naming};
+
+/// Pulls an image into the store: its name becomes a manifest, the manifest's blobs are fetched, all
+/// of it is verified, and then, and only then, the image has its name.
+pub(super) fn pull(
+    service: &Service,
+    cx: &PullContext,
+    request: &PullRequest,
+) -> Result<PulledImage, Error> {
+    let reference = Reference::parse(&request.image.image)?;
+    let stop = CancelToken::new();
+    let own_cx = cx.or_cancelled_by(&stop);
+    let lease = service.store.lease();
+
+    let repository = Repository::open(service, &own_cx, &reference, &request.pull_secrets)?;
+    let resolved = resolve::resolve(&repository)?;
+    verify::ask_the_caller(&repository, &resolved)?;
+    let tally = fetch::blobs(&repository, &stop, &lease, &resolved.manifest)?;
+    name(&repository, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    Ok(pulled(&repository, &resolved, &tally))
+}
+
+/// Stores what the blobs hang on, and gives it its name.
+fn name(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+    let store = &repository.service.store;
+    for document in &resolved.documents {
+        store.put(repository.cx, lease, &document.descriptor, &document.bytes)?;
+    }
+    let naming = Naming {
+        id: Some(resolved.manifest.config.digest.clone()),
+        repo_digest: Some(repo_digest(repository.reference, resolved)),
+    };
+    let names = [stored_name(repository.reference)];
+    store.tag(repository.cx, lease, &names, &resolved.manifest_descriptor, &naming)
+}
+
+fn pulled(repository: &Repository<'_>, resolved: &Resolved, tally: &Tally) -> PulledImage {
+    let (mut fetched, mut reused) = (tally.fetched(), tally.reused());
+    for document in &resolved.documents {
+        let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
+        *counter += document.descriptor.size;
+    }
+    let mut pulled = PulledImage::new(ImageRef::new(resolved.manifest.config.digest.as_str()));
+    pulled.manifest_digest = Some(resolved.root.digest.clone());
+    pulled.repo_digest = Some(repo_digest(repository.reference, resolved));
+    pulled.bytes_fetched = fetched;
+    pulled.bytes_reused = reused;
+    pulled.credential = repository.accepted();
+    pulled
+}
+
+fn repo_digest(reference: &Reference, resolved: &Resolved) -> String {
+    format!("{}@{}", reference.name(), resolved.root.digest)
+}
+
+/// The name that the store knows an image by. A digest says all: a tag beside it is left out, for it
+/// was not asked for.
+pub(super) fn stored_name(reference: &Reference) -> String {
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => format!("{}@{digest}", reference.name()),
+        (None, Some(tag)) => format!("{}:{tag}", reference.name()),
+        (None, None) => reference.name().to_owned(),
+    }
+}
