@@ -2,10 +2,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod context;
+mod durable;
 mod error;
 pub mod image;
 mod progress;
 mod service;
+mod store;
 
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use error::{Attempt, Error, ErrorKind, Phase};
@@ -18,3 +20,4 @@ pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
+pub use store::{Blob, Durability, Store, StoreBuilder, StoreFsInfo, StoredImage};

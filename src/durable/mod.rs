@@ -5,8 +5,6 @@
 //! merely written, and can lose power at every one of them.
 
 mod real;
-#[cfg(test)]
-pub(crate) mod sim;
 
 use std::fmt;
 use std::io;

@@ -165,8 +165,9 @@ impl Flusher {
         let (answer, answered) = bounded(1);
         self.queue.lock().changes.push(Change { needs, edit: Box::new(edit), answer });
         self.set_to_work();
-        cx.wait_for(&answered)?
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked")))
+        cx.wait_for(&answered)?.unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked"))
+        })
     }
 
     /// The index as it is now; read again only if somebody else wrote it.
@@ -192,7 +193,8 @@ impl Flusher {
             queue.working += 1;
             if self.threads > 0 {
                 let flusher = self.clone();
-                let thread = std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
+                let thread =
+                    std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
                 if thread.spawn(move || flusher.work()).is_ok() {
                     return;
                 }
@@ -241,7 +243,8 @@ impl Flusher {
     /// Makes the blobs durable, and puts them under their names.
     fn settle(&self, blobs: Vec<Verified>) {
         let flushed = self.flush_files(&blobs);
-        let outcomes: Vec<_> = blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
+        let outcomes: Vec<_> =
+            blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
         let folders = self.flush_folders(&blobs);
         for (blob, outcome) in blobs.iter().zip(outcomes) {
             let outcome = outcome.and_then(|()| folders.clone());
@@ -315,7 +318,9 @@ impl Flusher {
     fn edit_index(&self, edits: Vec<Edit>) -> Result<(), Error> {
         // Whoever waits for this can leave; the lock itself is held briefly by whoever holds it.
         let cx = PullContext::new();
-        let lock = wait::for_files(&cx, "open the lock of the index", || layout::open_lock(&*self.disk, INDEX_LOCK))?;
+        let lock = wait::for_files(&cx, "open the lock of the index", || {
+            layout::open_lock(&*self.disk, INDEX_LOCK)
+        })?;
         wait::lock(&cx, &*lock, Lock::Exclusive, INDEX_LOCK)?;
         let mut index = wait_for_index(&cx, self)?;
         let mut changed = false;
@@ -339,7 +344,9 @@ fn wait_for_index(cx: &PullContext, flusher: &Flusher) -> Result<Index, Error> {
     let mut pauses = wait::Pauses::new();
     loop {
         match flusher.index() {
-            Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => pauses.wait(cx)?,
+            Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => {
+                pauses.wait(cx)?
+            }
             outcome => return outcome,
         }
     }

@@ -103,7 +103,8 @@ impl Index {
 
     /// Puts the entry in, in place of those that have its name: whether that changed anything.
     pub(super) fn put(&mut self, mut entry: Entry) -> bool {
-        let has_its_name = |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
+        let has_its_name =
+            |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
         let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
         if same.iter().any(|other| other.pinned) {
             entry = entry.pinned(true);
@@ -137,7 +138,12 @@ impl Index {
 
 impl Entry {
     /// The entry by which `name` stands for `target`.
-    pub(super) fn new(name: &str, target: &Descriptor, id: Option<&Digest>, repo_digest: Option<&str>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        target: &Descriptor,
+        id: Option<&Digest>,
+        repo_digest: Option<&str>,
+    ) -> Self {
         let mut annotations = BTreeMap::from([(REF_NAME, name), (CONTAINERD_NAME, name)]);
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));

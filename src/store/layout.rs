@@ -138,14 +138,21 @@ fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         version: String,
     }
     let wrong = |what: String| {
-        Error::new(ErrorKind::InvalidConfig, format!("{} is no store that can be used: {what}", dir.display()))
+        Error::new(
+            ErrorKind::InvalidConfig,
+            format!("{} is no store that can be used: {what}", dir.display()),
+        )
     };
     let failed = |error: io::Error| wrong(format!("{LAYOUT}: {error}"));
     let file = disk.open(LAYOUT, Access::Read).map_err(failed)?;
     let bytes = limited(&*file, MAX_LAYOUT).map_err(failed)?;
-    let marker: Marker = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{LAYOUT}: {error}")))?;
+    let marker: Marker =
+        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{LAYOUT}: {error}")))?;
     if marker.version != "1.0.0" {
-        return Err(wrong(format!("{LAYOUT} is of version {:.32?}, and only 1.0.0 is known", marker.version)));
+        return Err(wrong(format!(
+            "{LAYOUT} is of version {:.32?}, and only 1.0.0 is known",
+            marker.version
+        )));
     }
     read_index(disk).map(drop).map_err(|error| wrong(error.message().to_owned()))
 }

@@ -101,7 +101,8 @@ impl Held {
         wait::lock(cx, &*file.collect_lock, Lock::Shared, COLLECT_LOCK)?;
         let live = self.digests.len() as u64 * 160;
         let outcome = if self.digests.is_empty() || (file.len > LONG_FILE && file.len > 2 * live) {
-            let lines: String = self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
+            let lines: String =
+                self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
             file.rewrite(&lines)
         } else {
             file.append(&format!("{digest}\n"))
@@ -126,8 +127,9 @@ impl LeaseFile {
         loop {
             let path = format!("{LEASES}/{}-{:016x}", std::process::id(), fastrand::u64(..));
             let file = wait::for_files(cx, "make a lease file", || disk.open(&path, Access::Create))?;
-            let collect_lock =
-                wait::for_files(cx, "open the lock of collections", || layout::open_lock(&*disk, COLLECT_LOCK))?;
+            let collect_lock = wait::for_files(cx, "open the lock of collections", || {
+                layout::open_lock(&*disk, COLLECT_LOCK)
+            })?;
             let failed = |error: std::io::Error| refused(&error, format!("lock {path}"));
             // Another process may have taken it for one that was left behind, between the two steps.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
