@@ -20,4 +20,6 @@ pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
-pub use store::{Blob, Durability, Store, StoreBuilder, StoreFsInfo, StoredImage};
+pub use store::{
+    Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
+};

@@ -97,10 +97,6 @@ impl Index {
         self.entries.iter().map(|entry| &**entry)
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Entry> {
-        self.entries().find(|entry| entry.name.as_deref() == Some(name))
-    }
-
     /// Puts the entry in, in place of those that have its name: whether that changed anything.
     pub(super) fn put(&mut self, mut entry: Entry) -> bool {
         let has_its_name =
@@ -161,6 +157,17 @@ impl Entry {
             fields.insert("platform".to_owned(), written);
         }
         Entry::read(&entry.to_string())
+    }
+
+    /// The entry as it stands in the file.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The digest of the image index that the image was pulled by.
+    pub(super) fn pulled_index(&self) -> Option<Digest> {
+        let (_, digest) = self.repo_digest.as_deref()?.split_once('@')?;
+        Digest::parse(digest).ok()
     }
 
     /// An entry from its text; what cannot be made sense of is kept, and passed over.

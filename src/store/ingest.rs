@@ -103,11 +103,9 @@ impl Store {
 
     /// Whether the blob's bytes hash to its name.
     pub(super) fn is_sound(&self, cx: &PullContext, digest: &Digest) -> Result<bool, Error> {
-        let path = layout::blob_path(digest);
-        let doing = format!("read {path}");
-        let file = wait::for_files(cx, &doing, || self.0.disk.open(&path, Access::Read))?;
+        let file = self.open_file(cx, digest)?;
         let mut hasher = Hasher::new(digest.algorithm());
-        hash_file(cx, &*file, u64::MAX, &mut hasher, &doing)?;
+        hash_file(cx, &*file, u64::MAX, &mut hasher, &format!("read {digest}"))?;
         Ok(hasher.finish() == *digest)
     }
 

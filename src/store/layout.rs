@@ -50,9 +50,10 @@ pub(super) fn partial_path(digest: &Digest) -> String {
     format!("{PARTIALS}/{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
-/// The digest that a partial's file name stands for.
-pub(super) fn partial_digest(name: &str) -> Option<Digest> {
-    Digest::parse(&name.replacen('-', ":", 1)).ok()
+/// The digest that a file in a folder of blobs is named after.
+pub(super) fn digest_in(folder: &str, name: &str) -> Option<Digest> {
+    let algorithm = folder.rsplit_once('/').map_or(folder, |(_, algorithm)| algorithm);
+    Digest::parse(&format!("{algorithm}:{name}")).ok()
 }
 
 /// Where a damaged blob is put aside.

@@ -24,7 +24,7 @@ use crate::store::{refused, wait};
 
 /// A file of lines that is longer than this, and mostly of digests that nobody counts on any more,
 /// is written anew, bytes.
-const LONG_FILE: u64 = 1 << 20;
+const LONG_FILE: u64 = 4 << 10;
 
 /// The leases of one open store.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Held {
         let Some(file) = &mut self.file else { return Ok(()) };
         wait::lock(cx, &*file.collect_lock, Lock::Shared, COLLECT_LOCK)?;
         let live = self.digests.len() as u64 * 160;
-        let outcome = if self.digests.is_empty() || (file.len > LONG_FILE && file.len > 2 * live) {
+        let outcome = if file.len > LONG_FILE && file.len > 2 * live {
             let lines: String =
                 self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
             file.rewrite(&lines)
@@ -117,6 +117,16 @@ impl Held {
             if *count == 0 {
                 self.digests.remove(digest);
             }
+        }
+    }
+
+    /// Leaves no lines when nobody counts on anything. A failure leaves too many, which is safe.
+    fn tidy(&mut self) {
+        if self.digests.is_empty()
+            && let Some(file) = &mut self.file
+            && file.file.set_len(0).is_ok()
+        {
+            file.len = 0;
         }
     }
 }
@@ -181,5 +191,6 @@ impl Drop for LeaseState {
         for digest in self.digests.get_mut().drain(..) {
             held.forget(&digest);
         }
+        held.tidy();
     }
 }

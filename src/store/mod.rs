@@ -6,6 +6,7 @@
 //! its folder flushed; `index.json` follows, by [`tag`](Store::tag), when all blobs are there. The
 //! flushes of all who wait at the same moment are one ([`flusher`]).
 
+mod collect;
 mod flusher;
 mod index;
 mod ingest;
@@ -16,6 +17,7 @@ mod read;
 mod space;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod wait;
 
 use std::io;
@@ -33,10 +35,12 @@ use index::Entry;
 use ingest::Ingests;
 use lease::Leases;
 
+pub use collect::{PrunePolicy, Removed};
 pub(crate) use ingest::{Begun, Ingest};
 pub(crate) use lease::Lease;
 pub use read::{Blob, StoredImage};
 pub use space::StoreFsInfo;
+pub use verify::VerifyReport;
 
 /// Images on disk, in an OCI image layout. Cheap to clone; clones, other openings and other
 /// processes may use the same folder at the same time.

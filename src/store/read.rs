@@ -96,7 +96,7 @@ impl Store {
     /// # Errors
     /// `NotFound`, `DigestMismatch`, `Store`.
     pub fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let file = self.open_file(digest)?;
+        let file = self.open_file(&PullContext::new(), digest)?;
         let bytes = limited(&*file, MAX_DOCUMENT_BYTES as u64)
             .map_err(|error| refused(&error, format!("read {digest}")))?;
         if digest.matches(&bytes) {
@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Store` if it is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, Error> {
-        let file = self.open_file(digest)?;
+        let file = self.open_file(&PullContext::new(), digest)?;
         let len = file.metadata().map_err(|error| refused(&error, format!("open {digest}")))?.len;
         Ok(Blob { file, len, place: 0 })
     }
@@ -124,14 +124,11 @@ impl Store {
         self.0.disk.touch(&path).map_err(|error| missing(&error, &image.manifest.digest))
     }
 
-    fn open_file(&self, digest: &Digest) -> Result<Box<dyn DiskFile>, Error> {
-        let patience = PullContext::new();
+    pub(super) fn open_file(&self, cx: &PullContext, digest: &Digest) -> Result<Box<dyn DiskFile>, Error> {
         let path = blob_path(digest);
-        wait::for_files(&patience, &format!("open {digest}"), || {
-            match self.0.disk.open(&path, Access::Read) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(missing(&error, digest))),
-                outcome => outcome.map(Ok),
-            }
+        wait::for_files(cx, &format!("open {digest}"), || match self.0.disk.open(&path, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(missing(&error, digest))),
+            outcome => outcome.map(Ok),
         })?
     }
 
@@ -154,6 +151,11 @@ impl Store {
                 image.pinned |= entry.pinned;
             }
         }
+    }
+
+    /// The manifests that the entry lists, itself or through an index.
+    pub(super) fn manifests_listed_by(&self, entry: &Entry) -> Vec<Digest> {
+        entry.digest.as_ref().map_or_else(Vec::new, |digest| self.manifests_of(digest, &entry.media_type))
     }
 
     /// The manifest itself, or those of an index that are there.
@@ -235,12 +237,7 @@ impl<'a> Key<'a> {
     /// Whether it is the digest of what the entry lists, or of the index that was pulled.
     pub(super) fn is_digest_of(&self, entry: &Entry) -> bool {
         let Some(digest) = &self.digest else { return false };
-        entry.digest.as_ref() == Some(digest)
-            || entry
-                .repo_digest
-                .as_deref()
-                .and_then(|text| text.split_once('@'))
-                .is_some_and(|(_, it)| it == digest.as_str())
+        entry.digest.as_ref() == Some(digest) || entry.pulled_index().as_ref() == Some(digest)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store from within: what `tests/` cannot see.
 
+mod collect;
 mod pull;
 
 use super::{Begun, Ingest, Lease, Naming, Store};
