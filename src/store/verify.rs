@@ -94,9 +94,7 @@ impl Store {
     fn lacking(&self, digest: &Digest) -> Vec<Digest> {
         match self.manifest(digest) {
             Ok(manifest) => {
-                let is_there = |digest: &Digest, size| {
-                    matches!(layout::has_len(&*self.0.disk, &blob_path(digest), size), Ok(Some(true)))
-                };
+                let is_there = |digest: &Digest, size| matches!(layout::regular_file(&*self.0.disk, &blob_path(digest)), Ok(Some(found)) if found.len == size);
                 let blobs = manifest.blobs().into_iter();
                 blobs
                     .filter(|blob| !is_there(&blob.digest, blob.size))

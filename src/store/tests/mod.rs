@@ -1,7 +1,10 @@
 //! The store from within: what `tests/` cannot see.
 
 mod collect;
+mod power;
 mod pull;
+
+use std::sync::Arc;
 
 use super::{Begun, Ingest, Lease, Naming, Store};
 use crate::context::PullContext;

@@ -1,7 +1,6 @@
 //! A pull's way through the store, on the real disk.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
