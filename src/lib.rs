@@ -3,14 +3,15 @@
 
 mod clock;
 mod context;
-#[expect(dead_code, reason = "used by the registry")]
 mod credentials;
+mod durable;
 mod error;
 pub mod image;
 mod progress;
 mod puller;
 mod registry;
 mod service;
+mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -27,7 +28,13 @@ pub use puller::{
     ImagePuller, MAX_IMAGE_PULL_REQUESTS, ParallelImagePuller, ParallelImagePullerBuilder, PullResult,
     PullerStats, RejectReason, Rejected, SerialImagePuller, SerialImagePullerBuilder, until, until_by,
 };
+pub use registry::{
+    Candidate, ImageVerifier, RegistryImageService, RegistryImageServiceBuilder, Resolver, SystemResolver,
+};
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
     PullRequest, PullSecret, PulledImage, Zeroed,
+};
+pub use store::{
+    Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
 };

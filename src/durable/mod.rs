@@ -157,14 +157,18 @@ fn write_whole(disk: &dyn Disk, path: &str, bytes: &[u8], flush: Flush) -> io::R
 /// something is put into it.
 pub(crate) fn create_dirs(disk: &dyn Disk, path: &str, flush: Flush) -> io::Result<()> {
     match disk.create_dir(path) {
-        Ok(()) if flush == Flush::Wait => disk.sync_dir(parent(path)),
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => {}
+        // Whoever made it may not have come to flush it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(path).is_empty() => {
             create_dirs(disk, parent(path), flush)?;
-            create_dirs(disk, path, flush)
+            return create_dirs(disk, path, flush);
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    }
+    match flush {
+        Flush::Wait => disk.sync_dir(parent(path)),
+        Flush::Skip => Ok(()),
     }
 }
 

@@ -6,6 +6,9 @@
 //! the slower the disk, the larger the groups. A large blob is flushed by itself, beside the group:
 //! small pulls do not wait for it.
 //!
+//! What was found in the store is not believed to be durable either: another tool, or a process that
+//! was killed, may not have flushed it. It joins the group once, and is remembered.
+//!
 //! The work is done on threads of its own, `flush-N`, that live as long as there is any: nobody can
 //! interrupt a flush, but who waits for one can leave.
 
@@ -18,11 +21,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::context::PullContext;
-use crate::durable::{self, Disk, DiskFile, Flush, Lock, Metadata};
+use crate::durable::{self, Access, Disk, DiskFile, Flush, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest};
 use crate::store::index::Index;
-use crate::store::layout::{self, INDEX, INDEX_LOCK};
+use crate::store::layout::{self, BLOBS, INDEX, INDEX_LOCK};
 use crate::store::{refused, wait};
 
 /// A blob of this many bytes or more is flushed by itself.
@@ -40,7 +43,7 @@ pub(super) struct Flusher {
     flush: Flush,
     threads: usize,
     queue: Mutex<Queue>,
-    index: Mutex<Option<(Metadata, Index)>>,
+    index: Mutex<Option<KnownIndex>>,
     places: (Sender<()>, Receiver<()>),
 }
 
@@ -51,17 +54,29 @@ struct Queue {
     changes: Vec<Change>,
     /// Blobs that are verified, and not yet under their names.
     unsettled: HashMap<Digest, Arc<Awaited>>,
+    /// Blobs that are known to be durable, each by its file's identity.
+    durable: HashMap<Digest, (u64, u64)>,
     /// Somebody is at work on a group.
     is_grouping: bool,
     working: usize,
 }
 
-/// A blob whose bytes are known to be right, in a file that is not yet under its name.
+/// The index as it was read or written last.
+#[derive(Debug)]
+struct KnownIndex {
+    file: Metadata,
+    index: Index,
+    is_durable: bool,
+}
+
+/// A blob whose bytes are known to be right, in a file that is not yet durable.
 #[derive(Debug)]
 struct Verified {
     digest: Digest,
-    partial: String,
+    /// Where it is, if it is not under its name yet.
+    partial: Option<String>,
     file: Box<dyn DiskFile>,
+    identity: (u64, u64),
     awaited: Arc<Awaited>,
     _place: Place,
 }
@@ -121,7 +136,6 @@ impl Flusher {
         self: &Arc<Self>,
         cx: &PullContext,
         digest: &Digest,
-        size: u64,
         partial: String,
         file: Box<dyn DiskFile>,
     ) -> Result<Option<Arc<Awaited>>, Error> {
@@ -129,11 +143,39 @@ impl Flusher {
             self.rename(digest, &partial)?;
             return Ok(None);
         }
+        self.enqueue(cx, digest, Some(partial), file).map(Some)
+    }
+
+    /// Makes sure that a blob which was found in the store is durable. What is returned is what its
+    /// image must wait for.
+    pub(super) fn assure(
+        self: &Arc<Self>,
+        cx: &PullContext,
+        digest: &Digest,
+        found: &Metadata,
+    ) -> Result<Option<Arc<Awaited>>, Error> {
+        if self.flush == Flush::Skip || self.queue.lock().durable.get(digest) == Some(&found.identity) {
+            return Ok(None);
+        }
+        let path = layout::blob_path(digest);
+        let file = wait::for_files(cx, &format!("open {path}"), || self.disk.open(&path, Access::Read))?;
+        self.enqueue(cx, digest, None, file).map(Some)
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        cx: &PullContext,
+        digest: &Digest,
+        partial: Option<String>,
+        file: Box<dyn DiskFile>,
+    ) -> Result<Arc<Awaited>, Error> {
+        let metadata = file.metadata().map_err(|error| refused(&error, format!("look at {digest}")))?;
         cx.wait_for(&self.places.1)?;
-        let awaited = Arc::new(Awaited { is_large: size >= LARGE, outcome: OnceLock::new() });
+        let awaited = Arc::new(Awaited { is_large: metadata.len >= LARGE, outcome: OnceLock::new() });
         let blob = Verified {
             digest: digest.clone(),
             partial,
+            identity: metadata.identity,
             file,
             awaited: awaited.clone(),
             _place: Place(self.places.0.clone()),
@@ -146,7 +188,7 @@ impl Flusher {
         }
         drop(queue);
         self.set_to_work();
-        Ok(Some(awaited))
+        Ok(awaited)
     }
 
     /// The blob's outcome, if it is verified and on its way to its name.
@@ -165,20 +207,21 @@ impl Flusher {
         let (answer, answered) = bounded(1);
         self.queue.lock().changes.push(Change { needs, edit: Box::new(edit), answer });
         self.set_to_work();
-        cx.wait_for(&answered)?
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked")))
+        cx.wait_for(&answered)?.unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked"))
+        })
     }
 
     /// The index as it is now; read again only if somebody else wrote it.
     pub(super) fn index(&self) -> Result<Index, Error> {
         let mut cached = self.index.lock();
-        if let Some((known, index)) = &*cached
-            && self.disk.metadata(INDEX).is_ok_and(|now| now == *known)
+        if let Some(known) = &*cached
+            && self.disk.metadata(INDEX).is_ok_and(|now| now == known.file)
         {
-            return Ok(index.clone());
+            return Ok(known.index.clone());
         }
-        let (index, metadata) = layout::read_index(&*self.disk)?;
-        *cached = metadata.map(|metadata| (metadata, index.clone()));
+        let (index, file) = layout::read_index(&*self.disk)?;
+        *cached = file.map(|file| KnownIndex { file, index: index.clone(), is_durable: false });
         Ok(index)
     }
 
@@ -192,7 +235,8 @@ impl Flusher {
             queue.working += 1;
             if self.threads > 0 {
                 let flusher = self.clone();
-                let thread = std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
+                let thread =
+                    std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
                 if thread.spawn(move || flusher.work()).is_ok() {
                     return;
                 }
@@ -241,18 +285,19 @@ impl Flusher {
     /// Makes the blobs durable, and puts them under their names.
     fn settle(&self, blobs: Vec<Verified>) {
         let flushed = self.flush_files(&blobs);
-        let outcomes: Vec<_> = blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
+        let placed: Vec<_> =
+            blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
         let folders = self.flush_folders(&blobs);
-        for (blob, outcome) in blobs.iter().zip(outcomes) {
-            let outcome = outcome.and_then(|()| folders.clone());
-            if outcome.is_err() {
-                let _ = self.disk.unlink(&blob.partial);
-            }
-            let _ = blob.awaited.outcome.set(outcome);
-        }
+        let outcomes = placed.into_iter().map(|placed| placed.and_then(|()| folders.clone()));
         let mut queue = self.queue.lock();
-        for blob in &blobs {
+        for (blob, outcome) in blobs.iter().zip(outcomes) {
+            match (&outcome, &blob.partial) {
+                (Ok(()), _) => drop(queue.durable.insert(blob.digest.clone(), blob.identity)),
+                (Err(_), Some(partial)) => drop(self.disk.unlink(partial)),
+                (Err(_), None) => {}
+            }
             queue.unsettled.remove(&blob.digest);
+            let _ = blob.awaited.outcome.set(outcome);
         }
     }
 
@@ -264,7 +309,7 @@ impl Flusher {
     }
 
     fn place(&self, blob: &Verified) -> Result<(), Error> {
-        self.rename(&blob.digest, &blob.partial)
+        blob.partial.as_ref().map_or(Ok(()), |partial| self.rename(&blob.digest, partial))
     }
 
     fn rename(&self, digest: &Digest, partial: &str) -> Result<(), Error> {
@@ -282,7 +327,11 @@ impl Flusher {
 
     fn flush_folders(&self, blobs: &[Verified]) -> Result<(), Error> {
         let paths: Vec<_> = blobs.iter().map(|blob| layout::blob_path(&blob.digest)).collect();
-        let folders: BTreeSet<_> = paths.iter().map(|path| durable::parent(path)).collect();
+        let mut folders: BTreeSet<_> = paths.iter().map(|path| durable::parent(path)).collect();
+        // Only the folder of SHA-256 is made, and flushed, when a store is opened.
+        if blobs.iter().any(|blob| blob.digest.algorithm() != Algorithm::Sha256) {
+            folders.insert(BLOBS);
+        }
         folders
             .into_iter()
             .try_for_each(|folder| self.disk.sync_dir(folder))
@@ -315,21 +364,36 @@ impl Flusher {
     fn edit_index(&self, edits: Vec<Edit>) -> Result<(), Error> {
         // Whoever waits for this can leave; the lock itself is held briefly by whoever holds it.
         let cx = PullContext::new();
-        let lock = wait::for_files(&cx, "open the lock of the index", || layout::open_lock(&*self.disk, INDEX_LOCK))?;
+        let lock = wait::for_files(&cx, "open the lock of the index", || {
+            layout::open_lock(&*self.disk, INDEX_LOCK)
+        })?;
         wait::lock(&cx, &*lock, Lock::Exclusive, INDEX_LOCK)?;
         let mut index = wait_for_index(&cx, self)?;
         let mut changed = false;
         for edit in edits {
             changed |= edit(&mut index);
         }
-        if !changed {
-            return Ok(());
-        }
+        let outcome = if changed { self.write_index(index) } else { self.assure_index() };
+        outcome.map_err(|error| refused(&error, format!("write {INDEX}")))
+    }
+
+    fn write_index(&self, index: Index) -> io::Result<()> {
         let mut cached = self.index.lock();
         *cached = None;
-        let written = layout::write_index(&*self.disk, &index.print(), self.flush)
-            .map_err(|error| refused(&error, format!("write {INDEX}")))?;
-        *cached = Some((written, index));
+        let file = layout::write_index(&*self.disk, &index.print(), self.flush)?;
+        *cached = Some(KnownIndex { file, index, is_durable: true });
+        Ok(())
+    }
+
+    /// Makes sure that an index which is right already is durable.
+    fn assure_index(&self) -> io::Result<()> {
+        let mut cached = self.index.lock();
+        let Some(known) = cached.as_mut().filter(|known| !known.is_durable) else { return Ok(()) };
+        if self.flush == Flush::Wait {
+            self.disk.open(INDEX, Access::Read)?.sync()?;
+            self.disk.sync_dir("")?;
+            known.is_durable = true;
+        }
         Ok(())
     }
 }
@@ -339,7 +403,9 @@ fn wait_for_index(cx: &PullContext, flusher: &Flusher) -> Result<Index, Error> {
     let mut pauses = wait::Pauses::new();
     loop {
         match flusher.index() {
-            Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => pauses.wait(cx)?,
+            Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => {
+                pauses.wait(cx)?
+            }
             outcome => return outcome,
         }
     }
@@ -364,12 +430,5 @@ impl Change {
 
     fn failed_need(&self) -> Option<Error> {
         self.needs.iter().find_map(|need| need.outcome.get()?.as_ref().err().cloned())
-    }
-}
-
-impl Awaited {
-    /// Whether the blob stands under its name, durable.
-    pub(super) fn has_settled_well(&self) -> bool {
-        matches!(self.outcome.get(), Some(Ok(())))
     }
 }

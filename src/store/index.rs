@@ -97,13 +97,10 @@ impl Index {
         self.entries.iter().map(|entry| &**entry)
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Entry> {
-        self.entries().find(|entry| entry.name.as_deref() == Some(name))
-    }
-
     /// Puts the entry in, in place of those that have its name: whether that changed anything.
     pub(super) fn put(&mut self, mut entry: Entry) -> bool {
-        let has_its_name = |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
+        let has_its_name =
+            |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
         let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
         if same.iter().any(|other| other.pinned) {
             entry = entry.pinned(true);
@@ -137,7 +134,12 @@ impl Index {
 
 impl Entry {
     /// The entry by which `name` stands for `target`.
-    pub(super) fn new(name: &str, target: &Descriptor, id: Option<&Digest>, repo_digest: Option<&str>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        target: &Descriptor,
+        id: Option<&Digest>,
+        repo_digest: Option<&str>,
+    ) -> Self {
         let mut annotations = BTreeMap::from([(REF_NAME, name), (CONTAINERD_NAME, name)]);
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
@@ -155,6 +157,17 @@ impl Entry {
             fields.insert("platform".to_owned(), written);
         }
         Entry::read(&entry.to_string())
+    }
+
+    /// The entry as it stands in the file.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The digest of the image index that the image was pulled by.
+    pub(super) fn pulled_index(&self) -> Option<Digest> {
+        let (_, digest) = self.repo_digest.as_deref()?.split_once('@')?;
+        Digest::parse(digest).ok()
     }
 
     /// An entry from its text; what cannot be made sense of is kept, and passed over.

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::durable::{Access, Disk, DiskFile, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
@@ -68,46 +68,58 @@ impl Store {
                 lease.state().awaits(awaited);
                 return Ok(Begun::Present);
             }
-            if self.has(cx, blob)? {
-                return Ok(Begun::Present);
+            if let Some(found) = self.has(cx, blob)? {
+                return self.reuse(cx, lease, blob, &found);
             }
             let Some(partial) = Partial::lock(cx, &store.disk, &blob.digest)? else {
                 pauses.wait(cx)?;
                 continue;
             };
             // Who held the lock until now may have finished since the look.
-            if self.has(cx, blob)? {
+            if let Some(found) = self.has(cx, blob)? {
                 partial.discard();
-                return Ok(Begun::Present);
+                return self.reuse(cx, lease, blob, &found);
             }
             return Ingest::resume(cx, store, lease, blob, partial, claim).map(Begun::Fetch);
         }
     }
 
-    /// Whether the blob stands under its name with the size it should have. One that does not, and
-    /// does not hash to its name either, is moved aside.
-    fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<bool, Error> {
+    /// Counts a blob that is there, once it is durable.
+    fn reuse(
+        &self,
+        cx: &PullContext,
+        lease: &Lease,
+        blob: &Descriptor,
+        found: &Metadata,
+    ) -> Result<Begun, Error> {
+        if let Some(awaited) = self.0.flusher.assure(cx, &blob.digest, found)? {
+            lease.state().awaits(awaited);
+        }
+        Ok(Begun::Present)
+    }
+
+    /// What stands under the blob's name, if it has the size it should have. What has not, and does
+    /// not hash to its name either, is moved aside.
+    fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
         let path = layout::blob_path(&blob.digest);
-        let looked = layout::has_len(&*self.0.disk, &path, blob.size);
+        let looked = layout::regular_file(&*self.0.disk, &path);
         match looked.map_err(|error| refused(&error, format!("look for {path}")))? {
-            None => Ok(false),
-            Some(true) => Ok(true),
+            None => Ok(None),
+            Some(found) if found.len == blob.size => Ok(Some(found)),
             // The descriptor may be what lies: a good blob of other images must not go for that.
-            Some(false) if self.is_sound(cx, &blob.digest)? => {
+            Some(_) if self.is_sound(cx, &blob.digest)? => {
                 let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
                 Err(Error::new(ErrorKind::SizeMismatch, text))
             }
-            Some(false) => self.move_aside(&blob.digest).map(|()| false),
+            Some(_) => self.move_aside(&blob.digest).map(|()| None),
         }
     }
 
     /// Whether the blob's bytes hash to its name.
     pub(super) fn is_sound(&self, cx: &PullContext, digest: &Digest) -> Result<bool, Error> {
-        let path = layout::blob_path(digest);
-        let doing = format!("read {path}");
-        let file = wait::for_files(cx, &doing, || self.0.disk.open(&path, Access::Read))?;
+        let file = self.open_file(cx, digest)?;
         let mut hasher = Hasher::new(digest.algorithm());
-        hash_file(cx, &*file, u64::MAX, &mut hasher, &doing)?;
+        hash_file(cx, &*file, u64::MAX, &mut hasher, &format!("read {digest}"))?;
         Ok(hasher.finish() == *digest)
     }
 
@@ -213,7 +225,7 @@ impl Ingest {
         }
         partial.file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
         let Partial { path, file, .. } = partial;
-        let awaited = self.store.flusher.publish(&self.cx, &self.digest, self.size, path, file)?;
+        let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;
         if let Some(awaited) = awaited {
             self.lease.awaits(awaited);
         }

@@ -4,6 +4,7 @@
 //! `oci-layout`, `index.json`, `blobs/<algorithm>/<hex>`. What only this crate needs is in one hidden
 //! folder beside them, which other tools pass over.
 
+use std::error::Error as _;
 use std::io;
 use std::path::Path;
 
@@ -50,9 +51,10 @@ pub(super) fn partial_path(digest: &Digest) -> String {
     format!("{PARTIALS}/{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
-/// The digest that a partial's file name stands for.
-pub(super) fn partial_digest(name: &str) -> Option<Digest> {
-    Digest::parse(&name.replacen('-', ":", 1)).ok()
+/// The digest that a file in a folder of blobs is named after.
+pub(super) fn digest_in(folder: &str, name: &str) -> Option<Digest> {
+    let algorithm = folder.rsplit_once('/').map_or(folder, |(_, algorithm)| algorithm);
+    Digest::parse(&format!("{algorithm}:{name}")).ok()
 }
 
 /// Where a damaged blob is put aside.
@@ -79,7 +81,7 @@ pub(super) fn open_or_create(disk: &dyn Disk, dir: &Path, flush: Flush) -> Resul
             return Err(Error::new(ErrorKind::InvalidConfig, text));
         }
     }
-    match make_own_folders(disk, flush) {
+    match make_ready(disk, flush) {
         // A store that may only be read is still one to read from.
         Err(error) if is_read_only(&error) => Ok(()),
         outcome => outcome.map_err(failed),
@@ -117,13 +119,22 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 /// then one that this crate has begun.
 fn create(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    durable::create_dirs(disk, "blobs/sha256", flush)?;
     write_index(disk, EMPTY_INDEX.as_bytes(), flush)?;
     durable::replace(disk, LAYOUT, LAYOUT_TEMP, LAYOUT_TEXT.as_bytes(), flush).map(drop)
 }
 
-fn make_own_folders(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
-    [PARTIALS, LEASES, DAMAGED].iter().try_for_each(|dir| durable::create_dirs(disk, dir, flush))
+/// Makes the folders of this crate, and what is there durable: another tool, or a process that was
+/// killed, may not have flushed it.
+fn make_ready(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
+    for folder in [PARTIALS, LEASES, DAMAGED, "blobs/sha256"] {
+        durable::create_dirs(disk, folder, Flush::Skip)?;
+    }
+    if flush == Flush::Wait {
+        disk.open(LAYOUT, Access::Read)?.sync()?;
+        disk.sync_dir(BLOBS)?;
+        disk.sync_dir("")?;
+    }
+    Ok(())
 }
 
 fn is_read_only(error: &io::Error) -> bool {
@@ -138,16 +149,26 @@ fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         version: String,
     }
     let wrong = |what: String| {
-        Error::new(ErrorKind::InvalidConfig, format!("{} is no store that can be used: {what}", dir.display()))
+        Error::new(
+            ErrorKind::InvalidConfig,
+            format!("{} is no store that can be used: {what}", dir.display()),
+        )
     };
-    let failed = |error: io::Error| wrong(format!("{LAYOUT}: {error}"));
+    let failed = |error: io::Error| refused(&error, format!("read {}", dir.join(LAYOUT).display()));
     let file = disk.open(LAYOUT, Access::Read).map_err(failed)?;
     let bytes = limited(&*file, MAX_LAYOUT).map_err(failed)?;
-    let marker: Marker = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{LAYOUT}: {error}")))?;
+    let marker: Marker =
+        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{LAYOUT}: {error}")))?;
     if marker.version != "1.0.0" {
-        return Err(wrong(format!("{LAYOUT} is of version {:.32?}, and only 1.0.0 is known", marker.version)));
+        return Err(wrong(format!(
+            "{LAYOUT} is of version {:.32?}, and only 1.0.0 is known",
+            marker.version
+        )));
     }
-    read_index(disk).map(drop).map_err(|error| wrong(error.message().to_owned()))
+    read_index(disk).map(drop).map_err(|error| match error.source() {
+        None => wrong(error.message().to_owned()),
+        Some(_) => error,
+    })
 }
 
 /// Reads `index.json`, and what the file was. A layout without one has no images yet: some tools
@@ -166,10 +187,10 @@ pub(super) fn read_index(disk: &dyn Disk) -> Result<(Index, Option<Metadata>), E
     Ok((Index::parse(&bytes)?, Some(metadata)))
 }
 
-/// Whether a regular file of `len` bytes stands at `path`; `None` if nothing does.
-pub(super) fn has_len(disk: &dyn Disk, path: &str, len: u64) -> io::Result<Option<bool>> {
+/// The regular file at `path`; `None` if nothing is there.
+pub(super) fn regular_file(disk: &dyn Disk, path: &str) -> io::Result<Option<Metadata>> {
     match disk.metadata(path) {
-        Ok(metadata) if metadata.kind == FileKind::File => Ok(Some(metadata.len == len)),
+        Ok(metadata) if metadata.kind == FileKind::File => Ok(Some(metadata)),
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

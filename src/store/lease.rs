@@ -24,7 +24,7 @@ use crate::store::{refused, wait};
 
 /// A file of lines that is longer than this, and mostly of digests that nobody counts on any more,
 /// is written anew, bytes.
-const LONG_FILE: u64 = 1 << 20;
+const LONG_FILE: u64 = 4 << 10;
 
 /// The leases of one open store.
 #[derive(Debug)]
@@ -100,8 +100,9 @@ impl Held {
         let Some(file) = &mut self.file else { return Ok(()) };
         wait::lock(cx, &*file.collect_lock, Lock::Shared, COLLECT_LOCK)?;
         let live = self.digests.len() as u64 * 160;
-        let outcome = if self.digests.is_empty() || (file.len > LONG_FILE && file.len > 2 * live) {
-            let lines: String = self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
+        let outcome = if file.len > LONG_FILE && file.len > 2 * live {
+            let lines: String =
+                self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
             file.rewrite(&lines)
         } else {
             file.append(&format!("{digest}\n"))
@@ -118,6 +119,16 @@ impl Held {
             }
         }
     }
+
+    /// Leaves no lines when nobody counts on anything. A failure leaves too many, which is safe.
+    fn tidy(&mut self) {
+        if self.digests.is_empty()
+            && let Some(file) = &mut self.file
+            && file.file.set_len(0).is_ok()
+        {
+            file.len = 0;
+        }
+    }
 }
 
 impl LeaseFile {
@@ -126,8 +137,9 @@ impl LeaseFile {
         loop {
             let path = format!("{LEASES}/{}-{:016x}", std::process::id(), fastrand::u64(..));
             let file = wait::for_files(cx, "make a lease file", || disk.open(&path, Access::Create))?;
-            let collect_lock =
-                wait::for_files(cx, "open the lock of collections", || layout::open_lock(&*disk, COLLECT_LOCK))?;
+            let collect_lock = wait::for_files(cx, "open the lock of collections", || {
+                layout::open_lock(&*disk, COLLECT_LOCK)
+            })?;
             let failed = |error: std::io::Error| refused(&error, format!("lock {path}"));
             // Another process may have taken it for one that was left behind, between the two steps.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
@@ -179,5 +191,6 @@ impl Drop for LeaseState {
         for digest in self.digests.get_mut().drain(..) {
             held.forget(&digest);
         }
+        held.tidy();
     }
 }

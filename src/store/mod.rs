@@ -6,13 +6,18 @@
 //! its folder flushed; `index.json` follows, by [`tag`](Store::tag), when all blobs are there. The
 //! flushes of all who wait at the same moment are one ([`flusher`]).
 
+mod collect;
 mod flusher;
 mod index;
 mod ingest;
 mod layout;
 mod lease;
+mod partials;
 mod read;
 mod space;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod wait;
 
 use std::io;
@@ -30,10 +35,12 @@ use index::Entry;
 use ingest::Ingests;
 use lease::Leases;
 
+pub use collect::{PrunePolicy, Removed};
 pub(crate) use ingest::{Begun, Ingest};
 pub(crate) use lease::Lease;
 pub use read::{Blob, StoredImage};
 pub use space::StoreFsInfo;
+pub use verify::VerifyReport;
 
 /// Images on disk, in an OCI image layout. Cheap to clone; clones, other openings and other
 /// processes may use the same folder at the same time.
@@ -69,6 +76,8 @@ struct Settings {
     keep_partials: Duration,
     partials_share: f64,
     reserve: Option<u64>,
+    /// Whether flushes run on threads of their own; the simulated disk wants its steps in order.
+    has_threads: bool,
 }
 
 impl Settings {
@@ -195,20 +204,25 @@ impl Store {
                 keep_partials: Duration::from_secs(24 * 60 * 60),
                 partials_share: 0.1,
                 reserve: None,
+                has_threads: true,
             },
         }
     }
 
     fn on(disk: Arc<dyn Disk>, dir: PathBuf, settings: Settings) -> Result<Store, Error> {
         layout::open_or_create(&*disk, &dir, settings.flush())?;
-        Ok(Store(Arc::new(Inner {
+        let store = Store(Arc::new(Inner {
             ingests: Arc::default(),
             leases: Leases::new(disk.clone()),
-            flusher: Flusher::new(disk.clone(), settings.flush()),
+            flusher: Flusher::new(disk.clone(), settings.flush(), settings.has_threads),
             dir,
             disk,
             settings,
-        })))
+        }));
+        if let Err(error) = store.sweep_partials() {
+            log::warn!("what broken downloads left in {} was not swept: {error}", store.dir().display());
+        }
+        Ok(store)
     }
 
     /// The store's folder.
@@ -225,7 +239,13 @@ impl Store {
     ///
     /// # Errors
     /// As of [`begin`](Self::begin) and [`Ingest::commit`].
-    pub(crate) fn put(&self, cx: &PullContext, lease: &Lease, blob: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn put(
+        &self,
+        cx: &PullContext,
+        lease: &Lease,
+        blob: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
         match self.begin(cx, lease, blob)? {
             Begun::Present => Ok(()),
             Begun::Fetch(mut ingest) => {

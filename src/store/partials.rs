@@ -19,14 +19,14 @@ impl Store {
     /// share of the disk.
     pub(super) fn sweep_partials(&self) -> Result<(), Error> {
         let share = self.space()?.capacity as f64 * self.0.settings.partials_share;
-        let mut leftovers = self.leftovers()?;
+        let leftovers = self.leftovers()?;
         let mut bytes: u64 = leftovers.iter().map(|leftover| leftover.bytes).sum();
-        leftovers.retain(|leftover| leftover.age > self.0.settings.keep_partials || bytes as f64 > share && {
-            bytes = bytes.saturating_sub(leftover.bytes);
-            true
-        });
         for leftover in &leftovers {
+            if leftover.age <= self.0.settings.keep_partials && bytes as f64 <= share {
+                break;
+            }
             self.throw_away(leftover);
+            bytes = bytes.saturating_sub(leftover.bytes);
         }
         Ok(())
     }

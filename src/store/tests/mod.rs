@@ -1,0 +1,81 @@
+//! The store from within: what `tests/` cannot see.
+
+mod collect;
+mod power;
+mod pull;
+
+use std::sync::Arc;
+
+use super::{Begun, Ingest, Lease, Naming, Store};
+use crate::context::PullContext;
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, media_type};
+
+/// An image made for a test.
+#[derive(Clone, Debug)]
+struct TestImage {
+    name: String,
+    manifest: (Descriptor, Vec<u8>),
+    config: (Descriptor, Vec<u8>),
+    layers: Vec<(Descriptor, Vec<u8>)>,
+}
+
+impl TestImage {
+    /// An image whose config says `mark`, with these layers.
+    fn new(name: &str, mark: &str, layers: &[&[u8]]) -> Self {
+        let described = |media_type: &str, bytes: &[u8]| {
+            (Descriptor::new(media_type, Digest::sha256(bytes), bytes.len() as u64), bytes.to_vec())
+        };
+        let layers: Vec<_> = layers.iter().map(|bytes| described(media_type::OCI_LAYER, bytes)).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|(layer, _)| layer.digest.to_string()).collect();
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64", "author": mark,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = described(media_type::OCI_CONFIG, config.to_string().as_bytes());
+        let written = |it: &Descriptor| serde_json::json!({ "mediaType": it.media_type, "digest": it.digest.as_str(), "size": it.size });
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": written(&config.0),
+            "layers": layers.iter().map(|(layer, _)| written(layer)).collect::<Vec<_>>(),
+        });
+        let manifest = described(media_type::OCI_MANIFEST, manifest.to_string().as_bytes());
+        TestImage { name: name.to_owned(), manifest, config, layers }
+    }
+
+    fn blobs(&self) -> impl Iterator<Item = &(Descriptor, Vec<u8>)> {
+        self.layers.iter().chain([&self.config, &self.manifest])
+    }
+
+    /// Does what a pull does, without a network.
+    fn pull_into(&self, store: &Store) -> Result<(), Error> {
+        let cx = PullContext::new();
+        let lease = store.lease();
+        store.require_space(self.blobs().map(|(blob, _)| blob.size).sum())?;
+        for (blob, bytes) in self.blobs() {
+            store.put(&cx, &lease, blob, bytes)?;
+        }
+        self.tag_in(store, &cx, &lease)
+    }
+
+    fn tag_in(&self, store: &Store, cx: &PullContext, lease: &Lease) -> Result<(), Error> {
+        let naming = Naming { id: Some(self.config.0.digest.clone()), repo_digest: None };
+        store.tag(cx, lease, std::slice::from_ref(&self.name), &self.manifest.0, &naming)
+    }
+}
+
+/// Begins a blob that is not there.
+fn fetch(store: &Store, lease: &Lease, blob: &Descriptor) -> Ingest {
+    match store.begin(&PullContext::new(), lease, blob) {
+        Ok(Begun::Fetch(ingest)) => ingest,
+        other => panic!("the blob should have to be fetched: {other:?}"),
+    }
+}
+
+fn is_present(store: &Store, lease: &Lease, blob: &Descriptor) -> bool {
+    matches!(store.begin(&PullContext::new(), lease, blob), Ok(Begun::Present))
+}
+
+fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {
+    outcome.unwrap_err().kind()
+}

@@ -1,0 +1,250 @@
+//! Every workload cut at every operation, and every operation failing: I1 and I2 hold.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::durable::Disk;
+use crate::durable::sim::{SimDisk, Unflushed};
+use crate::store::{Durability, PrunePolicy, Settings, layout};
+
+const OUTCOMES: [Unflushed; 7] = [
+    Unflushed::Lost,
+    Unflushed::OnlyNames,
+    Unflushed::OnlyContents,
+    Unflushed::Kept,
+    Unflushed::Chance(1),
+    Unflushed::Chance(2),
+    Unflushed::Chance(3),
+];
+
+/// The images that must be there, and those that may be: what was being changed when it ended.
+#[derive(Debug, Default)]
+struct Promised {
+    there: Vec<TestImage>,
+}
+
+type Workload = fn(&SimDisk, &mut Promised) -> Result<(), Error>;
+
+fn open(disk: &SimDisk, has_threads: bool, durability: Durability) -> Result<Store, Error> {
+    let settings = Settings { durability, has_threads, ..Store::builder("sim").settings };
+    Store::on(Arc::new(disk.clone()), PathBuf::from("sim"), settings)
+}
+
+fn images() -> [TestImage; 3] {
+    [
+        TestImage::new("one", "1", &[b"the layer that is shared", b"only one"]),
+        TestImage::new("two", "2", &[b"the layer that is shared", b"only two"]),
+        TestImage::new("one", "3", &[b"another one under the name of the first"]),
+    ]
+}
+
+fn pull(store: &Store, image: &TestImage, promised: &mut Promised) -> Result<(), Error> {
+    // While the name moves it may stand for either.
+    promised.there.retain(|other| other.name != image.name);
+    image.pull_into(store)?;
+    promised.there.push(image.clone());
+    Ok(())
+}
+
+fn pulls(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
+    let store = open(disk, false, Durability::Full)?;
+    images().iter().try_for_each(|image| pull(&store, image, promised))
+}
+
+fn pull_and_remove(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
+    let (store, cx) = (open(disk, false, Durability::Full)?, PullContext::new());
+    let [one, two, _] = images();
+    pull(&store, &one, promised)?;
+    pull(&store, &two, promised)?;
+    promised.there.retain(|image| image.name != "one");
+    store.remove(&cx, "one")?;
+    pull(&store, &one, promised)?;
+    promised.there.clear();
+    store.prune(&cx, &PrunePolicy::default().min_age(std::time::Duration::ZERO).thresholds(0, 0)).map(drop)
+}
+
+fn resume(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
+    let [one, ..] = images();
+    let (layer, bytes) = &one.layers[0];
+    let store = open(disk, false, Durability::Full)?;
+    let lease = store.lease();
+    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &lease, layer)? {
+        ingest.restart()?;
+        ingest.write(&bytes[..10])?;
+    }
+    drop((store, lease));
+    let store = open(disk, false, Durability::Full)?;
+    let lease = store.lease();
+    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &lease, layer)? {
+        let offset = usize::try_from(ingest.offset()).unwrap();
+        ingest.write(&bytes[offset..])?;
+        ingest.commit()?;
+    }
+    pull(&store, &one, promised)
+}
+
+const WORKLOADS: [(&str, Workload); 3] =
+    [("pulls", pulls), ("pull and remove", pull_and_remove), ("resume", resume)];
+
+/// I1: no wrong bytes under a digest's name.
+fn assert_no_wrong_bytes(disk: &SimDisk, told: &str) {
+    for name in disk.read_dir("blobs/sha256").unwrap_or_default() {
+        let path = format!("blobs/sha256/{name}");
+        let file = disk.open(&path, crate::durable::Access::Read).unwrap();
+        let bytes = crate::store::limited(&*file, u64::MAX).unwrap();
+        assert_eq!(Digest::sha256(&bytes).hex(), name, "{told}: {path} holds {bytes:?}");
+    }
+}
+
+/// I2: what was answered is there, and whole; the store is valid; and the next pull works.
+fn assert_kept(disk: &SimDisk, promised: &Promised, told: &str) {
+    let store = open(disk, false, Durability::Full).unwrap_or_else(|error| panic!("{told}: {error}"));
+    for image in &promised.there {
+        let found =
+            store.find(&image.name).unwrap().unwrap_or_else(|| panic!("{told}: {} is gone", image.name));
+        assert_eq!(found.manifest.digest, image.manifest.0.digest, "{told}");
+        for (blob, bytes) in image.blobs() {
+            let mut blob = store.open_blob(&blob.digest).unwrap_or_else(|error| panic!("{told}: {error}"));
+            let mut found = Vec::new();
+            std::io::Read::read_to_end(&mut blob, &mut found).unwrap();
+            assert_eq!(&found, bytes, "{told}");
+        }
+    }
+    let report = store.verify(&PullContext::new()).unwrap();
+    assert!(report.is_sound(), "{told}: {report:?}");
+    for image in images() {
+        // What was lost of a partial shows at the end, once.
+        match image.pull_into(&store) {
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => image.pull_into(&store),
+            outcome => outcome,
+        }
+        .unwrap_or_else(|error| panic!("{told}: the next pull: {error}"));
+    }
+    assert_no_wrong_bytes(disk, told);
+}
+
+/// What was pulled again after something had gone wrong is on the disk, whoever left it unflushed.
+fn assert_next_pull_is_durable(disk: &SimDisk, told: &str) {
+    let found = disk.after_power_cut(Unflushed::Lost);
+    let [_, two, three] = images();
+    assert_no_wrong_bytes(&found, told);
+    assert_kept(&found, &Promised { there: vec![two, three] }, told);
+}
+
+/// Also when the killed process had done all but flush, so that the index needs no change.
+fn assert_same_pull_is_durable(disk: &SimDisk, told: &str) {
+    let store = open(disk, false, Durability::Full).unwrap();
+    let standing = store.images().unwrap();
+    for image in images()
+        .into_iter()
+        .filter(|image| standing.iter().any(|found| found.manifest.digest == image.manifest.0.digest))
+    {
+        image.pull_into(&store).unwrap();
+        assert_kept(&disk.after_power_cut(Unflushed::Lost), &Promised { there: vec![image] }, told);
+    }
+}
+
+#[test]
+fn the_power_may_be_cut_and_the_process_killed_at_every_operation() {
+    let mut cuts = 0;
+    for (name, workload) in WORKLOADS {
+        let whole = SimDisk::new();
+        workload(&whole, &mut Promised::default()).unwrap();
+        for step in 0..=whole.steps() {
+            let disk = SimDisk::new().cut_at(step);
+            let mut promised = Promised::default();
+            let _ = workload(&disk, &mut promised);
+            for unflushed in OUTCOMES {
+                let told = format!("{name}, cut at {step}, {unflushed:?}");
+                let found = disk.after_power_cut(unflushed);
+                assert_no_wrong_bytes(&found, &told);
+                assert_kept(&found, &promised, &told);
+                cuts += 1;
+            }
+            let told = format!("{name}, killed at {step}");
+            let killed = disk.after_kill();
+            assert_kept(&killed, &promised, &told);
+            assert_next_pull_is_durable(&killed, &told);
+            assert_same_pull_is_durable(&disk.after_kill(), &told);
+        }
+    }
+    assert!(cuts > 3000, "{cuts} cuts are too few to be all");
+}
+
+#[test]
+fn every_operation_may_fail_and_the_next_pull_works() {
+    for (name, workload) in WORKLOADS {
+        let whole = SimDisk::new();
+        workload(&whole, &mut Promised::default()).unwrap();
+        for step in 0..=whole.steps() {
+            for errno in [Errno::IO, Errno::NOSPC] {
+                let disk = SimDisk::new().fail_at(step, errno);
+                let mut promised = Promised::default();
+                let outcome = workload(&disk, &mut promised);
+                let told = format!("{name}, {errno:?} at {step}: {outcome:?}");
+                if let Err(error) = outcome {
+                    assert!(matches!(error.kind(), ErrorKind::Store | ErrorKind::DiskFull), "{told}");
+                }
+                assert_no_wrong_bytes(&disk, &told);
+                assert_kept(&disk, &promised, &told);
+                assert_next_pull_is_durable(&disk, &told);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_a_valid_store_also_where_nothing_is_flushed() {
+    let work = |disk: &SimDisk, promised: &mut Promised| -> Result<(), Error> {
+        let store = open(disk, false, Durability::Relaxed)?;
+        images().iter().try_for_each(|image| pull(&store, image, promised))
+    };
+    let whole = SimDisk::new();
+    work(&whole, &mut Promised::default()).unwrap();
+    for step in 0..=whole.steps() {
+        let disk = SimDisk::new().cut_at(step);
+        let mut promised = Promised::default();
+        let _ = work(&disk, &mut promised);
+        let found = disk.after_power_cut(Unflushed::Kept);
+        assert_no_wrong_bytes(&found, &format!("killed at {step}"));
+        assert_kept(&found, &promised, &format!("killed at {step}"));
+    }
+}
+
+#[test]
+fn pulls_that_share_their_flushes_keep_what_they_promised() {
+    for cut in (0..1200).step_by(7) {
+        let disk = SimDisk::new().cut_at(cut);
+        let Ok(store) = open(&disk, true, Durability::Full) else { continue };
+        let there = std::thread::scope(|scope| {
+            let pulls: Vec<_> = (0..6)
+                .map(|at| {
+                    let store = &store;
+                    scope.spawn(move || {
+                        let image =
+                            TestImage::new(&format!("image-{at}"), &at.to_string(), &[b"shared", &[at]]);
+                        image.pull_into(store).ok().map(|()| image)
+                    })
+                })
+                .collect();
+            pulls.into_iter().filter_map(|pull| pull.join().unwrap()).collect()
+        });
+        let promised = Promised { there };
+        for unflushed in OUTCOMES {
+            let told = format!("shared, cut at {cut}, {unflushed:?}");
+            let found = disk.after_power_cut(unflushed);
+            assert_no_wrong_bytes(&found, &told);
+            assert_kept(&found, &promised, &told);
+        }
+    }
+}
+
+#[test]
+fn a_layout_whose_making_was_cut_short_is_taken_for_ours() {
+    let disk = SimDisk::new();
+    disk.create_dir(layout::OWN).unwrap();
+    disk.create_dir(layout::BLOBS).unwrap();
+    assert!(open(&disk, false, Durability::Full).is_ok());
+}

@@ -1,0 +1,160 @@
+//! A pull's way through the store, on the real disk.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::context::CancelToken;
+use crate::store::layout;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    (dir, store)
+}
+
+fn blob(bytes: &[u8]) -> Descriptor {
+    Descriptor::new(media_type::OCI_LAYER, Digest::sha256(bytes), bytes.len() as u64)
+}
+
+#[test]
+fn an_image_that_was_pulled_is_found_by_each_of_its_names_and_reads_back() {
+    let (_dir, store) = store();
+    let image = TestImage::new("docker.io/library/a:1", "a", &[b"layer one", b"layer two"]);
+    image.pull_into(&store).unwrap();
+    let repository_digest = format!("docker.io/library/a@{}", image.manifest.0.digest);
+    let keys = [
+        &image.name,
+        &repository_digest,
+        &image.manifest.0.digest.to_string(),
+        &image.config.0.digest.to_string(),
+    ];
+    for key in keys {
+        let found = store.find(key).unwrap().unwrap_or_else(|| panic!("{key} is not found"));
+        assert_eq!(found.names, [image.name.clone()]);
+        assert_eq!(found.id, image.config.0.digest);
+        assert_eq!(found.size, image.blobs().map(|(blob, _)| blob.size).sum::<u64>());
+    }
+    assert_eq!(store.find("docker.io/library/a:2").unwrap(), None);
+    let mut layer = Vec::new();
+    store.open_blob(&image.layers[1].0.digest).unwrap().read_to_end(&mut layer).unwrap();
+    assert_eq!(layer, b"layer two");
+}
+
+#[test]
+fn a_blob_that_is_dropped_half_way_is_gone_on_from() {
+    let (_dir, store) = store();
+    let bytes = vec![7; 300_000];
+    let (lease, blob) = (store.lease(), blob(&bytes));
+    let mut ingest = fetch(&store, &lease, &blob);
+    ingest.write(&bytes[..200_000]).unwrap();
+    drop(ingest);
+    let other_opening = Store::open(store.dir()).unwrap();
+    let mut ingest = fetch(&other_opening, &other_opening.lease(), &blob);
+    assert_eq!(ingest.offset(), 200_000);
+    ingest.write(&bytes[200_000..]).unwrap();
+    ingest.commit().unwrap();
+}
+
+#[test]
+fn wrong_bytes_leave_nothing_behind() {
+    let (_dir, store) = store();
+    let (lease, blob) = (store.lease(), blob(b"right"));
+    let cases: [(&[u8], ErrorKind, u64); 3] = [
+        (b"wrong", ErrorKind::DigestMismatch, 0),
+        (b"rig", ErrorKind::SizeMismatch, 3),
+        (b"right, and more", ErrorKind::SizeMismatch, 0),
+    ];
+    for (bytes, expected, kept) in cases {
+        let mut ingest = fetch(&store, &lease, &blob);
+        ingest.restart().unwrap();
+        let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
+        assert_eq!(kind(outcome), expected, "{bytes:?}");
+        assert!(store.open_blob(&blob.digest).is_err());
+        assert_eq!(fetch(&store, &lease, &blob).offset(), kept);
+    }
+}
+
+#[test]
+fn a_short_or_empty_blob_is_seen_and_fetched_again() {
+    let (_dir, store) = store();
+    let image = TestImage::new("a", "a", &[b"whole"]);
+    let path = store.dir().join(layout::blob_path(&image.layers[0].0.digest));
+    image.pull_into(&store).unwrap();
+    for damaged in ["", "who"] {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, damaged).unwrap();
+        image.pull_into(&store).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    }
+}
+
+#[test]
+fn a_descriptor_that_lies_about_its_size_takes_no_good_blob_away() {
+    let (_dir, store) = store();
+    let image = TestImage::new("a", "a", &[b"layer"]);
+    image.pull_into(&store).unwrap();
+    let mut lie = image.layers[0].0.clone();
+    lie.size += 1;
+    assert_eq!(kind(store.begin(&PullContext::new(), &store.lease(), &lie)), ErrorKind::SizeMismatch);
+    assert!(is_present(&store, &store.lease(), &image.layers[0].0));
+}
+
+#[test]
+fn who_wants_a_blob_that_another_fetches_waits_and_takes_over() {
+    for other_opening in [false, true] {
+        let (_dir, store) = store();
+        let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
+        let (lease, wanted) = (store.lease(), blob(b"half and half"));
+        let mut ingest = fetch(&store, &lease, &wanted);
+        ingest.write(b"half ").unwrap();
+        let taken_over = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| fetch(&waiter, &waiter.lease(), &wanted).offset());
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished());
+            drop(ingest);
+            waiting.join().unwrap()
+        });
+        assert_eq!(taken_over, 5);
+    }
+}
+
+#[test]
+fn a_wait_for_another_one_s_blob_ends_with_the_context() {
+    for other_opening in [false, true] {
+        let (_dir, store) = store();
+        let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
+        let wanted = blob(b"bytes");
+        let _ingest = fetch(&store, &store.lease(), &wanted);
+        let token = CancelToken::new();
+        let cx = PullContext::new().with_cancel(&token);
+        let begun = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| waiter.begin(&cx, &waiter.lease(), &wanted));
+            std::thread::sleep(Duration::from_millis(30));
+            let at = Instant::now();
+            token.cancel();
+            let begun = waiting.join().unwrap();
+            assert!(at.elapsed() < Duration::from_millis(100));
+            begun
+        });
+        assert_eq!(kind(begun), ErrorKind::Cancelled);
+    }
+}
+
+#[test]
+fn many_pulls_at_once_all_stand_in_the_index() {
+    let (_dir, store) = store();
+    let shared = Arc::new(vec![1; 5000]);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (store, shared) = (&store, shared.clone());
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let name = format!("image:{thread}-{turn}");
+                    TestImage::new(&name, &name, &[&shared]).pull_into(store).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(Store::open(store.dir()).unwrap().images().unwrap().len(), 160);
+}
