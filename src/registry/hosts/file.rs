@@ -1,0 +1,267 @@
+//! One `hosts.toml`.
+//!
+//! Read from its parsed tree and not by serde: the order of `[host."URL"]` is the order to try, and
+//! each fault is told with its line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::credentials::Secret;
+
+use super::{Capabilities, Host, Location, Scheme, TlsSettings, go_duration};
+
+/// What a `hosts.toml` says.
+#[derive(Debug, Default)]
+pub(super) struct HostsFile {
+    /// In file order.
+    pub(super) mirrors: Vec<Host>,
+    /// Where the registry itself is; by its own name if it is not said.
+    pub(super) server: Option<Location>,
+    /// How the registry itself is talked to.
+    pub(super) root: Settings,
+}
+
+impl HostsFile {
+    pub(super) fn with_tls(tls: TlsSettings) -> Self {
+        HostsFile { root: Settings { tls, ..Settings::default() }, ..HostsFile::default() }
+    }
+}
+
+/// What can be said of each host, and at the top of the file of the registry itself.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    capabilities: Option<Capabilities>,
+    headers: Vec<(String, Secret)>,
+    tls: TlsSettings,
+    override_path: bool,
+    dial_timeout: Option<Duration>,
+}
+
+impl Settings {
+    pub(super) fn applied_to(self, location: Location) -> Host {
+        Host {
+            location,
+            capabilities: self.capabilities.unwrap_or(Capabilities::ALL),
+            headers: self.headers,
+            tls: self.tls,
+            dial_timeout: self.dial_timeout,
+            is_registry_itself: false,
+        }
+    }
+}
+
+/// What is wrong, and where. A header's value is never part of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) line: usize,
+    pub(super) what: String,
+}
+
+type Key<'a> = Spanned<std::borrow::Cow<'a, str>>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// Reads the `hosts.toml` in `folder`; `default_scheme` is for hosts that are written without one.
+pub(super) fn parse(
+    text: &str,
+    folder: &Path,
+    default_scheme: &dyn Fn(&str) -> Scheme,
+) -> Result<HostsFile, Fault> {
+    let reader = Reader { text, folder, default_scheme };
+    // Not the error's own `Display`: that shows the line, which may hold a header's value.
+    let root = DeTable::parse(text)
+        .map_err(|e| reader.fault(e.span().map_or(0, |span| span.start), e.message().to_owned()))?;
+    reader.file(root.get_ref())
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    /// What relative paths start from.
+    folder: &'a Path,
+    default_scheme: &'a dyn Fn(&str) -> Scheme,
+}
+
+impl Reader<'_> {
+    fn file(&self, root: &DeTable<'_>) -> Result<HostsFile, Fault> {
+        let mut file = HostsFile::default();
+        let mut server = None;
+        for (key, value) in root {
+            match key.get_ref().as_ref() {
+                "server" => server = Some((value, self.string(value, "server")?)),
+                "host" => file.mirrors = self.mirrors(value)?,
+                _ => self.setting(&mut file.root, key, value)?,
+            }
+        }
+        if let Some((value, url)) = server {
+            file.server = Some(self.location(value.span().start, url, file.root.override_path)?);
+        }
+        Ok(file)
+    }
+
+    fn mirrors(&self, value: &Value<'_>) -> Result<Vec<Host>, Fault> {
+        let mut in_file_order: Vec<_> = self.table(value, "host")?.iter().collect();
+        in_file_order.sort_by_key(|(url, _)| url.span().start);
+        in_file_order.into_iter().map(|(url, value)| self.mirror(url, value)).collect()
+    }
+
+    fn mirror(&self, url: &Key<'_>, value: &Value<'_>) -> Result<Host, Fault> {
+        let mut settings = Settings::default();
+        for (key, value) in self.table(value, "host")? {
+            self.setting(&mut settings, key, value)?;
+        }
+        let location = self.location(url.span().start, url.get_ref(), settings.override_path)?;
+        Ok(settings.applied_to(location))
+    }
+
+    fn setting(&self, settings: &mut Settings, key: &Key<'_>, value: &Value<'_>) -> Result<(), Fault> {
+        match key.get_ref().as_ref() {
+            "capabilities" => settings.capabilities = self.capabilities(value)?,
+            "ca" => settings.tls.ca = self.ca(value)?,
+            "client" => settings.tls.client = self.client(value)?,
+            "skip_verify" => settings.tls.skip_verify = self.boolean(value, "skip_verify")?,
+            "header" => settings.headers = self.headers(value)?,
+            "override_path" => settings.override_path = self.boolean(value, "override_path")?,
+            "dial_timeout" => settings.dial_timeout = self.dial_timeout(value)?,
+            unknown => {
+                let (folder, line) = (self.folder.display(), self.line(key.span().start));
+                log::warn!("{folder}/hosts.toml: line {line}: {unknown:?} is not known, and ignored");
+            }
+        }
+        Ok(())
+    }
+
+    /// None at all is the same as all of them, as for containerd.
+    fn capabilities(&self, value: &Value<'_>) -> Result<Option<Capabilities>, Fault> {
+        let list = self.array(value, "capabilities")?;
+        let mut capabilities = Capabilities { pull: false, resolve: false };
+        for value in list {
+            let name = self.string(value, "capabilities")?;
+            match name.to_ascii_lowercase().as_str() {
+                "pull" => capabilities.pull = true,
+                "resolve" => capabilities.resolve = true,
+                // Nothing that is done here.
+                "push" | "referrers" => {}
+                _ => return Err(self.fault(value.span().start, format!("unknown capability {name:?}"))),
+            }
+        }
+        Ok((!list.is_empty()).then_some(capabilities))
+    }
+
+    fn ca(&self, value: &Value<'_>) -> Result<Vec<PathBuf>, Fault> {
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(|path| self.path(path, "ca")).collect(),
+            _ => Ok(vec![self.path(value, "ca")?]),
+        }
+    }
+
+    /// One path, a list of paths, or a list of pairs.
+    fn client(&self, value: &Value<'_>) -> Result<Vec<(PathBuf, Option<PathBuf>)>, Fault> {
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(|entry| self.client_entry(entry)).collect(),
+            _ => Ok(vec![self.client_entry(value)?]),
+        }
+    }
+
+    fn client_entry(&self, value: &Value<'_>) -> Result<(PathBuf, Option<PathBuf>), Fault> {
+        let DeValue::Array(pair) = value.get_ref() else {
+            return Ok((self.path(value, "client")?, None));
+        };
+        let mut entries = pair.iter();
+        let (Some(certificate), Some(key), None) = (entries.next(), entries.next(), entries.next()) else {
+            return Err(
+                self.fault(value.span().start, "client: a pair is a certificate and a key".to_owned())
+            );
+        };
+        let has_key = !self.string(key, "client")?.is_empty();
+        let key = has_key.then(|| self.path(key, "client")).transpose()?;
+        Ok((self.path(certificate, "client")?, key))
+    }
+
+    fn headers(&self, value: &Value<'_>) -> Result<Vec<(String, Secret)>, Fault> {
+        let mut headers = Vec::new();
+        for (name, value) in self.table(value, "header")? {
+            if ureq::http::HeaderName::from_bytes(name.get_ref().as_bytes()).is_err() {
+                return Err(
+                    self.fault(name.span().start, format!("{:?} is no header's name", name.get_ref()))
+                );
+            }
+            let values = match value.get_ref() {
+                DeValue::Array(list) => list.iter().collect(),
+                _ => vec![value],
+            };
+            for value in values {
+                headers.push((name.get_ref().to_string(), self.header_value(name, value)?));
+            }
+        }
+        Ok(headers)
+    }
+
+    fn header_value(&self, name: &Key<'_>, value: &Value<'_>) -> Result<Secret, Fault> {
+        let text = self.string(value, name.get_ref())?;
+        match ureq::http::HeaderValue::from_str(text) {
+            Ok(_) => Ok(Secret::from(text.to_owned())),
+            Err(_) => {
+                let what = format!("the value of header {} has control characters", name.get_ref());
+                Err(self.fault(value.span().start, what))
+            }
+        }
+    }
+
+    fn dial_timeout(&self, value: &Value<'_>) -> Result<Option<Duration>, Fault> {
+        let text = self.string(value, "dial_timeout")?;
+        let timeout = go_duration::parse(text).ok_or_else(|| {
+            self.fault(value.span().start, format!("dial_timeout: {text:?} is no duration like 3s or 500ms"))
+        })?;
+        Ok((!timeout.is_zero()).then_some(timeout))
+    }
+
+    fn location(&self, at: usize, url: &str, override_path: bool) -> Result<Location, Fault> {
+        // What is wrong may be a password in it, so that it is not shown.
+        Location::parse(url, override_path, self.default_scheme)
+            .map_err(|why| self.fault(at, format!("the URL of a host: {why}")))
+    }
+
+    fn path(&self, value: &Value<'_>, key: &str) -> Result<PathBuf, Fault> {
+        let path = self.string(value, key)?;
+        if path.is_empty() {
+            return Err(self.fault(value.span().start, format!("{key}: the path is empty")));
+        }
+        Ok(self.folder.join(path))
+    }
+
+    fn string<'v>(&self, value: &'v Value<'_>, key: &str) -> Result<&'v str, Fault> {
+        value.get_ref().as_str().ok_or_else(|| self.wrong_type(value, key, "a string"))
+    }
+
+    fn boolean(&self, value: &Value<'_>, key: &str) -> Result<bool, Fault> {
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, key, "true or false"))
+    }
+
+    fn array<'v, 'i>(&self, value: &'v Value<'i>, key: &str) -> Result<&'v [Value<'i>], Fault> {
+        match value.get_ref() {
+            DeValue::Array(list) => Ok(list),
+            _ => Err(self.wrong_type(value, key, "a list")),
+        }
+    }
+
+    fn table<'v, 'i>(&self, value: &'v Value<'i>, key: &str) -> Result<&'v DeTable<'i>, Fault> {
+        match value.get_ref() {
+            DeValue::Table(table) => Ok(table),
+            _ => Err(self.wrong_type(value, key, "a table")),
+        }
+    }
+
+    fn wrong_type(&self, value: &Value<'_>, key: &str, wanted: &str) -> Fault {
+        self.fault(value.span().start, format!("{key}: {wanted} is wanted"))
+    }
+
+    fn fault(&self, at: usize, what: String) -> Fault {
+        Fault { line: self.line(at), what }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
+    }
+}

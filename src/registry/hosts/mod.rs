@@ -1,0 +1,256 @@
+//! Which hosts serve a registry, in which order: containerd's
+//! [`hosts.toml`](https://github.com/containerd/containerd/blob/v2.1.0/docs/hosts.md), the mirrors
+//! of the builder, and the registry itself.
+
+mod file;
+mod go_duration;
+mod location;
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::credentials::Secret;
+use crate::error::{Error, ErrorKind};
+
+pub(crate) use location::{Location, Scheme};
+
+/// No `hosts.toml` is longer, bytes.
+const MAX_FILE_LEN: u64 = 1024 * 1024;
+const DOCKER_HUB: &str = "docker.io";
+/// What serves Docker Hub's images; `docker.io` itself is a web site.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// A host that serves a registry's images, and how it is talked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    pub(crate) location: Location,
+    pub(crate) capabilities: Capabilities,
+    /// Sent to this host only.
+    pub(crate) headers: Vec<(String, Secret)>,
+    pub(crate) tls: TlsSettings,
+    /// How long a connection may take; `None` is the service's own limit.
+    pub(crate) dial_timeout: Option<Duration>,
+    /// No mirror: it is not told the registry's name in an `ns=` query.
+    pub(crate) is_registry_itself: bool,
+}
+
+/// What a host may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// Manifests by digest, and blobs.
+    pub(crate) pull: bool,
+    /// Which digest a tag stands for.
+    pub(crate) resolve: bool,
+}
+
+impl Capabilities {
+    pub(crate) const ALL: Self = Capabilities { pull: true, resolve: true };
+}
+
+/// Whom a host is believed to be, and who we are to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct TlsSettings {
+    /// PEM files of certificate authorities, besides the usual ones.
+    pub(crate) ca: Vec<PathBuf>,
+    /// PEM files of a certificate and of its key; without a key, the first file holds both.
+    pub(crate) client: Vec<(PathBuf, Option<PathBuf>)>,
+    /// Any certificate will do.
+    pub(crate) skip_verify: bool,
+}
+
+impl Host {
+    fn new(location: Location) -> Self {
+        Host {
+            location,
+            capabilities: Capabilities::ALL,
+            headers: Vec::new(),
+            tls: TlsSettings::default(),
+            dial_timeout: None,
+            is_registry_itself: false,
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.location.authority())
+    }
+}
+
+/// What the builder was told about hosts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hosts {
+    /// A folder like containerd's `certs.d`.
+    directory: Option<PathBuf>,
+    /// Registry and mirror, in the order to try.
+    mirrors: Vec<(String, Host)>,
+    /// `HOST` or `HOST:PORT` that are asked without TLS.
+    plain_http: Vec<String>,
+    /// `HOST` or `HOST:PORT` that are asked with TLS, though they are on this machine.
+    tls: Vec<String>,
+}
+
+impl Hosts {
+    /// Looks for `hosts.toml` in `directory`, which has a folder for each registry.
+    pub(crate) fn set_directory(&mut self, directory: impl Into<PathBuf>) {
+        self.directory = Some(directory.into());
+    }
+
+    /// Tries the mirror at `url` for the images of `registry`, before the hosts of its `hosts.toml`.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if `url` is none.
+    pub(crate) fn add_mirror(&mut self, registry: &str, url: &str) -> Result<(), Error> {
+        let location = Location::parse(url, false, |host| self.default_scheme(host)).map_err(|why| {
+            Error::new(ErrorKind::InvalidConfig, format!("mirror {url:?} for {registry}: {why}"))
+        })?;
+        self.mirrors.push((registry.to_owned(), Host::new(location)));
+        Ok(())
+    }
+
+    /// Asks `host`, `HOST` or `HOST:PORT`, without TLS.
+    pub(crate) fn add_plain_http(&mut self, host: &str) {
+        self.plain_http.push(host.to_owned());
+    }
+
+    /// Asks `host`, `HOST` or `HOST:PORT`, with TLS, which is the default but for loopback hosts.
+    pub(crate) fn add_tls(&mut self, host: &str) {
+        self.tls.push(host.to_owned());
+    }
+
+    /// The hosts for the images of `domain`, in the order to try. The files are read anew each time.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a `hosts.toml` that cannot be read or is wrong, with its path and line.
+    pub(crate) fn for_registry(&self, domain: &str) -> Result<Vec<Host>, Error> {
+        let mirrors = self.mirrors.iter().filter(|(registry, _)| registry == domain);
+        let mut hosts: Vec<Host> = mirrors.map(|(_, host)| host.clone()).collect();
+        let configured = self.configured(domain)?.unwrap_or_default();
+        hosts.extend(configured.mirrors);
+        hosts.push(self.last_host(domain, configured.server, configured.root));
+        for host in &mut hosts {
+            host.is_registry_itself = self.is_registry_itself(host, domain);
+        }
+        Ok(hosts)
+    }
+
+    /// The `server` of the file, or else the registry by its own name; both as the file's top has it.
+    fn last_host(&self, domain: &str, server: Option<Location>, root: file::Settings) -> Host {
+        let location = server.unwrap_or_else(|| Location::of_registry(self.default_scheme(domain), domain));
+        root.applied_to(location.with_authority_instead_of(DOCKER_HUB, DOCKER_HUB_HOST))
+    }
+
+    fn is_registry_itself(&self, host: &Host, domain: &str) -> bool {
+        let name = if domain == DOCKER_HUB { DOCKER_HUB_HOST } else { domain };
+        let own = Location::of_registry(self.default_scheme(domain), name);
+        host.location.same_host_and_port(&own)
+    }
+
+    /// Plain HTTP is for hosts that the builder was told of, and for those on this machine, where no
+    /// one listens on the wire.
+    fn default_scheme(&self, host: &str) -> Scheme {
+        let (name, port) = location::split_port(host);
+        let is_listed = |list: &[String]| list.iter().any(|entry| entry == host || entry == name);
+        let by_default = location::is_loopback(name) && port != Some("443");
+        if is_listed(&self.plain_http) || (by_default && !is_listed(&self.tls)) {
+            Scheme::Http
+        } else {
+            Scheme::Https
+        }
+    }
+
+    fn configured(&self, domain: &str) -> Result<Option<file::HostsFile>, Error> {
+        let Some(folder) = self.folder(domain)? else {
+            return Ok(None);
+        };
+        let path = folder.join("hosts.toml");
+        match read(&path)? {
+            Some(text) => {
+                let scheme = |host: &str| self.default_scheme(host);
+                file::parse(&text, &folder, &scheme)
+                    .map(Some)
+                    .map_err(|fault| invalid(&path, format!("line {}: {}", fault.line, fault.what)))
+            }
+            None => Ok(Some(file::HostsFile::with_tls(docker_certificates(&folder)?))),
+        }
+    }
+
+    /// The first that is there of `HOST_PORT_`, `HOST:PORT` and `_default`.
+    fn folder(&self, domain: &str) -> Result<Option<PathBuf>, Error> {
+        let Some(directory) = &self.directory else {
+            return Ok(None);
+        };
+        let is_file_name = !domain.contains('/') && domain != "." && domain != "..";
+        let own = [folder_name(domain), domain.to_owned()].into_iter().filter(|_| is_file_name);
+        for name in own.chain(["_default".to_owned()]) {
+            let folder = directory.join(name);
+            match folder.metadata() {
+                Ok(metadata) if metadata.is_dir() => return Ok(Some(folder)),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(invalid(&folder, e.to_string())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `HOST_PORT_` for `HOST:PORT`: a colon in a name is not for every file system.
+fn folder_name(domain: &str) -> String {
+    match location::split_port(domain) {
+        (host, Some(port)) => format!("{host}_{port}_"),
+        (host, None) => host.to_owned(),
+    }
+}
+
+/// `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    let unreadable = |e: io::Error| invalid(path, e.to_string());
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let mut text = String::new();
+    let length = file.take(MAX_FILE_LEN + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if length as u64 > MAX_FILE_LEN {
+        return Err(invalid(path, format!("more than {MAX_FILE_LEN} bytes")));
+    }
+    Ok(Some(text))
+}
+
+/// What Docker reads from a folder without a `hosts.toml`: `*.crt` are authorities, and a `*.cert`
+/// is a client's certificate, with its key beside it in `*.key`.
+fn docker_certificates(folder: &Path) -> Result<TlsSettings, Error> {
+    let unreadable = |e: io::Error| invalid(folder, e.to_string());
+    let entries = folder.read_dir().map_err(unreadable)?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(unreadable)?;
+    paths.sort();
+    let mut tls = TlsSettings::default();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => tls.ca.push(path),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                if !key.exists() {
+                    return Err(invalid(&path, format!("its key {} is missing", key.display())));
+                }
+                tls.client.push((path, Some(key)));
+            }
+            _ => {}
+        }
+    }
+    Ok(tls)
+}
+
+fn invalid(path: &Path, what: String) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("{}: {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;
