@@ -4,8 +4,10 @@
 mod credential;
 mod docker_config;
 mod glob;
+mod helper;
 mod keyring;
 mod pull_secrets;
+mod workers;
 
 use std::fmt;
 use std::sync::Arc;
