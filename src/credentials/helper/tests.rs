@@ -127,7 +127,10 @@ impl Hanging {
         let all = Arc::new(Barrier::new(5));
         for _ in 0..4 {
             let all = all.clone();
-            WORKERS.run(move || drop(all.wait())).unwrap();
+            let job = move || {
+                all.wait();
+            };
+            WORKERS.run(job).unwrap();
         }
         all.wait();
         let error = rustix::process::test_kill_process(pid);
