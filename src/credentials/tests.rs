@@ -1,5 +1,6 @@
 use std::fs;
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
@@ -95,8 +96,29 @@ fn static_credentials_need_a_host() {
     }
 }
 
+/// What this room logs, at every level, from when it was first looked at.
+struct Log(Mutex<String>);
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with(module_path!().trim_end_matches("::tests"))
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().push_str(&format!("{}\n", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static LOG: Log = Log(Mutex::new(String::new()));
+
 #[test]
-fn nothing_that_is_printed_holds_a_secret() {
+fn nothing_that_is_printed_or_logged_holds_a_secret() {
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
     let directory = TempDir::new().unwrap();
     let credentials = everything(&directory);
     let secrets = [secret("u")];
@@ -105,4 +127,7 @@ fn nothing_that_is_printed_holds_a_secret() {
     let fingerprints: Vec<_> = lookup.found.iter().map(|found| found.credential.fingerprint()).collect();
     let printed = format!("{credentials:#?} {lookup:#?} {secrets:#?} {query:#?} {fingerprints:?}");
     assert!(!printed.contains("marker"), "{printed}");
+    let logged = LOG.0.lock().clone();
+    assert!(logged.contains("credential helper missing: "), "{logged}");
+    assert!(!logged.contains("marker"), "{logged}");
 }
