@@ -1,8 +1,10 @@
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::sync::Barrier;
+use std::process::{Command, Stdio};
 use std::thread;
 
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::*;
@@ -122,17 +124,8 @@ impl Hanging {
 
     fn assert_reaped(&self) {
         let pid = written_pid(&self.directory.path().join("pid")).unwrap();
-        // The helper's thread reaps it right after its end, and takes other work only then: when all
-        // four threads are here at once, it has been done.
-        let all = Arc::new(Barrier::new(5));
-        for _ in 0..4 {
-            let all = all.clone();
-            let job = move || {
-                all.wait();
-            };
-            WORKERS.run(job).unwrap();
-        }
-        all.wait();
+        // A helper's thread reaps it right after its end, and takes other work only then.
+        shared::wait_for_all_threads();
         let error = rustix::process::test_kill_process(pid);
         assert_eq!(error, Err(rustix::io::Errno::SRCH), "a zombie or alive");
     }
@@ -177,12 +170,30 @@ fn the_time_limit_and_the_deadline_end_it_too() {
 }
 
 #[test]
+fn who_asks_the_same_at_the_same_time_shares_one_run() {
+    let hanging = Hanging::new("read answer < $0.answer; echo \"$answer\"; echo run >> $0.runs");
+    let path = |ending: &str| hanging.directory.path().join(format!("docker-credential-hang{ending}"));
+    assert!(Command::new("mkfifo").arg(path(".answer")).status().unwrap().success());
+    let question = Question { name: "hang".to_owned(), program: path(""), server: "shared.io".to_owned() };
+    let mut askers: Vec<Asker> = (0..9).map(|_| Asker::new(question.clone()).unwrap()).collect();
+    let _fifo = hanging.opened_fifo();
+    // One who leaves does not end it for the others.
+    drop(askers.remove(0));
+    fs::write(path(".answer"), "{\"Username\":\"u\",\"Secret\":\"s\"}\n").unwrap();
+    for asker in askers {
+        assert_eq!(asker.answer().recv().unwrap().unwrap(), Some(Credential::basic("u", "s")));
+    }
+    assert_eq!(fs::read_to_string(path(".runs")).unwrap(), "run\n");
+}
+
+#[test]
 fn more_askers_than_threads_are_all_answered() {
     let (_directory, helpers) = helpers(&[("test", "echo '{\"Username\":\"u\",\"Secret\":\"s\"}'")]);
     thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                let found = helpers.get(&PullContext::new(), "test", "r.io").unwrap();
+        for n in 0..16 {
+            let helpers = &helpers;
+            scope.spawn(move || {
+                let found = helpers.get(&PullContext::new(), "test", &format!("r{n}.io")).unwrap();
                 assert_eq!(found, Some(Credential::basic("u", "s")));
             });
         }
