@@ -25,10 +25,15 @@ struct Entry {
 }
 
 impl Keyring {
-    /// Keeps `credential` under `key`, behind those that are there under the same key.
-    pub(crate) fn add(&mut self, key: &str, credential: Credential) {
+    /// Keeps `credential` under `key`, behind those that are there under the same key; `false` if
+    /// the key has no host, and is ignored.
+    pub(crate) fn add(&mut self, key: &str, credential: Credential) -> bool {
         let (https_only, key) = normalize(key);
-        self.entries.entry(Reverse(key)).or_default().push(Entry { credential, https_only });
+        let has_host = !split_path(&key).0.is_empty();
+        if has_host {
+            self.entries.entry(Reverse(key)).or_default().push(Entry { credential, https_only });
+        }
+        has_host
     }
 
     /// All credentials that fit, the closest first.
@@ -50,13 +55,14 @@ fn usable<'a>(entries: impl Iterator<Item = &'a Entry>, query: &CredentialQuery<
         .collect()
 }
 
-/// Takes off the scheme, whose being `https` is told, and a leading `/v1/` or `/v2/`.
+/// Takes off the scheme, whose being `https` is told, a user, and a leading `/v1/` or `/v2/`.
 fn normalize(key: &str) -> (bool, String) {
     let (https_only, rest) = match key.strip_prefix("https://") {
         Some(rest) => (true, rest),
         None => (false, key.strip_prefix("http://").unwrap_or(key)),
     };
-    let (host, path) = split_path(rest);
+    let (authority, path) = split_path(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let path = match path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/v2/")) {
         Some(path) => format!("/{path}"),
         None => path.to_owned(),
@@ -130,6 +136,7 @@ mod tests {
             ("r.example.com", "r.example.com", "app", true),
             ("https://r.example.com", "r.example.com", "app", true),
             ("http://r.example.com", "r.example.com", "app", true),
+            ("https://user:pw@r.example.com", "r.example.com", "app", true),
             ("https://r.example.com/v1/", "r.example.com", "app", true),
             ("https://r.example.com/v2/", "r.example.com", "app", true),
             ("r.example.com/v2/team", "r.example.com", "team/app", true),

@@ -3,12 +3,17 @@
 
 mod credential;
 mod docker_config;
+mod files;
 mod glob;
+mod helper;
 mod keyring;
 mod pull_secrets;
+mod workers;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use credential::Credential;
 #[expect(unused_imports, reason = "for the registry's authentication")]
@@ -18,6 +23,10 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::PullSecret;
 
+pub(crate) use files::FileKind;
+
+use files::ConfigFile;
+use helper::Helpers;
 use keyring::Keyring;
 
 /// Credentials of the caller's own: a vault, a cloud's metadata, a prompt.
@@ -77,6 +86,10 @@ pub(crate) enum SourceKind {
     PullSecret,
     Static,
     Keychain,
+    DockerConfig,
+    PodmanAuth,
+    /// By the helper's name.
+    Helper(String),
 }
 
 impl fmt::Display for SourceKind {
@@ -85,6 +98,9 @@ impl fmt::Display for SourceKind {
             SourceKind::PullSecret => "pull secret",
             SourceKind::Static => "static credentials",
             SourceKind::Keychain => "keychain",
+            SourceKind::DockerConfig => "docker config.json",
+            SourceKind::PodmanAuth => "podman auth.json",
+            SourceKind::Helper(name) => return write!(f, "credential helper {name}"),
         })
     }
 }
@@ -96,11 +112,29 @@ pub(crate) struct Found {
     pub(crate) source: SourceKind,
 }
 
+/// What a look-up brought.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup {
+    /// In the order to try; anonymous is the caller's last.
+    pub(crate) found: Vec<Found>,
+    /// Helpers that were to be asked and failed: the reason, perhaps, that the image is refused.
+    pub(crate) failed: Vec<(SourceKind, Error)>,
+}
+
+impl Lookup {
+    fn add(&mut self, source: &SourceKind, credentials: impl IntoIterator<Item = Credential>) {
+        let found = credentials.into_iter().map(|credential| Found { credential, source: source.clone() });
+        self.found.extend(found);
+    }
+}
+
 /// Everything that a service looks for credentials in, but for the pull secrets.
 #[derive(Default)]
 pub(crate) struct Credentials {
     fixed: Keyring,
     keychains: Vec<Arc<dyn Keychain>>,
+    files: Vec<ConfigFile>,
+    helpers: Helpers,
 }
 
 impl Credentials {
@@ -110,14 +144,11 @@ impl Credentials {
     /// # Errors
     /// `InvalidConfig` for a key without a host.
     pub(crate) fn add_static(&mut self, key: &str, credential: Credential) -> Result<(), Error> {
-        if key.is_empty() || key.starts_with('/') {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!("credentials for {key:?}: a host is wanted"),
-            ));
+        if self.fixed.add(key, credential) {
+            return Ok(());
         }
-        self.fixed.add(key, credential);
-        Ok(())
+        let what = format!("credentials for {key:?}: HOST, HOST:PORT or HOST/PATH is wanted");
+        Err(Error::new(ErrorKind::InvalidConfig, what))
     }
 
     /// Asks `keychain`, after those that were added before.
@@ -125,33 +156,90 @@ impl Credentials {
         self.keychains.push(keychain);
     }
 
-    /// All credentials for `query`, in the order to try; anonymous is the caller's last.
+    /// Looks into a credentials file of Docker's shape, which must be there.
+    pub(crate) fn add_file(&mut self, kind: FileKind, path: impl Into<PathBuf>) {
+        self.files.push(ConfigFile::required(kind, path));
+    }
+
+    /// Looks into Docker's and podman's files where this user has them: `config.json` in
+    /// `$DOCKER_CONFIG` or `~/.docker`, and `$REGISTRY_AUTH_FILE` or `containers/auth.json` in
+    /// `$XDG_RUNTIME_DIR`. The environment is read now.
+    pub(crate) fn add_default_files(&mut self) {
+        self.files.extend(ConfigFile::defaults());
+    }
+
+    /// How long a credential helper may take. Default: 30 s.
+    pub(crate) fn set_helper_timeout(&mut self, timeout: Duration) {
+        self.helpers.timeout = timeout;
+    }
+
+    /// Where credential helpers are looked for. Default: in `$PATH`.
+    pub(crate) fn set_helper_directory(&mut self, directory: impl Into<PathBuf>) {
+        self.helpers.directory = Some(directory.into());
+    }
+
+    /// All credentials for `query`: of the pull secrets, then of what the service was built with.
+    ///
+    /// A helper that fails is no error, for the image may be anyone's to pull.
     ///
     /// # Errors
-    /// `InvalidConfig` for a pull secret that does not parse, and what a keychain fails with.
+    /// `InvalidConfig` for a pull secret or a file that does not parse; what a keychain fails with;
+    /// `Cancelled` or `Timeout`.
     pub(crate) fn lookup(
         &self,
         cx: &PullContext,
         pull_secrets: &[PullSecret],
         query: &CredentialQuery<'_>,
-    ) -> Result<Vec<Found>, Error> {
-        let mut found = Vec::new();
-        let mut add = |credentials: Vec<Credential>, source: SourceKind| {
-            found.extend(
-                credentials.into_iter().map(|credential| Found { credential, source: source.clone() }),
-            );
-        };
-        add(pull_secrets::keyring(pull_secrets)?.lookup(query), SourceKind::PullSecret);
-        add(self.fixed.lookup(query), SourceKind::Static);
+    ) -> Result<Lookup, Error> {
+        let mut lookup = Lookup::default();
+        lookup.add(&SourceKind::PullSecret, pull_secrets::keyring(pull_secrets)?.lookup(query));
+        lookup.add(&SourceKind::Static, self.fixed.lookup(query));
         for keychain in &self.keychains {
-            add(keychain.credentials(cx, query)?, SourceKind::Keychain);
+            lookup.add(&SourceKind::Keychain, keychain.credentials(cx, query)?);
         }
-        Ok(found)
+        for file in &self.files {
+            self.look_into(file, cx, query, &mut lookup)?;
+        }
+        Ok(lookup)
+    }
+
+    /// The helper that the file names for the registry comes before what stands in the file.
+    fn look_into(
+        &self,
+        file: &ConfigFile,
+        cx: &PullContext,
+        query: &CredentialQuery<'_>,
+        lookup: &mut Lookup,
+    ) -> Result<(), Error> {
+        let Some(contents) = file.contents()? else {
+            return Ok(());
+        };
+        if let Some((name, server)) = file.helper(&contents, query) {
+            let source = SourceKind::Helper(name.to_owned());
+            match self.helpers.get(cx, name, &server) {
+                Ok(credential) => lookup.add(&source, credential),
+                Err(error) => {
+                    cx.check()?;
+                    log::warn!("{}", error.message());
+                    lookup.failed.push((source, error));
+                }
+            }
+        }
+        lookup.add(&file.source(), contents.keyring().lookup(query));
+        Ok(())
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("keychains", &self.keychains.len()).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("fixed", &self.fixed)
+            .field("keychains", &self.keychains.len())
+            .field("files", &self.files)
+            .field("helpers", &self.helpers)
+            .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

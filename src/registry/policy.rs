@@ -18,11 +18,7 @@ pub(crate) type Refusal = &'static str;
 /// # Errors
 /// Why not.
 pub(crate) fn may_ask_for_token(realm: &Uri, registry: &Uri) -> Result<(), Refusal> {
-    check_url(realm)?;
-    if is_plain(realm) && !is_plain(registry) {
-        return Err("a token server must be asked over HTTPS");
-    }
-    check_address(realm, registry)
+    may_be_asked_for(registry, realm)
 }
 
 /// Whether a descriptor's own URL may be fetched; the same rules as for a token server.
@@ -30,11 +26,7 @@ pub(crate) fn may_ask_for_token(realm: &Uri, registry: &Uri) -> Result<(), Refus
 /// # Errors
 /// Why not.
 pub(crate) fn may_fetch_foreign(url: &Uri, registry: &Uri) -> Result<(), Refusal> {
-    check_url(url)?;
-    if is_plain(url) && !is_plain(registry) {
-        return Err("a layer's URL must be HTTPS");
-    }
-    check_address(url, registry)
+    may_be_asked_for(registry, url)
 }
 
 /// Whether a redirect may be followed: never from HTTPS to HTTP.
@@ -43,10 +35,7 @@ pub(crate) fn may_fetch_foreign(url: &Uri, registry: &Uri) -> Result<(), Refusal
 /// Why not.
 pub(crate) fn may_redirect(from: &Uri, to: &Uri) -> Result<(), Refusal> {
     check_url(to)?;
-    if is_plain(to) && !is_plain(from) {
-        return Err("a redirect must not lead from HTTPS to HTTP");
-    }
-    Ok(())
+    check_scheme(from, to)
 }
 
 /// Whether both have the same scheme, host and port: what belongs to one may be shown to the other.
@@ -92,6 +81,12 @@ fn without_dots(target: &str) -> String {
     format!("/{}{query}", kept.join("/"))
 }
 
+fn may_be_asked_for(registry: &Uri, url: &Uri) -> Result<(), Refusal> {
+    check_url(url)?;
+    check_scheme(registry, url)?;
+    check_address(registry, url)
+}
+
 fn check_url(url: &Uri) -> Result<(), Refusal> {
     if url.scheme() != Some(&Scheme::HTTP) && url.scheme() != Some(&Scheme::HTTPS) {
         return Err("only HTTP and HTTPS URLs are used");
@@ -105,6 +100,13 @@ fn check_url(url: &Uri) -> Result<(), Refusal> {
     }
 }
 
+fn check_scheme(from: &Uri, to: &Uri) -> Result<(), Refusal> {
+    if is_plain(to) && !is_plain(from) {
+        return Err("what was asked over HTTPS does not lead to plain HTTP");
+    }
+    Ok(())
+}
+
 fn is_plain(url: &Uri) -> bool {
     url.scheme() != Some(&Scheme::HTTPS)
 }
@@ -113,9 +115,9 @@ fn port(url: &Uri) -> Option<u16> {
     url.port_u16().or_else(|| Some(if is_plain(url) { 80 } else { 443 }))
 }
 
-fn check_address(url: &Uri, registry: &Uri) -> Result<(), Refusal> {
-    match address(url) {
-        Some(address) if is_internal(address) && Some(address) != self::address(registry) => {
+fn check_address(registry: &Uri, url: &Uri) -> Result<(), Refusal> {
+    match written_address(url) {
+        Some(address) if is_internal(address) && Some(address) != written_address(registry) => {
             Err("a private address is only asked for a registry at that address")
         }
         _ => Ok(()),
@@ -123,7 +125,7 @@ fn check_address(url: &Uri, registry: &Uri) -> Result<(), Refusal> {
 }
 
 /// The address that the URL's host is, if it is one and no name.
-fn address(url: &Uri) -> Option<IpAddr> {
+fn written_address(url: &Uri) -> Option<IpAddr> {
     let host = url.host()?;
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(v6) => {

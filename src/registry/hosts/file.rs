@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use crate::credentials::Secret;
 
@@ -60,7 +60,7 @@ pub(super) struct Fault {
     pub(super) what: String,
 }
 
-type Key<'a> = Spanned<std::borrow::Cow<'a, str>>;
+type Key<'a> = Spanned<DeString<'a>>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Reads the `hosts.toml` in `folder`; `default_scheme` is for hosts that are written without one.
@@ -203,7 +203,8 @@ impl Reader<'_> {
         match ureq::http::HeaderValue::from_str(text) {
             Ok(_) => Ok(Secret::from(text.to_owned())),
             Err(_) => {
-                let what = format!("the value of header {} has control characters", name.get_ref());
+                let what =
+                    format!("the value of header {} has characters that no header has", name.get_ref());
                 Err(self.fault(value.span().start, what))
             }
         }

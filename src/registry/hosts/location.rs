@@ -90,8 +90,9 @@ impl Location {
         self
     }
 
-    pub(super) fn same_host_and_port(&self, other: &Location) -> bool {
-        self.host_and_port() == other.host_and_port()
+    /// Whether both are one server: by the same name, or by names that differ in what is left out.
+    pub(super) fn is_same_server(&self, other: &Location) -> bool {
+        self.authority.eq_ignore_ascii_case(&other.authority) || self.host_and_port() == other.host_and_port()
     }
 
     fn host_and_port(&self) -> (String, &str) {

@@ -145,7 +145,7 @@ impl Hosts {
     fn is_registry_itself(&self, host: &Host, domain: &str) -> bool {
         let name = if domain == DOCKER_HUB { DOCKER_HUB_HOST } else { domain };
         let own = Location::of_registry(self.default_scheme(domain), name);
-        host.location.same_host_and_port(&own)
+        host.location.is_same_server(&own)
     }
 
     /// Plain HTTP is for hosts that the builder was told of, and for those on this machine, where no
@@ -254,4 +254,3 @@ fn invalid(path: &Path, what: String) -> Error {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]

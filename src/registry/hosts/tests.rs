@@ -67,6 +67,8 @@ fn the_server_of_the_file_stands_in_for_the_registry() {
 fn only_the_registry_itself_is_not_told_for_whom_it_is_asked() {
     let (_directory, hosts) = certs_d(&[
         ("r.io/hosts.toml", "server = 'https://R.io:443'\n[host.'https://r.io:5000']\n[host.'https://m.io']"),
+        ("plain.io/hosts.toml", "server = 'http://plain.io'"),
+        ("localhost/hosts.toml", "server = 'https://localhost'"),
         ("docker.io/hosts.toml", "server = 'https://registry-1.docker.io'\n[host.'https://m.io']"),
         ("other.io/hosts.toml", "server = 'https://upstream.io'"),
     ]);
@@ -76,6 +78,8 @@ fn only_the_registry_itself_is_not_told_for_whom_it_is_asked() {
     };
     assert_eq!(itself("r.io"), [false, false, true]);
     assert_eq!(itself("docker.io"), [false, true]);
+    assert_eq!(itself("plain.io"), [true]);
+    assert_eq!(itself("localhost"), [true]);
     assert_eq!(itself("other.io"), [false]);
     assert_eq!(itself("unknown.io"), [true]);
 }
@@ -258,7 +262,7 @@ fn what_is_wrong_is_told_with_its_line_and_without_a_secret() {
         ("dial_timeout = '-3s'", 1, "dial_timeout: \"-3s\" is no duration like 3s or 500ms"),
         ("dial_timeout = 3", 1, "dial_timeout: a string is wanted"),
         ("[header]\nx = 1", 2, "x: a string is wanted"),
-        ("[header]\nx = \"marker\\n\"", 2, "the value of header x has control characters"),
+        ("[header]\nx = \"marker\\n\"", 2, "the value of header x has characters that no header has"),
         ("[header]\n'x y' = 'marker'", 2, "\"x y\" is no header's name"),
         ("[header]\nx = 'marker", 2, ""),
     ];

@@ -1,0 +1,165 @@
+//! One run of a helper: a child process that may hang, and what it prints.
+
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use zeroize::Zeroizing;
+
+/// No answer is longer, bytes.
+pub(super) const MAX_ANSWER_LEN: usize = 64 * 1024;
+
+/// Lets one thread end what another one runs.
+#[derive(Clone)]
+pub(super) struct Control(Arc<Mutex<ControlState>>);
+
+struct ControlState {
+    abandoned: bool,
+    /// The helper, from its start until it is waited for: while it is here, its id is no other's.
+    running: Option<Pid>,
+    /// Dropped to wake the thread that reads what the helper prints.
+    wake: Option<PipeWriter>,
+}
+
+impl Control {
+    /// With the end of a pipe that closes when the helper is to stop.
+    pub(super) fn new() -> io::Result<(Self, PipeReader)> {
+        let (stop, wake) = io::pipe()?;
+        let state = ControlState { abandoned: false, running: None, wake: Some(wake) };
+        Ok((Control(Arc::new(Mutex::new(state))), stop))
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn abandon(&self) {
+        let mut state = self.0.lock();
+        state.abandoned = true;
+        state.wake = None;
+        if let Some(helper) = state.running {
+            kill(helper);
+        }
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.lock().abandoned
+    }
+
+    fn started(&self, helper: Pid) {
+        let mut state = self.0.lock();
+        state.running = Some(helper);
+        if state.abandoned {
+            kill(helper);
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(helper) = self.0.lock().running {
+            kill(helper);
+        }
+    }
+
+    /// Waits until the helper ended. It stays a zombie until the lock is held: else its id might be
+    /// another's when it is killed.
+    fn wait(&self, helper: Pid, child: &mut Child) -> io::Result<ExitStatus> {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(helper), ended) {}
+        let mut state = self.0.lock();
+        state.running = None;
+        child.wait()
+    }
+}
+
+/// The helper leads a group of its own: what it started goes with it.
+fn kill(helper: Pid) {
+    if let Err(e) = kill_process_group(helper, Signal::KILL) {
+        log::debug!("a credential helper could not be killed: {e}");
+    }
+}
+
+/// What is to be run.
+pub(super) struct Run {
+    pub(super) program: PathBuf,
+    /// Goes to its standard input: short enough for a pipe that nobody reads yet.
+    pub(super) server: String,
+    pub(super) control: Control,
+    pub(super) stop: PipeReader,
+}
+
+/// How a helper ended.
+pub(super) struct Printed {
+    /// What it printed; `None` if that was too much.
+    pub(super) text: Option<Zeroizing<Vec<u8>>>,
+    pub(super) status: ExitStatus,
+}
+
+impl Run {
+    /// Runs it to its end, which an abandoned one meets at once.
+    pub(super) fn run(&self) -> io::Result<Printed> {
+        let mut child = self.spawn()?;
+        let helper = Pid::from_child(&child);
+        self.control.started(helper);
+        let text = self.talk(&mut child);
+        if !matches!(text, Ok(Some(_))) {
+            self.control.kill();
+        }
+        let status = self.control.wait(helper, &mut child)?;
+        Ok(Printed { text: text?, status })
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.process_group(0).spawn()
+    }
+
+    /// Tells it the server, and reads what it prints.
+    fn talk(&self, child: &mut Child) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(self.server.as_bytes()) {
+                // It may know its answer without asking.
+                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
+                _ => {}
+            }
+        }
+        match child.stdout.take() {
+            Some(stdout) => self.read(stdout),
+            None => Ok(None),
+        }
+    }
+
+    fn read(&self, mut stdout: ChildStdout) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        // All of it at once: a vector that grows leaves copies behind.
+        let mut text = Zeroizing::new(vec![0; MAX_ANSWER_LEN + 1]);
+        let mut length = 0;
+        while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
+            self.wait_for_output(&stdout)?;
+            match stdout.read(room) {
+                Ok(0) => {
+                    text.truncate(length);
+                    return Ok(Some(text));
+                }
+                Ok(read) => length += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the helper started may keep its output open after it was killed: then the pipe that
+    /// closes ends the wait.
+    fn wait_for_output(&self, stdout: &ChildStdout) -> io::Result<()> {
+        let mut both = [PollFd::new(stdout, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+        while let Err(e) = poll(&mut both, None) {
+            if e != rustix::io::Errno::INTR {
+                return Err(e.into());
+            }
+        }
+        let [_, stop] = both;
+        if stop.revents().is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+}
