@@ -14,6 +14,7 @@ mod service;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod workers;
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};

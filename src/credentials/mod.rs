@@ -8,7 +8,6 @@ mod glob;
 mod helper;
 mod keyring;
 mod pull_secrets;
-mod workers;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use credential::Credential;
-#[expect(unused_imports, reason = "for the registry's authentication")]
 pub(crate) use credential::{CredentialKind, Secret};
 
 use crate::context::PullContext;
@@ -176,6 +174,14 @@ impl Credentials {
     /// Where credential helpers are looked for. Default: in `$PATH`.
     pub(crate) fn set_helper_directory(&mut self, directory: impl Into<PathBuf>) {
         self.helpers.directory = Some(directory.into());
+    }
+
+    /// Makes sure that the pull secrets can be read, before any host is asked.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub(crate) fn check(&self, pull_secrets: &[PullSecret]) -> Result<(), Error> {
+        pull_secrets::keyring(pull_secrets).map(drop)
     }
 
     /// All credentials for `query`: of the pull secrets, then of what the service was built with.

@@ -52,6 +52,8 @@ pub(super) struct Endpoint {
 #[derive(Default)]
 struct Access {
     left: Option<VecDeque<Found>>,
+    /// Helpers that could not tell, and why.
+    failed: Vec<String>,
 }
 
 /// What is asked of a host.
@@ -91,7 +93,8 @@ impl<'a> Repository<'a> {
     ) -> Result<Self, Error> {
         service.credentials.check(pull_secrets)?;
         let hosts = service.hosts.for_registry(reference.domain())?;
-        let endpoints = hosts.into_iter().map(|host| Endpoint::open(service, host)).collect::<Result<_, _>>()?;
+        let endpoints =
+            hosts.into_iter().map(|host| Endpoint::open(service, host)).collect::<Result<_, _>>()?;
         Ok(Repository { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
     }
 
@@ -151,7 +154,10 @@ impl<'a> Repository<'a> {
                 Err(error) if is_refusal(&error) => error,
                 Err(error) => return Err(error),
             };
-            let Some(found) = found else { return Err(with_sources(&refusal, &refused)) };
+            let Some(found) = found else {
+                refused.append(&mut endpoint.access.lock().failed);
+                return Err(with_sources(&refusal, &refused));
+            };
             refused.push(found.source.to_string());
             endpoint.access.lock().refuse(&found);
             has_renewed = false;
@@ -172,7 +178,15 @@ impl<'a> Repository<'a> {
             .with_plain_http(endpoint.root.scheme_str() == Some("http"));
         let found = self.service.credentials.lookup(self.cx, self.pull_secrets, &query);
         let found = found.map_err(|error| error.with_phase(Phase::Credentials))?;
-        Ok(endpoint.access.lock().left.get_or_insert(found.into()).front().cloned())
+        let mut access = endpoint.access.lock();
+        if access.left.is_none() {
+            access.failed = found
+                .failed
+                .into_iter()
+                .map(|(source, error)| format!("{source}: {}", error.message()))
+                .collect();
+        }
+        Ok(access.left.get_or_insert(found.found.into()).front().cloned())
     }
 
     fn note_accepted(&self, shown: Option<&Authorization>, credential: Option<&Credential>) {
@@ -221,7 +235,9 @@ impl<'a> Repository<'a> {
             headers.extend(question.accept.map(|accept| ("accept", accept)));
             headers.extend(question.range.map(|range| ("range", range)));
             let http = if is_at_host {
-                headers.extend(endpoint.host.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
+                headers.extend(
+                    endpoint.host.headers.iter().map(|(name, value)| (name.as_str(), value.expose())),
+                );
                 headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));
                 &endpoint.http
             } else {
@@ -362,6 +378,7 @@ fn reason(reply: Reply) -> Option<String> {
     let body = reply.read_all(MAX_ERROR_BODY).ok()?;
     let first = serde_json::from_slice::<Errors>(&body).ok()?.errors.into_iter().next()?;
     let text = [first.code, first.message].join(" ");
-    let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(ENOUGH).collect();
+    let text: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(ENOUGH).collect();
     (!text.is_empty()).then_some(text)
 }

@@ -126,9 +126,14 @@ impl Authority {
         let scheme = challenges
             .iter()
             .find_map(|challenge| bearer(challenge, audience))
-            .or_else(|| challenges.iter().any(|challenge| challenge.scheme == "basic").then_some(Scheme::Basic))
+            .or_else(|| {
+                challenges.iter().any(|challenge| challenge.scheme == "basic").then_some(Scheme::Basic)
+            })
             .ok_or_else(|| {
-                Error::new(ErrorKind::Unauthorized, "the host wants credentials in a way that is not known here")
+                Error::new(
+                    ErrorKind::Unauthorized,
+                    "the host wants credentials in a way that is not known here",
+                )
             })?;
         let is_usual = match &scheme {
             Scheme::Basic => true,
@@ -247,7 +252,8 @@ impl Authority {
             }
         }
         let (pilot, landed) = bounded(0);
-        let flight = Arc::new(Flight { landed, outcome: OnceLock::new(), was_accepted: AtomicBool::new(false) });
+        let flight =
+            Arc::new(Flight { landed, outcome: OnceLock::new(), was_accepted: AtomicBool::new(false) });
         tokens.insert(key.clone(), Arc::clone(&flight));
         (flight, Some(pilot))
     }
@@ -408,8 +414,9 @@ fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
     }
     let body = zeroize::Zeroizing::new(reply.read_all(MAX_ANSWER)?);
     // What the parser says of the body may quote it.
-    let answer: Answer = serde_json::from_slice(&body)
-        .map_err(|_| Error::new(ErrorKind::Protocol, "the token server's answer is no JSON object with a token"))?;
+    let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
+        Error::new(ErrorKind::Protocol, "the token server's answer is no JSON object with a token")
+    })?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
     let value = value
         .filter(|token| token.expose().bytes().all(|byte| byte.is_ascii_graphic()))

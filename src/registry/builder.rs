@@ -12,7 +12,7 @@ use super::hosts::Hosts;
 use super::http::{Http, Limits, ProxyChoice, Resolver, SystemResolver, Trust};
 use super::verify::ImageVerifier;
 use super::{RegistryImageService, Service, Settings};
-use crate::credentials::{Credential, Credentials, Keychain};
+use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
 use crate::store::{Durability, Store, StoreBuilder};
@@ -162,6 +162,38 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Reads Docker's `config.json` and podman's `auth.json` where those programs have them:
+    /// `$DOCKER_CONFIG` or `~/.docker`, `$REGISTRY_AUTH_FILE` or `$XDG_RUNTIME_DIR/containers`. Read again
+    /// when they change; the credential helpers they name are run. Default: not read.
+    pub fn default_credential_files(mut self) -> Self {
+        self.credentials.add_default_files();
+        self
+    }
+
+    /// Reads this `config.json` of Docker's, which must be there.
+    pub fn docker_config(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials.add_file(FileKind::Docker, path);
+        self
+    }
+
+    /// Reads this `auth.json` of podman's, which must be there.
+    pub fn podman_auth(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials.add_file(FileKind::Podman, path);
+        self
+    }
+
+    /// How long a credential helper may take. Default: 30 s.
+    pub fn helper_timeout(mut self, timeout: Duration) -> Self {
+        self.credentials.set_helper_timeout(timeout);
+        self
+    }
+
+    /// Looks for credential helpers in `dir` only. Default: `$PATH`.
+    pub fn helper_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.credentials.set_helper_directory(dir);
+        self
+    }
+
     /// Asks `verifier` whether an image may be pulled, before its blobs are. Default: all may.
     pub fn verifier(mut self, verifier: Arc<dyn ImageVerifier>) -> Self {
         self.verifier = Some(verifier);
@@ -295,6 +327,8 @@ fn within(name: &str, count: usize) -> Result<(), Error> {
 
 impl fmt::Debug for RegistryImageServiceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryImageServiceBuilder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("RegistryImageServiceBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }

@@ -65,7 +65,8 @@ pub(super) fn blobs(
     thread::scope(|scope| {
         // The pull's own thread is one of them.
         for number in 1..threads {
-            let thread = thread::Builder::new().name(format!("blob-{number}")).stack_size(settings.stack_size);
+            let thread =
+                thread::Builder::new().name(format!("blob-{number}")).stack_size(settings.stack_size);
             if let Err(error) = thread.spawn_scoped(scope, || crew.work()) {
                 log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
                 break;
@@ -83,7 +84,8 @@ fn require_space(repository: &Repository<'_>, blobs: &[&Descriptor]) -> Result<(
     let store = &repository.service.store;
     let mut missing = 0_u64;
     for blob in blobs {
-        if !store.has(repository.cx, blob).map_err(|error| error.with_phase(Phase::Store))? {
+        let found = store.has(repository.cx, blob).map_err(|error| error.with_phase(Phase::Store))?;
+        if found.is_none() {
             missing = missing.saturating_add(blob.size);
         }
     }
@@ -106,7 +108,10 @@ impl Crew<'_, '_> {
     fn work(&self) {
         while let Some(blob) = self.next() {
             let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(blob))).unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Panicked, format!("a thread that fetched {} panicked", blob.digest)))
+                Err(Error::new(
+                    ErrorKind::Panicked,
+                    format!("a thread that fetched {} panicked", blob.digest),
+                ))
             });
             if let Err(error) = fetched {
                 self.failed.lock().get_or_insert(error);
@@ -125,7 +130,9 @@ impl Crew<'_, '_> {
         let fetch = Fetch { repository: self.repository, lease: self.lease, blob, phase };
         let (fetched, counter) = match fetch.begin()? {
             Begun::Present => {
-                self.repository.cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
+                self.repository
+                    .cx
+                    .report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
                 (blob.size, &self.tally.reused)
             }
             Begun::Fetch(ingest) => {
@@ -161,7 +168,8 @@ impl Fetch<'_, '_> {
             return commit_inline(ingest, data);
         }
         let service = self.repository.service;
-        let _leave = service.downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(self.phase))?;
+        let _leave =
+            service.downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(self.phase))?;
         let gained = Cell::new(0);
         let trial = Trial { phase: self.phase, may: |host| host.capabilities.pull, gained: &gained };
         let mut ingest = Some(ingest);
@@ -217,7 +225,9 @@ impl Fetch<'_, '_> {
             self.restart(ingest)?;
             if is_whole { answer } else { self.ask_from(endpoint, 0)? }
         };
-        if !matches!(answer.reply.status(), 200 | 206) || (answer.reply.status() == 206 && ingest.offset() == 0) {
+        if !matches!(answer.reply.status(), 200 | 206)
+            || (answer.reply.status() == 206 && ingest.offset() == 0)
+        {
             let message = format!("status {} is no answer to this question", answer.reply.status());
             return Err(named(Error::new(ErrorKind::Protocol, message)));
         }

@@ -151,9 +151,12 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
         };
         let delay = until - now;
         if cx.deadline().is_some_and(|deadline| deadline < until) {
-            return Err(Error::new(ErrorKind::RateLimited, "the host asks for more patience than the deadline has")
-                .with_host(host)
-                .with_retry_after(delay));
+            return Err(Error::new(
+                ErrorKind::RateLimited,
+                "the host asks for more patience than the deadline has",
+            )
+            .with_host(host)
+            .with_retry_after(delay));
         }
         cx.report(&ProgressEvent::Waiting { host, reason: "the host asked to be left alone", delay });
         cx.sleep(delay)?;

@@ -36,9 +36,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::service::{
-    ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PullRequest, PulledImage,
-};
+use crate::service::{ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PullRequest, PulledImage};
 use crate::store::{Store, StoredImage};
 
 /// No certificate or key file is longer, bytes.

@@ -12,11 +12,7 @@ use crate::store::{Lease, Naming};
 
 /// Pulls an image into the store: its name becomes a manifest, the manifest's blobs are fetched, all
 /// of it is verified, and then, and only then, the image has its name.
-pub(super) fn pull(
-    service: &Service,
-    cx: &PullContext,
-    request: &PullRequest,
-) -> Result<PulledImage, Error> {
+pub(super) fn pull(service: &Service, cx: &PullContext, request: &PullRequest) -> Result<PulledImage, Error> {
     let reference = Reference::parse(&request.image.image)?;
     let stop = CancelToken::new();
     let own_cx = cx.or_cancelled_by(&stop);

@@ -65,7 +65,8 @@ pub(super) fn resolve(repository: &Repository<'_>) -> Result<Resolved, Error> {
 }
 
 fn choose(service: &Service, index: &Index) -> Result<Descriptor, Error> {
-    let chosen = service.settings.platform.choose(index).map_err(|error| error.with_phase(Phase::Manifest))?;
+    let chosen =
+        service.settings.platform.choose(index).map_err(|error| error.with_phase(Phase::Manifest))?;
     Ok(chosen.clone())
 }
 
@@ -73,7 +74,10 @@ fn choose(service: &Service, index: &Index) -> Result<Descriptor, Error> {
 fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::new(ErrorKind::InvalidManifest, what).with_phase(Phase::Manifest));
     if manifest.config.size > MAX_DOCUMENT_BYTES as u64 {
-        return refuse(format!("config.size: is {}, and at most {MAX_DOCUMENT_BYTES} is read", manifest.config.size));
+        return refuse(format!(
+            "config.size: is {}, and at most {MAX_DOCUMENT_BYTES} is read",
+            manifest.config.size
+        ));
     }
     let (total, limit) = (manifest.total_size(), service.settings.max_image_size);
     if total > limit {
@@ -96,9 +100,7 @@ fn by_tag(repository: &Repository<'_>, tag: &str) -> Result<Fetched, Error> {
     let path = format!("manifests/{tag}");
     let gained = Cell::new(0);
     let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, gained: &gained };
-    retry::over_hosts(repository, &trial, |endpoint| {
-        fetch(repository, endpoint, &path, None, None)
-    })
+    retry::over_hosts(repository, &trial, |endpoint| fetch(repository, endpoint, &path, None, None))
 }
 
 /// A digest stands for the same bytes for ever.
@@ -126,8 +128,7 @@ fn fetch(
     described: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
-    let question =
-        Question { path, accept: Some(media_type::ACCEPT), range: None, phase: Phase::Manifest };
+    let question = Question { path, accept: Some(media_type::ACCEPT), range: None, phase: Phase::Manifest };
     let answer = repository.ask(endpoint, question)?;
     let content_type = answer.reply.header("content-type").map(ToOwned::to_owned);
     let (mut body, _slot) = answer.into_body();

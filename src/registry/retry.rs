@@ -48,7 +48,10 @@ pub(super) fn over_hosts<T>(
                 }
                 Err(error) => error.with_phase(trial.phase),
             };
-            repository.cx.check().map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
+            repository
+                .cx
+                .check()
+                .map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
             if !is_of_host(error.kind()) {
                 return Err(error);
             }
@@ -64,8 +67,9 @@ pub(super) fn over_hosts<T>(
             }
         }
         let Some((_, error)) = deciding else {
-            return Err(Error::new(ErrorKind::InvalidConfig, "no host may be asked for this")
-                .with_phase(trial.phase));
+            return Err(
+                Error::new(ErrorKind::InvalidConfig, "no host may be asked for this").with_phase(trial.phase)
+            );
         };
         if trial.gained.get() - gained_before >= REAL_PROGRESS {
             failed_rounds = 0;
@@ -78,7 +82,10 @@ pub(super) fn over_hosts<T>(
         let delay = patience.delay_after(failed_rounds);
         let host = error.host().unwrap_or_default();
         repository.cx.report(&ProgressEvent::Waiting { host, reason: &error.to_string(), delay });
-        repository.cx.sleep(delay).map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
+        repository
+            .cx
+            .sleep(delay)
+            .map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
     }
 }
 

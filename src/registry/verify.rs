@@ -51,8 +51,12 @@ impl Candidate<'_> {
     /// `NotFound` if the registry has no such API, and what asking a registry fails with.
     pub fn referrers(&self, digest: &Digest) -> Result<Index, Error> {
         let path = format!("referrers/{digest}");
-        let question =
-            Question { path: &path, accept: Some(media_type::OCI_INDEX), range: None, phase: Phase::Manifest };
+        let question = Question {
+            path: &path,
+            accept: Some(media_type::OCI_INDEX),
+            range: None,
+            phase: Phase::Manifest,
+        };
         let gained = Default::default();
         let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, gained: &gained };
         retry::over_hosts(self.repository, &trial, |endpoint| {
@@ -61,7 +65,8 @@ impl Candidate<'_> {
             match Document::parse(Some(media_type::OCI_INDEX), &body.read_to_end(MAX_DOCUMENT_BYTES)?)? {
                 Document::Index(index) => Ok(index),
                 Document::Manifest(_) => {
-                    Err(Error::new(ErrorKind::Protocol, "the referrers are no index").with_host(&endpoint.name))
+                    Err(Error::new(ErrorKind::Protocol, "the referrers are no index")
+                        .with_host(&endpoint.name))
                 }
             }
         })

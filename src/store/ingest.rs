@@ -100,7 +100,7 @@ impl Store {
 
     /// What stands under the blob's name, if it has the size it should have. What has not, and does
     /// not hash to its name either, is moved aside.
-    fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
+    pub(crate) fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
         let path = layout::blob_path(&blob.digest);
         let looked = layout::regular_file(&*self.0.disk, &path);
         match looked.map_err(|error| refused(&error, format!("look for {path}")))? {

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::super::workers::Workers;
 use super::process::{Control, Run};
 use super::{Answer, answer_of};
+use crate::workers::Workers;
 
 static WORKERS: Workers = Workers::new("helper", 4);
 static RUNS: Mutex<Runs> = Mutex::new(Runs { next_id: 0, by_question: BTreeMap::new() });

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use parking_lot::Mutex;
+use crossbeam_channel::bounded;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver as UreqResolver};
@@ -15,15 +14,13 @@ use ureq::unversioned::transport::NextTimeout;
 
 use super::tie::Tie;
 use crate::error::{Error, ErrorKind};
+use crate::workers::Workers;
 
 /// Addresses that ureq takes of one name.
 const MAX_ADDRESSES: usize = 16;
 
-/// Threads of this process that may hang in a look-up at a time.
-const MAX_LOOKUPS: usize = 4;
-
-/// How long a thread waits for another name before it ends.
-const IDLE_TIME: Duration = Duration::from_secs(5);
+/// The threads of this process that may hang in a look-up.
+static LOOKUPS: Workers = Workers::new("dns", 4);
 
 /// Finds the addresses of a host. May block: it is called on a thread of its own, and nobody waits
 /// for it longer than they have time.
@@ -91,16 +88,16 @@ fn look_up(
 ) -> Result<Vec<SocketAddr>, Error> {
     let (answer, answered) = bounded::<Answer>(1);
     let (resolver, name) = (Arc::clone(resolver), host.to_owned());
-    CREW.run(Box::new(move || {
-        let _ = answer.send(resolver.resolve(&name, port));
-    }))?;
+    let job = move || drop(answer.send(resolver.resolve(&name, port)));
+    LOOKUPS.run(job).map_err(|error| {
+        Error::new(ErrorKind::ResourceExhausted, "no thread could be started to look a name up")
+            .with_source(error)
+    })?;
     let cx = Tie::current().map(|tie| tie.cx().clone()).unwrap_or_default();
     let deadline = cx.remaining().map_or(limit, |left| left.min(limit));
     match cx.clone().with_timeout(deadline).wait_for(&answered) {
         Ok(Some(Ok(addresses))) => Ok(addresses),
-        Ok(Some(Err(error))) => {
-            Err(Error::new(ErrorKind::HostNotFound, format!("{host}: {error}")).with_source(error))
-        }
+        Ok(Some(Err(error))) => Err(not_found(host, error)),
         Ok(None) => Err(Error::new(ErrorKind::HostNotFound, format!("{host}: the look-up panicked"))),
         Err(ended) => {
             cx.check()?;
@@ -109,74 +106,11 @@ fn look_up(
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
-
-static CREW: LazyLock<Crew> = LazyLock::new(Crew::new);
-
-/// A few threads for what cannot be interrupted; they end when they have had nothing to do for a while.
-struct Crew {
-    jobs: (Sender<Job>, Receiver<Job>),
-    state: Mutex<CrewState>,
-}
-
-#[derive(Default)]
-struct CrewState {
-    threads: usize,
-    /// Jobs that were handed in and are not done.
-    jobs: usize,
-    started: u64,
-}
-
-impl Crew {
-    fn new() -> Self {
-        Crew { jobs: unbounded(), state: Mutex::default() }
-    }
-
-    /// # Errors
-    /// `ResourceExhausted` if there is no thread, and none could be started.
-    fn run(&'static self, job: Job) -> Result<(), Error> {
-        let new_thread = {
-            let mut state = self.state.lock();
-            state.jobs += 1;
-            let wanted = state.jobs > state.threads && state.threads < MAX_LOOKUPS;
-            wanted.then(|| {
-                state.threads += 1;
-                state.started += 1;
-                state.started
-            })
-        };
-        if let Some(number) = new_thread {
-            let thread = std::thread::Builder::new().name(format!("dns-{number}"));
-            if let Err(error) = thread.spawn(|| self.work()) {
-                let mut state = self.state.lock();
-                state.threads -= 1;
-                if state.threads == 0 {
-                    state.jobs -= 1;
-                    return Err(Error::new(ErrorKind::ResourceExhausted, "no thread could be started")
-                        .with_source(error));
-                }
-            }
-        }
-        let _ = self.jobs.0.send(job);
-        Ok(())
-    }
-
-    fn work(&self) {
-        loop {
-            match self.jobs.1.recv_timeout(IDLE_TIME) {
-                Ok(job) => {
-                    // A resolver of the caller's may panic; its asker sees the answer's sender gone.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-                    self.state.lock().jobs -= 1;
-                }
-                Err(_) => {
-                    let mut state = self.state.lock();
-                    if state.jobs < state.threads {
-                        state.threads -= 1;
-                        return;
-                    }
-                }
-            }
-        }
-    }
+/// A name that does not exist will not exist in a second; a name server that is out of reach may be back.
+fn not_found(host: &str, error: io::Error) -> Error {
+    let text = error.to_string();
+    let is_passing = text.contains("Temporary failure") || text.contains("ry again");
+    Error::new(ErrorKind::HostNotFound, format!("{host}: {text}"))
+        .with_retryable(is_passing)
+        .with_source(error)
 }

@@ -48,7 +48,7 @@ pub(crate) struct Limits {
 }
 
 /// What a TLS connection is made with; PEM files, read already.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Trust {
     /// Certificates of authorities, beside the ones this program trusts anyway.
     pub(crate) authorities: Vec<Vec<u8>>,
@@ -58,14 +58,30 @@ pub(crate) struct Trust {
     pub(crate) skip_verify: bool,
 }
 
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust(…)")
+    }
+}
+
 /// Which proxy requests go through.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) enum ProxyChoice {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     #[default]
     Environment,
     None,
     Url(String),
+}
+
+impl fmt::Debug for ProxyChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyChoice::Environment => "Environment",
+            ProxyChoice::None => "None",
+            ProxyChoice::Url(_) => "Url(…)",
+        })
+    }
 }
 
 /// Connections that share their settings, and the pool that keeps them.
@@ -224,7 +240,10 @@ impl Body {
                 return Ok(bytes);
             }
             if bytes.len() + part.len() > limit {
-                return Err(Error::new(ErrorKind::Protocol, format!("the answer is longer than {limit} bytes")));
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("the answer is longer than {limit} bytes"),
+                ));
             }
             bytes.extend_from_slice(part);
         }

@@ -116,6 +116,7 @@ impl Transport for Wire {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let tie = Tie::current();
+        let timeout = timeout.for_write();
         let limit = limit_of(tie.as_deref(), &timeout);
         if limit != self.write_timeout {
             self.socket.set_write_timeout(limit)?;
@@ -128,6 +129,7 @@ impl Transport for Wire {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let tie = Tie::current();
+        let timeout = timeout.for_read();
         let limit = limit_of(tie.as_deref(), &timeout);
         if limit != self.read_timeout {
             self.socket.set_read_timeout(limit)?;
@@ -152,7 +154,7 @@ impl Transport for Wire {
 /// means a system call for each read.
 fn limit_of(tie: Option<&Tie>, timeout: &NextTimeout) -> Option<Duration> {
     const GRAIN: u128 = 50;
-    let allowed = timeout.for_reading_or_writing();
+    let allowed = timeout.not_zero().map(|allowed| *allowed);
     let limit = tie.map_or(allowed, |tie| tie.within(allowed))?;
     let grains = limit.as_millis().div_ceil(GRAIN).max(1);
     let whole = Duration::from_millis(u64::try_from(grains * GRAIN).unwrap_or(u64::MAX));
