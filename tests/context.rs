@@ -18,7 +18,9 @@ fn counter() -> (Arc<AtomicUsize>, impl Fn() -> Box<dyn FnOnce() + Send>) {
     let of_hooks = Arc::clone(&count);
     let hook = move || {
         let count = Arc::clone(&of_hooks);
-        Box::new(move || drop(count.fetch_add(1, Ordering::SeqCst))) as Box<dyn FnOnce() + Send>
+        Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }) as Box<dyn FnOnce() + Send>
     };
     (count, hook)
 }
