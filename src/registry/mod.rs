@@ -11,6 +11,7 @@ mod hosts;
 mod http;
 mod policy;
 mod pull;
+mod refusal;
 mod resolve;
 mod retry;
 mod verify;

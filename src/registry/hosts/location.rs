@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ureq::http::uri::{Authority, PathAndQuery};
+use crate::registry::http::uri::{Authority, PathAndQuery};
 
 /// How a host is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
