@@ -200,3 +200,55 @@ fn named(algorithm: Algorithm, hash: &[u8]) -> Digest {
     }
     Digest { algorithm, text: text.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn digests_read_back_as_written() {
+        for text in [NOTHING.to_owned(), format!("sha512:{}", "0a".repeat(64))] {
+            let digest = Digest::parse(&text).unwrap();
+            assert_eq!(digest.to_string(), text);
+            assert_eq!(format!("{}:{}", digest.algorithm().as_str(), digest.hex()), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_digest_is_told_from_what_is_by_an_unknown_algorithm() {
+        use ErrorKind::{InvalidReference, Unsupported};
+        let upper_case = NOTHING.to_uppercase().replace("SHA256", "sha256");
+        let table = [
+            ("", InvalidReference),
+            (":", InvalidReference),
+            ("sha256:", InvalidReference),
+            ("sha256:abc", InvalidReference),
+            (&upper_case, InvalidReference),
+            (&NOTHING.replace(':', "/"), InvalidReference),
+            (&NOTHING.replace("sha256", "SHA256"), InvalidReference),
+            (&NOTHING.replace("sha256", "sha256."), InvalidReference),
+            (&NOTHING.replace("sha256", "sha512"), InvalidReference),
+            (&format!("{NOTHING}0"), InvalidReference),
+            (&format!(" {NOTHING}"), InvalidReference),
+            (&format!("sha256:{}a", "../".repeat(21)), InvalidReference),
+            ("md5:d41d8cd98f00b204e9800998ecf8427e", Unsupported),
+            ("sha256+b64u:LCa0a2j_xo_5m0U8HTBBNBNCLXBkg7-g-YpeiGJm564", Unsupported),
+        ];
+        for (text, kind) in table {
+            assert_eq!(Digest::parse(text).unwrap_err().kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_hash_the_same_whole_or_in_pieces() {
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(b"ab");
+        hasher.update(b"");
+        hasher.update(b"c");
+        assert_eq!(hasher.finish(), Digest::of(Algorithm::Sha512, b"abc"));
+        assert_eq!(Digest::sha256(b"").as_str(), NOTHING);
+        assert!(!Digest::sha256(b"").matches(b"x"));
+    }
+}

@@ -265,7 +265,7 @@ fn looks_like_domain(first: &str) -> bool {
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     // The port's colon stands after the last bracket of an IPv6 address.
     let address_end = domain.rfind(']').map_or(0, |bracket| bracket + 1);
-    let (host, port) = match domain.get(address_end..).and_then(|rest| rest.find(':')) {
+    let (host, port) = match domain.get(address_end..).and_then(|rest| rest.rfind(':')) {
         Some(colon) => (domain.get(..address_end + colon), domain.get(address_end + colon + 1..)),
         None => (Some(domain), None),
     };

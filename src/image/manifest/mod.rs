@@ -1,9 +1,13 @@
 //! Descriptors, manifests and indexes: strict and capped parsing.
+//!
+//! Any two programs must see the same image in the same bytes. So what the specs leave to the reader's
+//! taste, such as a key that stands twice, is refused here.
 
 mod config;
 mod fields;
 pub mod media_type;
 mod strict;
+mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -60,6 +64,7 @@ impl Descriptor {
 
 /// What a name or a digest in a registry leads to: the image itself, or a choice of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a pull holds a handful, and matches on them by value")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),
