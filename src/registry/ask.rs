@@ -1,7 +1,6 @@
 //! One question to one host: admitted, authorised, redirected, and its refusal made an error.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
