@@ -461,3 +461,10 @@ impl Change {
         self.needs.iter().find_map(|need| need.outcome.get()?.as_ref().err().cloned())
     }
 }
+
+impl Awaited {
+    /// Waits until the blob is durable, or will not be.
+    pub(super) fn wait(&self) {
+        self.outcome.wait();
+    }
+}

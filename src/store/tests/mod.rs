@@ -1,5 +1,6 @@
 //! The store from within: what `tests/` cannot see.
 
+mod archive;
 mod collect;
 mod power;
 mod pull;
