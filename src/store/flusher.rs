@@ -402,15 +402,16 @@ impl Flusher {
         for edit in edits {
             changed |= edit(&mut index);
         }
-        let outcome = if changed { self.write_index(index) } else { self.assure_index() };
-        outcome.map_err(|error| refused(&error, format!("write {INDEX}")))
+        wait::for_files(cx, &format!("write {INDEX}"), || {
+            if changed { self.write_index(&index) } else { self.assure_index() }
+        })
     }
 
-    fn write_index(&self, index: Index) -> io::Result<()> {
+    fn write_index(&self, index: &Index) -> io::Result<()> {
         let mut cached = self.index.lock();
         *cached = None;
         let file = layout::write_index(&*self.disk, &index.print(), self.flush)?;
-        *cached = Some(KnownIndex { file, index, is_durable: true });
+        *cached = Some(KnownIndex { file, index: index.clone(), is_durable: true });
         Ok(())
     }
 
@@ -464,7 +465,7 @@ impl Change {
 
 impl Awaited {
     /// Waits until the blob is durable, or will not be.
-    pub(super) fn wait(&self) {
-        self.outcome.wait();
+    pub(super) fn wait(&self) -> Result<(), Error> {
+        self.outcome.wait().clone()
     }
 }

@@ -103,8 +103,8 @@ impl Store {
     /// not hash to its name either, is moved aside.
     fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
         let path = layout::blob_path(&blob.digest);
-        let looked = layout::regular_file(&*self.0.disk, &path);
-        match looked.map_err(|error| refused(&error, format!("look for {path}")))? {
+        let look = || layout::regular_file(&*self.0.disk, &path);
+        match wait::for_files(cx, &format!("look for {path}"), look)? {
             None => Ok(None),
             Some(found) if found.len == blob.size => Ok(Some(found)),
             // The descriptor may be what lies: a good blob of other images must not go for that.

@@ -174,9 +174,9 @@ impl Lease {
         self.0.awaited.lock().clone()
     }
 
-    /// Waits until all blobs that were committed under it can be read.
-    pub(super) fn settle(&self) {
-        self.awaited().iter().for_each(|blob| blob.wait());
+    /// Waits until all blobs that were committed under it can be read, or will not be there.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        self.awaited().iter().fold(Ok(()), |outcome, blob| outcome.and(blob.wait()))
     }
 
     pub(super) fn state(&self) -> Arc<LeaseState> {
