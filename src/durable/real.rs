@@ -220,6 +220,7 @@ impl Disk for RealDisk {
     }
 }
 
+#[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types differ by system")]
 fn described(stat: &Stat) -> Metadata {
     let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
     let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));

@@ -21,6 +21,7 @@ pub(super) const READ: usize = 256 << 10;
 
 /// What [`Store::begin`] found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Begun {
     /// The blob is there.
     Present,
