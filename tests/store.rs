@@ -1,5 +1,7 @@
 //! The store as its users see it: opening, names, the index, archives.
 
+#![allow(clippy::unwrap_used)]
+
 mod archives;
 
 use std::fs;
@@ -29,20 +31,21 @@ fn tree(dir: &Path) -> Vec<(String, Option<Vec<u8>>)> {
 
 #[test]
 fn a_folder_that_is_no_store_is_refused_and_not_touched() {
-    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    let cases: &[(&str, &[(&str, &[u8])])] = &[
+    const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    type Files = &'static [(&'static str, &'static [u8])];
+    let cases: &[(&str, Files)] = &[
         ("not empty", &[("notes.txt", b"mine")]),
         ("an index alone", &[("index.json", br#"{"schemaVersion":2,"manifests":[]}"#)]),
         ("unknown version", &[("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#)]),
         ("no version", &[("oci-layout", b"{}")]),
         ("broken marker", &[("oci-layout", b"")]),
-        ("empty index", &[("oci-layout", layout), ("index.json", b"")]),
+        ("empty index", &[("oci-layout", LAYOUT), ("index.json", b"")]),
         (
             "broken index",
-            &[("oci-layout", layout), ("index.json", br#"{"schemaVersion":2,"manifests":[{]}"#)],
+            &[("oci-layout", LAYOUT), ("index.json", br#"{"schemaVersion":2,"manifests":[{]}"#)],
         ),
-        ("index of another kind", &[("oci-layout", layout), ("index.json", br#"{"schemaVersion":1}"#)]),
-        ("no list", &[("oci-layout", layout), ("index.json", br#"{"schemaVersion":2,"manifests":{}}"#)]),
+        ("index of another kind", &[("oci-layout", LAYOUT), ("index.json", br#"{"schemaVersion":1}"#)]),
+        ("no list", &[("oci-layout", LAYOUT), ("index.json", br#"{"schemaVersion":2,"manifests":{}}"#)]),
     ];
     for (told, files) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,8 @@
 //! What a machine has not (a tool, root) shows as ignored, unless `OCI_PULLER_REQUIRE_REAL` is set:
 //! then it fails, and what runs for a time runs longer.
 
+#![allow(clippy::unwrap_used)]
+
 mod archives;
 
 use std::collections::BTreeSet;

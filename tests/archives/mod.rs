@@ -5,16 +5,17 @@ use serde_json::json;
 
 /// An image, and the archive that it comes in.
 #[derive(Clone, Debug)]
-pub struct Image {
-    pub name: String,
-    pub id: Digest,
-    pub manifest: Digest,
-    pub layers: Vec<(Digest, Vec<u8>)>,
-    pub archive: Vec<u8>,
+#[allow(dead_code, reason = "not every test asks for all of it")]
+pub(crate) struct Image {
+    pub(crate) name: String,
+    pub(crate) id: Digest,
+    pub(crate) manifest: Digest,
+    pub(crate) layers: Vec<(Digest, Vec<u8>)>,
+    pub(crate) archive: Vec<u8>,
 }
 
 /// An image of these layers, which are no real tar files: nobody unpacks them.
-pub fn image(name: &str, layers: &[&[u8]]) -> Image {
+pub(crate) fn image(name: &str, layers: &[&[u8]]) -> Image {
     let layers: Vec<_> = layers.iter().map(|layer| (Digest::sha256(layer), layer.to_vec())).collect();
     let diff_ids: Vec<_> = layers.iter().map(|(digest, _)| digest.to_string()).collect();
     let config = json!({
@@ -58,7 +59,7 @@ pub fn image(name: &str, layers: &[&[u8]]) -> Image {
 }
 
 /// A tar archive of these files.
-pub fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (path, content) in files {
         let mut header = [0; 512];
