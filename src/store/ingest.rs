@@ -67,6 +67,9 @@ impl Store {
         let mut pauses = wait::Pauses::new();
         loop {
             if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
+                if awaited.size() != blob.size {
+                    return Err(lies(blob));
+                }
                 lease.state().awaits(awaited);
                 return Ok(Begun::Present);
             }
@@ -109,10 +112,7 @@ impl Store {
             None => Ok(None),
             Some(found) if found.len == blob.size => Ok(Some(found)),
             // The descriptor may be what lies: a good blob of other images must not go for that.
-            Some(_) if self.is_sound(cx, &blob.digest)? => {
-                let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
-                Err(Error::new(ErrorKind::SizeMismatch, text))
-            }
+            Some(_) if self.is_sound(cx, &blob.digest)? => Err(lies(blob)),
             Some(_) => self.move_aside(&blob.digest).map(|()| None),
         }
     }
@@ -135,6 +135,12 @@ impl Store {
             outcome => outcome.map_err(|error| refused(&error, format!("move {digest} aside"))),
         }
     }
+}
+
+/// The error for a descriptor whose size is not that of the bytes that have its digest.
+fn lies(blob: &Descriptor) -> Error {
+    let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
+    Error::new(ErrorKind::SizeMismatch, text)
 }
 
 impl Ingest {
