@@ -34,6 +34,8 @@ const LARGE: u64 = 1 << 20;
 const THREADS: usize = 4;
 /// Blobs that wait for their flush, each with an open file; who brings more waits.
 const WAITING_BLOBS: usize = 64;
+/// Blobs that are remembered to be durable; what is forgotten is flushed once more.
+const REMEMBERED: usize = 50_000;
 const STACK: usize = 512 << 10;
 
 /// Makes blobs and index durable, many at a time.
@@ -312,6 +314,9 @@ impl Flusher {
         let folders = self.flush_folders(&blobs);
         let outcomes = placed.into_iter().map(|placed| placed.and_then(|()| folders.clone()));
         let mut queue = self.queue.lock();
+        if queue.durable.len() > REMEMBERED {
+            queue.durable.clear();
+        }
         for (blob, outcome) in blobs.iter().zip(outcomes) {
             match (&outcome, &blob.partial) {
                 (Ok(()), _) => drop(queue.durable.insert(blob.digest.clone(), blob.identity)),
