@@ -395,9 +395,14 @@ impl Import<'_> {
             entries.extend(names.iter().map(|name| entry(Some(name.as_str()))));
             found_by.extend(names);
         }
+        let (mut used, mut references) = (HashSet::new(), References::default());
+        for entry in &entries {
+            references.follow(self.store, cx, entry, &mut used)?;
+        }
         self.store.0.flusher.change(cx, self.lease.awaited(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
+        self.brought.retain(|blob| !used.contains(blob));
         Ok(found_by)
     }
 
