@@ -158,7 +158,7 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
             .with_host(host)
             .with_retry_after(delay));
         }
-        cx.report(&ProgressEvent::Waiting { host, reason: "the host asked to be left alone", delay });
+        cx.report(&ProgressEvent::Waiting { host, reason: "asked to wait", delay });
         cx.sleep(delay)?;
     }
 }

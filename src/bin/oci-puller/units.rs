@@ -3,23 +3,46 @@
 use std::fmt;
 use std::time::Duration;
 
+const BYTE_UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+
 /// A number of bytes, like `12.6 MB`; a kB is 1,000 bytes.
 pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-        if self.0 < 1000 {
-            return f.pad(&format!("{} B", self.0));
-        }
-        let mut value = self.0 as f64 / 1000.0;
-        let mut unit = 0;
+        let (size, unit) = unit_of(self.0);
+        f.pad(&format!("{} {unit}", in_unit(self.0, size)))
+    }
+}
+
+/// How many bytes of how many, like `0.9/12.6 MB`.
+pub(crate) struct Share(pub(crate) u64, pub(crate) u64);
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, unit) = unit_of(self.1);
+        f.pad(&format!("{}/{} {unit}", in_unit(self.0, size), in_unit(self.1, size)))
+    }
+}
+
+/// The unit that is told with three digits before the point at most, and its bytes.
+fn unit_of(bytes: u64) -> (u64, &'static str) {
+    let mut size = 1;
+    for unit in BYTE_UNITS {
         // 999.95 would print as 1000.0.
-        while value >= 999.95 && unit + 1 < UNITS.len() {
-            value /= 1000.0;
-            unit += 1;
+        let most = if size == 1 { 1000 } else { size * 1000 - size / 20 };
+        if bytes < most {
+            return (size, unit);
         }
-        f.pad(&format!("{value:.1} {}", UNITS[unit]))
+        size *= 1000;
+    }
+    (size / 1000, "PB")
+}
+
+fn in_unit(bytes: u64, size: u64) -> String {
+    match size {
+        1 => bytes.to_string(),
+        _ => format!("{:.1}", bytes as f64 / size as f64),
     }
 }
 
@@ -101,6 +124,17 @@ mod tests {
             (u64::MAX, "18446.7 PB"),
         ] {
             assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_told_in_the_unit_of_the_whole() {
+        for (done, total, text) in [
+            (0, 999, "0/999 B"),
+            (922_000, 14_200_000, "0.9/14.2 MB"),
+            (14_200_000, 14_200_000, "14.2/14.2 MB"),
+        ] {
+            assert_eq!(Share(done, total).to_string(), text);
         }
     }
 

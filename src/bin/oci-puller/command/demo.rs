@@ -25,11 +25,11 @@ const PACE: u64 = 4_000_000;
 /// How many images the parallel puller pulls at a time.
 const PARALLEL: i32 = 3;
 /// Where the connection that brings one of the layers breaks, bytes.
-const CUT: u64 = 1_500_000;
+const CUT: u64 = 3_000_000;
 
 /// Layers that several images have: seed, bytes.
-const SYSTEM: (u64, usize) = (1, 6_000_000);
-const RUNTIME: (u64, usize) = (2, 4_000_000);
+const SYSTEM: (u64, usize) = (1, 4_000_000);
+const RUNTIME: (u64, usize) = (2, 3_000_000);
 
 /// Pulls generated images through both pullers.
 pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
@@ -57,11 +57,11 @@ fn images() -> [(Image, &'static str); 6] {
     let on_system = |name: &str| ImageBuilder::new(name).layer_shared(SYSTEM.0, SYSTEM.1);
     let on_runtime = |name: &str| on_system(name).layer_shared(RUNTIME.0, RUNTIME.1);
     [
-        (on_runtime("shop/api").layer(4_000_000).layer(200_000).build(), "2.0"),
-        (on_runtime("shop/web").layer(2_500_000).build(), "1.4"),
-        (on_runtime("shop/worker").layer(1_200_000).layer(300_000).build(), "2.0"),
-        (on_system("tools/probe").layer(1_500_000).platforms(platforms()).build(), "0.9"),
-        (on_runtime("lang/runtime").build(), "3.1"),
+        (on_runtime("shop/api").layer(8_000_000).layer(300_000).build(), "2.0"),
+        (on_runtime("shop/web").layer(4_000_000).build(), "1.4"),
+        (on_runtime("shop/worker").layer(3_000_000).layer(200_000).build(), "2.0"),
+        (on_system("tools/probe").layer(4_000_000).platforms(platforms()).build(), "0.9"),
+        (on_runtime("lang/python").layer(3_000_000).build(), "3.14"),
         (on_system("base/system").build(), "12"),
     ]
 }
@@ -84,8 +84,9 @@ fn introduction(registry: &Registry, images: &[(Image, &str)]) -> String {
     layers.sort_by_key(|layer| &layer.digest);
     layers.dedup();
     format!(
-        "A registry on {} serves {} images, one of them for several platforms. Their layers\n\
-         have {listed}, of which {} are different; each connection brings {} a second.\n",
+        "A registry on {} serves {} images, one of them for several\n\
+         platforms. Their layers have {listed}, {} without the repeated ones; each\n\
+         connection brings {} a second.\n",
         registry.host(),
         images.len(),
         bytes(&layers),
@@ -153,9 +154,9 @@ impl Faults {
         let of_layer = requests.iter().filter(|request| request.path.contains(&self.layer));
         let range = of_layer.filter_map(|request| request.header("range")).next().unwrap_or("nothing");
         format!(
-            "On the way, the connection with layer {} of {} was cut after {}: the pull\n\
-             went on with \"Range: {range}\". And one question was answered 429, Retry-After: 1:\n\
-             the registry was left alone for that second.",
+            "On the way, layer {} of {} was cut off after {}, and\n\
+             went on with \"Range: {range}\". One question was answered with 429,\n\
+             \"Retry-After: 1\", and the registry was left alone for that second.",
             short(&self.layer),
             self.image,
             Bytes(CUT),

@@ -103,7 +103,7 @@ impl Layout {
     fn new(images: &[Image], columns: usize) -> Self {
         let longest = images.iter().map(|image| image.name.chars().count()).max().unwrap_or(0);
         let name = longest.min(columns / 3);
-        let bar = (columns / 4).clamp(6, 30);
+        let bar = (columns / 5).clamp(6, 30);
         let style = |colour: &str| style(&format!("{{prefix}}  {{bar:{bar}.{colour}}} {{wide_msg}}"));
         Layout {
             name,
@@ -133,7 +133,7 @@ impl Layout {
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("━╸━")
+    style.progress_chars("━╾─")
 }
 
 fn style_of_count() -> ProgressStyle {

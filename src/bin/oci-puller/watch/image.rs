@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oci_puller::{Digest, ProgressEvent};
 
 use crate::names;
-use crate::units::{Bytes, Time};
+use crate::units::{Bytes, Share, Time};
 
 /// One image, as its pull reports it.
 pub(super) struct Image {
@@ -100,20 +100,19 @@ impl Image {
 
     /// What stands beside its bar; the most urgent first, for the line's end may be cut off.
     pub(super) fn note(&self, now: Instant) -> String {
-        let bytes = match self.total {
-            0 => String::new(),
-            total => format!("{}/{}", Bytes(self.done()), Bytes(total)),
-        };
         let note = match (self.state, &self.waiting, &self.resumed) {
             (State::Queued, ..) => "waits for its turn".to_owned(),
             (State::Failed, ..) => "failed".to_owned(),
-            (State::Pulled(took), ..) => return format!("{:>17}  done in {}", Bytes(self.total), Time(took)),
-            (_, Some(waiting), _) if waiting.until > now => waiting.told(now),
+            (State::Pulled(took), ..) => return format!("{:>14}  done in {}", Bytes(self.total), Time(took)),
+            (_, Some(waiting), _) if waiting.until > now => return waiting.told(now),
             (_, _, Some((_, offset))) => format!("resumed at {}, {}", Bytes(*offset), self.host),
-            _ if self.total == 0 => "resolving".to_owned(),
+            _ if self.total == 0 => return "resolving".to_owned(),
             _ => self.host.clone(),
         };
-        format!("{bytes:>17}  {note}")
+        match self.total {
+            0 => note,
+            total => format!("{:>14}  {note}", Share(self.done(), total)),
+        }
     }
 }
 
@@ -121,8 +120,16 @@ impl Waiting {
     fn told(&self, now: Instant) -> String {
         // Rounded up: "in 0 s" would be now.
         let seconds = self.until.saturating_duration_since(now).as_millis().div_ceil(1000);
-        format!("next try in {seconds} s: {}: {}", self.host, self.reason)
+        match status_in(&self.reason) {
+            Some(status) => format!("{status} from {}, next try in {seconds} s", self.host),
+            None => format!("next try in {seconds} s, {}: {}", self.host, self.reason),
+        }
     }
+}
+
+/// The HTTP status that a host refused with; it says the most in the fewest words.
+fn status_in(reason: &str) -> Option<&str> {
+    reason.split_once("status ").and_then(|(_, status)| status.get(..3))
 }
 
 #[cfg(test)]
@@ -153,7 +160,7 @@ mod tests {
         assert_eq!(image.done(), 110);
         events(&mut image, &[started(&one, 60), ProgressEvent::BlobAdvanced { digest: &one, bytes: 40 }]);
         assert_eq!(image.done(), 150);
-        assert_eq!(image.note(Instant::now()), "       150 B/250 B  resumed at 60 B, h");
+        assert_eq!(image.note(Instant::now()), "     150/250 B  resumed at 60 B, h");
         events(&mut image, &[ProgressEvent::BlobRestarted { digest: &one }]);
         assert_eq!(image.done(), 50);
         events(
@@ -163,19 +170,24 @@ mod tests {
                 ProgressEvent::BlobDone { digest: &one },
             ],
         );
-        assert_eq!((image.done(), image.note(Instant::now()).as_str()), (150, "       150 B/250 B  h"));
+        assert_eq!((image.done(), image.note(Instant::now()).as_str()), (150, "     150/250 B  h"));
     }
 
     #[test]
     fn a_wait_is_told_while_it_lasts() {
-        let mut image = Image::new("app");
         let delay = Duration::from_secs(12);
-        events(
-            &mut image,
-            &[ProgressEvent::Started, ProgressEvent::Waiting { host: "h", reason: "status 429", delay }],
-        );
-        let now = Instant::now();
-        assert_eq!(image.note(now).trim(), "next try in 12 s: h: status 429");
-        assert_eq!(image.note(now + delay).trim(), "resolving");
+        for (reason, note) in [
+            ("rate limited: status 429: TOOMANYREQUESTS", "429 from h, next try in 12 s"),
+            ("asked to wait", "next try in 12 s, h: asked to wait"),
+        ] {
+            let mut image = Image::new("app");
+            events(
+                &mut image,
+                &[ProgressEvent::Started, ProgressEvent::Waiting { host: "h", reason, delay }],
+            );
+            let now = Instant::now();
+            assert_eq!(image.note(now), note);
+            assert_eq!(image.note(now + delay), "resolving");
+        }
     }
 }
