@@ -1,4 +1,30 @@
-//! Pulls container images without an async runtime.
+//! Pulls container images into an OCI image layout on disk, without an async runtime.
+//!
+//! - [`ParallelImagePuller`] and [`SerialImagePuller`] take pull requests, bound them, and answer each on
+//!   a channel that the caller supplied.
+//! - [`RegistryImageService`] stands behind them by default: it pulls from any OCI or Docker registry over
+//!   blocking HTTP into a [`Store`]. Anything else that implements [`ImageService`] may stand there, too.
+//! - [`PullContext`] goes with each request: a [`CancelToken`], a deadline, and who is told of progress.
+//!
+//! ```no_run
+//! use oci_puller::{ImagePuller, ParallelImagePuller, PullContext, PullRequest, RegistryImageService};
+//!
+//! let service = RegistryImageService::builder("/var/lib/images").build()?;
+//! let puller = ParallelImagePuller::new(service, Some(4))?;
+//!
+//! let (results, answers) = crossbeam_channel::unbounded();
+//! for (id, image) in ["alpine:3.22", "registry.k8s.io/pause:3.10"].into_iter().enumerate() {
+//!     puller.pull_image(PullContext::new(), PullRequest::new(id as u64, image), results.clone());
+//! }
+//! drop(results);
+//! for result in answers {
+//!     match result.outcome {
+//!         Ok(pulled) => println!("{}: {}", result.image.image, pulled.image_ref),
+//!         Err(error) => eprintln!("{error}"),
+//!     }
+//! }
+//! # Ok::<(), oci_puller::Error>(())
+//! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
@@ -15,6 +41,11 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod workers;
+
+/// The README's quick start is compiled and run.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};

@@ -1,17 +1,20 @@
 //! The operating system's files.
 
+use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::{Access, Disk, DiskFile, FileKind, Lock, Metadata, Space, parent};
+use super::{Access, Disk, DiskFile, FileKind, Lock, Metadata, Space};
 
 /// From this many files on, one flush of the whole file system is cheaper than one for each: on ext4
 /// 400 small files took 55 ms one by one and 5 ms at once. Fewer are flushed by themselves, so as not
@@ -25,6 +28,8 @@ pub(crate) struct RealDisk {
     root: OwnedFd,
     /// Whether `syncfs` tells of failed writes.
     syncfs_reports: bool,
+    /// Folders that were opened, by their paths.
+    folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Set when the kernel, or a sandbox around us, has no `openat2`.
     without_openat2: AtomicBool,
 }
@@ -37,6 +42,7 @@ impl RealDisk {
         Ok(RealDisk {
             root: rustix::fs::open(dir, flags, Mode::empty())?,
             syncfs_reports: syncfs_reports(),
+            folders: Mutex::default(),
             without_openat2: AtomicBool::new(false),
         })
     }
@@ -62,7 +68,7 @@ impl RealDisk {
 
     /// The same for kernels without `openat2`: part by part.
     fn open_by_parts(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let (dir, name) = split(path);
         let walk = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut folder = rustix::fs::openat(&self.root, ".", walk, Mode::empty())?;
         for part in dir.split('/').filter(|part| !part.is_empty()) {
@@ -76,17 +82,35 @@ impl RealDisk {
         rustix::fs::openat(&folder, name, flags, mode)
     }
 
-    fn open_dir(&self, path: &str) -> rustix::io::Result<OwnedFd> {
-        self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+    fn folder(&self, path: &str) -> rustix::io::Result<Arc<OwnedFd>> {
+        if let Some(folder) = self.folders.lock().get(path) {
+            return Ok(folder.clone());
+        }
+        let folder = Arc::new(self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?);
+        self.folders.lock().insert(path.to_owned(), folder.clone());
+        Ok(folder)
     }
 
-    /// The folder that `path` stands in, and its name there.
-    fn place<'a>(&self, path: &'a str) -> rustix::io::Result<(OwnedFd, &'a str)> {
-        let dir = parent(path);
-        let name = path.get(dir.len()..).unwrap_or(path).trim_start_matches('/');
+    /// Does `operation` in the folder that `path` stands in. One that was opened before may have been
+    /// removed and made anew since: if nothing is found in it, it is looked up again.
+    fn within<T>(
+        &self,
+        path: &str,
+        operation: impl Fn(&OwnedFd, &str) -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        let (dir, name) = split(path);
         check_part(name)?;
-        Ok((self.open_dir(dir)?, name))
+        match operation(&*self.folder(dir)?, name) {
+            Err(Errno::NOENT) if self.folders.lock().remove(dir).is_some() => {
+                Ok(operation(&*self.folder(dir)?, name)?)
+            }
+            outcome => Ok(outcome?),
+        }
     }
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 fn check_part(part: &str) -> rustix::io::Result<()> {
@@ -126,13 +150,12 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        let (folder, name) = self.place(path)?;
-        Ok(rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755))?)
+        self.within(path, |folder, name| rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)))
     }
 
     fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.open_dir(path)?)? {
+        for entry in rustix::fs::Dir::read_from(&*self.folder(path)?)? {
             match entry?.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),
@@ -142,23 +165,29 @@ impl Disk for RealDisk {
     }
 
     fn metadata(&self, path: &str) -> io::Result<Metadata> {
-        let (folder, name) = self.place(path)?;
-        Ok(described(&rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        let look = |folder: &OwnedFd, name: &str| rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        Ok(described(&self.within(path, look)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let (from_folder, from_name) = self.place(from)?;
-        let (to_folder, to_name) = self.place(to)?;
-        Ok(rustix::fs::renameat(from_folder, from_name, to_folder, to_name)?)
+        self.within(from, |from_folder, from_name| {
+            let (to_dir, to_name) = split(to);
+            check_part(to_name)?;
+            let to_folder = self.folder(to_dir)?;
+            let outcome = rustix::fs::renameat(from_folder, from_name, &*to_folder, to_name);
+            if outcome.is_err() {
+                self.folders.lock().remove(to_dir);
+            }
+            outcome
+        })
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {
-        let (folder, name) = self.place(path)?;
-        Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?)
+        self.within(path, |folder, name| rustix::fs::unlinkat(folder, name, AtFlags::empty()))
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        File::from(self.open_dir(path)?).sync_all()
+        Ok(rustix::fs::fsync(&*self.folder(path)?)?)
     }
 
     fn sync_files(&self, files: &[&dyn DiskFile]) -> io::Result<()> {
@@ -170,10 +199,11 @@ impl Disk for RealDisk {
     }
 
     fn touch(&self, path: &str) -> io::Result<()> {
-        let (folder, name) = self.place(path)?;
         let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
-        Ok(rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        self.within(path, |folder, name| {
+            rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        })
     }
 
     fn space(&self) -> io::Result<Space> {

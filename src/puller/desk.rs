@@ -25,6 +25,8 @@ pub(super) struct Desk<S> {
     stack_size: usize,
     state: Mutex<State>,
     thread_ended: Condvar,
+    /// For threads that have nothing to do.
+    pub(super) work_added: Condvar,
     deadline_added: Condvar,
     /// Disconnected when the shutdown begins.
     closing: Receiver<Infallible>,
@@ -94,6 +96,7 @@ impl<S: ImageService + 'static> Desk<S> {
                 looking: 0,
             }),
             thread_ended: Condvar::new(),
+            work_added: Condvar::new(),
             deadline_added: Condvar::new(),
             closing,
             stop: CancelToken::new(),
@@ -342,6 +345,7 @@ impl<S: ImageService + 'static> Desk<S> {
     pub(super) fn shutdown(&self, grace: Duration) {
         drop(self.state().open.take());
         self.deadline_added.notify_all();
+        self.work_added.notify_all();
         self.refuse_all(&RejectReason::ShutDown.into_error());
         if !self.wait_for_threads(Instant::now().checked_add(grace)) {
             self.stop.cancel();

@@ -19,6 +19,9 @@ use crate::service::{ImageService, PullRequest};
 /// The most tokens that a puller may be given.
 const MAX_TOKENS: i32 = 4096;
 
+/// How long a thread that has nothing to do waits for more before it ends.
+const LINGERING: Duration = Duration::from_millis(20);
+
 /// Pulls images side by side, no more of them at a time than it has tokens.
 ///
 /// A request that finds no token waits in a queue, not on a thread: 10,000 requests at a limit of 4
@@ -71,6 +74,9 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
             }
             (state.queue.push(pending), has_token)
         };
+        if !has_token {
+            self.desk.work_added.notify_one();
+        }
         if token.is_some() || deadline.is_some() {
             self.desk.watch(number, token.as_ref(), deadline);
         }
@@ -105,25 +111,33 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
 
 /// The life of a `pull-N` thread: one request after the other, and the end when none is left.
 fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, tokens: &Tokens) {
-    let mut next = take_or_end(desk.state(), tokens);
+    let mut next = take_or_end(desk, desk.state(), tokens);
     while let Some(pending) = next {
         desk.work(*pending);
         let mut state = desk.state();
         state.looking += 1;
-        next = take_or_end(state, tokens);
+        next = take_or_end(desk, state, tokens);
     }
 }
 
-/// The request that has waited longest. If none does, looks again for some microseconds, for a new
-/// thread costs more than that; then gives the token back.
+/// The request that has waited longest. If none does, looks for one a while longer, for a new thread
+/// costs more than that; then gives the token back.
 ///
 /// All under the queue's lock: whoever finds the queue empty gives the token back before the lock is
 /// free, and whoever asks later finds that token.
-fn take_or_end(mut state: MutexGuard<'_, State>, tokens: &Tokens) -> Option<Box<Pending>> {
+fn take_or_end<S: ImageService + 'static>(
+    desk: &Desk<S>,
+    mut state: MutexGuard<'_, State>,
+    tokens: &Tokens,
+) -> Option<Box<Pending>> {
     let backoff = Backoff::new();
     let mut found = state.queue.take_first();
     while found.is_none() && !backoff.is_completed() {
         MutexGuard::unlocked(&mut state, || backoff.snooze());
+        found = state.queue.take_first();
+    }
+    if found.is_none() && state.is_open() {
+        desk.work_added.wait_for(&mut state, LINGERING);
         found = state.queue.take_first();
     }
     state.looking -= 1;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_utils::Backoff;
 
 use super::desk::{Desk, Worked};
 use super::queue::Pending;
@@ -93,8 +94,11 @@ impl<S: ImageService + 'static> SerialImagePuller<S> {
         }
     }
 
-    /// Waits for a seat; not longer than the request's context lasts, or the puller.
-    fn wait_for_seat(&self, number: u64, cx: &PullContext) {
+    /// Takes a seat, or waits for one; not longer than the request's context lasts, or the puller.
+    fn take_seat(&self, number: u64, cx: &PullContext) {
+        if briefly(|| self.seats.0.try_send(number).ok()).is_some() {
+            return;
+        }
         self.standing.fetch_add(1, Ordering::Relaxed);
         select! {
             send(self.seats.0, number) -> _ => {}
@@ -112,16 +116,7 @@ impl<S: ImageService + 'static> SerialImagePuller<S> {
 /// Works off the queue until the puller ends; or the service panics, which ends this round.
 fn pull_until_panic<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<u64>) {
     loop {
-        let number = match seats.try_recv() {
-            Ok(number) => number,
-            Err(_) => select! {
-                recv(seats) -> number => match number {
-                    Ok(number) => number,
-                    Err(_) => return,
-                },
-                recv(desk.closing()) -> _ => return,
-            },
-        };
+        let Some(number) = next_number(desk, seats) else { return };
         // In a statement of its own: the lock is free before the work begins.
         let pending = desk.state().queue.take(number);
         if let Some(pending) = pending
@@ -132,15 +127,33 @@ fn pull_until_panic<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<
     }
 }
 
+/// The number of the request that has waited longest; `None` when the puller ends.
+fn next_number<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<u64>) -> Option<u64> {
+    briefly(|| seats.try_recv().ok()).or_else(|| {
+        select! {
+            recv(seats) -> number => number.ok(),
+            recv(desk.closing()) -> _ => None,
+        }
+    })
+}
+
+/// Tries for some microseconds: to be woken costs more than that.
+fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let backoff = Backoff::new();
+    loop {
+        let done = attempt();
+        if done.is_some() || backoff.is_completed() {
+            return done;
+        }
+        backoff.snooze();
+    }
+}
+
 impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
         let waiting = cx.clone();
         match self.enter(Pending::new(cx, request, results)) {
-            Ok(number) => {
-                if self.seats.0.try_send(number).is_err() {
-                    self.wait_for_seat(number, &waiting);
-                }
-            }
+            Ok(number) => self.take_seat(number, &waiting),
             Err(pending) => self.desk.refuse(*pending, RejectReason::ShutDown.into_error()),
         }
     }

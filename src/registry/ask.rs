@@ -1,26 +1,21 @@
 //! One question to one host: admitted, authorised, redirected, and its refusal made an error.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use serde::Deserialize;
 
 use super::Service;
 use super::auth::{Audience, Authorization};
 use super::governor::Slot;
-use super::headers;
 use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
 use super::policy;
+use super::refusal::refusal;
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::reference::Reference;
 use crate::service::{CredentialFingerprint, PullSecret};
-
-/// An error's body is never read further, bytes.
-const MAX_ERROR_BODY: usize = 64 * 1024;
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -329,56 +324,4 @@ fn not_our_refusal(reply: Reply) -> Result<Reply, Error> {
         }
         _ => Ok(reply),
     }
-}
-
-/// What a host says when it does not answer the question, as an error.
-pub(super) fn refusal(reply: Reply) -> Error {
-    let status = reply.status();
-    let (kind, is_final) = match status {
-        401 => (ErrorKind::Unauthorized, true),
-        403 | 451 => (ErrorKind::Denied, true),
-        404 | 410 => (ErrorKind::NotFound, true),
-        408 => (ErrorKind::Timeout, false),
-        429 => (ErrorKind::RateLimited, false),
-        500.. => (ErrorKind::Unavailable, false),
-        _ => (ErrorKind::Protocol, true),
-    };
-    let retry_after = reply
-        .header("retry-after")
-        .filter(|_| !is_final)
-        .and_then(|value| headers::retry_after(value, SystemTime::now(), Duration::MAX));
-    let message = match reason(reply) {
-        Some(reason) => format!("status {status}: {reason}"),
-        None => format!("status {status}"),
-    };
-    let error = Error::new(kind, message).with_retryable(!is_final);
-    match retry_after {
-        Some(delay) => error.with_retry_after(delay),
-        None => error,
-    }
-}
-
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<Reason>,
-}
-
-#[derive(Deserialize)]
-struct Reason {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// The first reason in an error's body, in the form of the
-/// [distribution spec](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes).
-fn reason(reply: Reply) -> Option<String> {
-    const ENOUGH: usize = 200;
-    let body = reply.read_all(MAX_ERROR_BODY).ok()?;
-    let first = serde_json::from_slice::<Errors>(&body).ok()?.errors.into_iter().next()?;
-    let text = [first.code, first.message].join(" ");
-    let text: String =
-        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(ENOUGH).collect();
-    (!text.is_empty()).then_some(text)
 }

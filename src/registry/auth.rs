@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge};
 use super::http::{Http, Reply, Uri};
 use super::policy;
+use super::refusal::refusal;
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind, Phase};
@@ -410,7 +411,7 @@ struct Answer {
 fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
     let status = reply.status();
     if status != 200 {
-        return Err(super::ask::refusal(reply));
+        return Err(refusal(reply));
     }
     let body = zeroize::Zeroizing::new(reply.read_all(MAX_ANSWER)?);
     // What the parser says of the body may quote it.

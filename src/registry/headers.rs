@@ -30,11 +30,6 @@ impl ContentRange {
         let is_sound = first <= last && complete.is_none_or(|complete| last < complete);
         is_sound.then_some(ContentRange { first, last, complete })
     }
-
-    /// How many bytes it brings.
-    pub(crate) fn len(&self) -> u64 {
-        (self.last - self.first).saturating_add(1)
-    }
 }
 
 /// How long the server asks to be left alone, by

@@ -6,8 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ureq::http::Uri;
-use ureq::http::uri::{PathAndQuery, Scheme};
+use super::http::Uri;
+use super::http::uri::{PathAndQuery, Scheme};
 
 /// Why a URL is not used; printed after the URL's host.
 pub(crate) type Refusal = &'static str;

@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// Removes those of `candidates` that no image uses and no pull counts on.
-    fn collect(
+    pub(super) fn collect(
         &self,
         cx: &PullContext,
         candidates: HashSet<Digest>,
@@ -283,7 +283,7 @@ fn called(entry: &Entry) -> Option<String> {
 
 /// Which digests a document names, remembered: what has a digest never changes.
 #[derive(Debug, Default)]
-struct References(HashMap<Digest, Vec<Reference>>);
+pub(super) struct References(HashMap<Digest, Vec<Reference>>);
 
 #[derive(Clone, Debug)]
 struct Reference {

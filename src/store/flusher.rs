@@ -9,8 +9,8 @@
 //! What was found in the store is not believed to be durable either: another tool, or a process that
 //! was killed, may not have flushed it. It joins the group once, and is remembered.
 //!
-//! The work is done on threads of its own, `flush-N`, that live as long as there is any: nobody can
-//! interrupt a flush, but who waits for one can leave.
+//! Nobody can interrupt a flush, but who waits for one can leave: the work is done on threads of its
+//! own, `flush-N`, that live as long as there is any. Who cannot leave does it himself.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -44,6 +44,7 @@ pub(super) struct Flusher {
     threads: usize,
     queue: Mutex<Queue>,
     index: Mutex<Option<KnownIndex>>,
+    index_lock: Mutex<Option<Box<dyn DiskFile>>>,
     places: (Sender<()>, Receiver<()>),
 }
 
@@ -127,7 +128,15 @@ impl Flusher {
             let _ = places.0.try_send(());
         }
         let threads = if has_threads { THREADS } else { 0 };
-        Arc::new(Flusher { disk, flush, threads, queue: Mutex::default(), index: Mutex::default(), places })
+        Arc::new(Flusher {
+            disk,
+            flush,
+            threads,
+            queue: Mutex::default(),
+            index: Mutex::default(),
+            index_lock: Mutex::default(),
+            places,
+        })
     }
 
     /// Puts a verified blob under its name: at once if nothing is flushed, and else soon; then what
@@ -187,7 +196,7 @@ impl Flusher {
             false => queue.small.push(blob),
         }
         drop(queue);
-        self.set_to_work();
+        self.set_to_work(true);
         Ok(awaited)
     }
 
@@ -206,7 +215,8 @@ impl Flusher {
         cx.check()?;
         let (answer, answered) = bounded(1);
         self.queue.lock().changes.push(Change { needs, edit: Box::new(edit), answer });
-        self.set_to_work();
+        let may_leave = cx.cancel_token().is_some() || cx.deadline().is_some();
+        self.set_to_work(may_leave && self.flush == Flush::Wait);
         cx.wait_for(&answered)?.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked"))
         })
@@ -225,30 +235,32 @@ impl Flusher {
         Ok(index)
     }
 
-    /// Starts a thread if there is work for one more; works here if none can be started.
-    fn set_to_work(self: &Arc<Self>) {
+    /// Finds somebody for the work that has gathered: another thread, or this one.
+    fn set_to_work(self: &Arc<Self>, elsewhere: bool) {
         {
             let mut queue = self.queue.lock();
-            if !queue.has_job() || (queue.working >= self.threads && self.threads > 0) {
+            if !queue.has_job() || queue.working >= self.threads.max(1) {
                 return;
             }
             queue.working += 1;
-            if self.threads > 0 {
-                let flusher = self.clone();
-                let thread =
-                    std::thread::Builder::new().name(format!("flush-{}", queue.working)).stack_size(STACK);
-                if thread.spawn(move || flusher.work()).is_ok() {
-                    return;
-                }
+            if elsewhere && self.start_thread(queue.working) {
+                return;
             }
         }
-        self.work();
+        self.work(true);
     }
 
-    fn work(self: &Arc<Self>) {
+    /// Starts a thread to work, unless none is to be had.
+    fn start_thread(self: &Arc<Self>, number: usize) -> bool {
+        let flusher = self.clone();
+        let thread = std::thread::Builder::new().name(format!("flush-{number}")).stack_size(STACK);
+        self.threads > 0 && thread.spawn(move || flusher.work(false)).is_ok()
+    }
+
+    /// Works until there is nothing to do; a caller's own thread hands on after the first job.
+    fn work(self: &Arc<Self>, is_callers: bool) {
         while let Some(job) = self.next_job() {
-            // A large blob beside a group: another thread can have one of them.
-            self.set_to_work_beside();
+            self.get_help();
             match job {
                 Job::Large(blob) => self.settle(vec![blob]),
                 Job::Group(blobs, changes) => {
@@ -257,12 +269,17 @@ impl Flusher {
                     self.queue.lock().is_grouping = false;
                 }
             }
+            if is_callers && self.queue.lock().has_job() && self.start_thread(1) {
+                return;
+            }
         }
     }
 
-    fn set_to_work_beside(self: &Arc<Self>) {
-        if self.threads > 0 {
-            self.set_to_work();
+    /// A large blob beside a group: another thread can have one of them.
+    fn get_help(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        if queue.has_job() && queue.working < self.threads && self.start_thread(queue.working + 1) {
+            queue.working += 1;
         }
     }
 
@@ -364,11 +381,23 @@ impl Flusher {
     fn edit_index(&self, edits: Vec<Edit>) -> Result<(), Error> {
         // Whoever waits for this can leave; the lock itself is held briefly by whoever holds it.
         let cx = PullContext::new();
-        let lock = wait::for_files(&cx, "open the lock of the index", || {
-            layout::open_lock(&*self.disk, INDEX_LOCK)
-        })?;
-        wait::lock(&cx, &*lock, Lock::Exclusive, INDEX_LOCK)?;
-        let mut index = wait_for_index(&cx, self)?;
+        let mut lock = self.index_lock.lock();
+        if lock.is_none() {
+            let open = || layout::open_lock(&*self.disk, INDEX_LOCK);
+            *lock = Some(wait::for_files(&cx, "open the lock of the index", open)?);
+        }
+        let Some(file) = &*lock else { return Ok(()) };
+        wait::lock(&cx, &**file, Lock::Exclusive, INDEX_LOCK)?;
+        let outcome = self.edit_locked(&cx, edits);
+        if file.unlock().is_err() {
+            // Closing it does, too.
+            *lock = None;
+        }
+        outcome
+    }
+
+    fn edit_locked(&self, cx: &PullContext, edits: Vec<Edit>) -> Result<(), Error> {
+        let mut index = wait_for_index(cx, self)?;
         let mut changed = false;
         for edit in edits {
             changed |= edit(&mut index);
@@ -430,5 +459,12 @@ impl Change {
 
     fn failed_need(&self) -> Option<Error> {
         self.needs.iter().find_map(|need| need.outcome.get()?.as_ref().err().cloned())
+    }
+}
+
+impl Awaited {
+    /// Waits until the blob is durable, or will not be.
+    pub(super) fn wait(&self) {
+        self.outcome.wait();
     }
 }

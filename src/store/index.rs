@@ -133,14 +133,16 @@ impl Index {
 }
 
 impl Entry {
-    /// The entry by which `name` stands for `target`.
+    /// The entry by which `name` stands for `target`, or by which it is there without a name.
     pub(super) fn new(
-        name: &str,
+        name: Option<&str>,
         target: &Descriptor,
         id: Option<&Digest>,
         repo_digest: Option<&str>,
     ) -> Self {
-        let mut annotations = BTreeMap::from([(REF_NAME, name), (CONTAINERD_NAME, name)]);
+        let mut annotations = BTreeMap::new();
+        annotations.extend(name.map(|name| (REF_NAME, name)));
+        annotations.extend(name.map(|name| (CONTAINERD_NAME, name)));
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
         let mut entry = json!({
@@ -162,6 +164,17 @@ impl Entry {
     /// The entry as it stands in the file.
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The name that containerd would give the image: where a tool writes both, the whole one.
+    pub(super) fn whole_name(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct View {
+            annotations: BTreeMap<String, String>,
+        }
+        let annotations = serde_json::from_str(&self.text).map(|View { annotations }| annotations);
+        let whole = annotations.ok().and_then(|mut annotations| annotations.remove(CONTAINERD_NAME));
+        whole.or_else(|| self.name.as_deref().map(str::to_owned))
     }
 
     /// The digest of the image index that the image was pulled by.

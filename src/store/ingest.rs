@@ -1,7 +1,7 @@
 //! A blob's way from the network to its name.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use crate::context::PullContext;
 use crate::durable::{Access, Disk, DiskFile, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
-use crate::image::digest::{Digest, Hasher};
+use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::manifest::Descriptor;
+use crate::store::layout::PARTIALS;
 use crate::store::lease::{Lease, LeaseState};
 use crate::store::{Inner, Store, layout, refused, wait};
 
@@ -232,6 +233,21 @@ impl Ingest {
         Ok(())
     }
 
+    /// Throws away what was written.
+    pub(super) fn discard(mut self) {
+        if let Some(partial) = self.partial.take() {
+            partial.discard();
+        }
+    }
+
+    /// Takes a file that has the blob's bytes in place of its own.
+    fn adopt(&mut self, partial: Partial, hasher: Hasher, size: u64) {
+        if let Some(own) = self.partial.replace(partial) {
+            own.discard();
+        }
+        (self.hasher, self.offset) = (hasher, size);
+    }
+
     /// A full disk is not left full: what was written goes.
     fn write_failed(&mut self, error: &io::Error) -> Error {
         let error = refused(error, format!("write {}", self.digest));
@@ -258,6 +274,41 @@ impl Drop for Ingest {
     }
 }
 
+impl Store {
+    /// Stores what `content` has, under the digest that it turns out to have.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`; whatever `content` fails with is `Store`, too.
+    pub(super) fn put_unnamed(
+        &self,
+        cx: &PullContext,
+        lease: &Lease,
+        content: &mut dyn Read,
+    ) -> Result<(Digest, u64), Error> {
+        let partial = Partial::unnamed(cx, &self.0.disk)?;
+        let (hasher, size) = match partial.fill(cx, content) {
+            Ok(filled) => filled,
+            Err(error) => {
+                partial.discard();
+                return Err(error);
+            }
+        };
+        let digest = hasher.clone().finish();
+        match self.begin(cx, lease, &Descriptor::new("", digest.clone(), size)) {
+            Ok(Begun::Fetch(mut ingest)) => {
+                ingest.adopt(partial, hasher, size);
+                ingest.commit()?;
+            }
+            Ok(Begun::Present) => partial.discard(),
+            Err(error) => {
+                partial.discard();
+                return Err(error);
+            }
+        }
+        Ok((digest, size))
+    }
+}
+
 impl Partial {
     /// Opens and locks the partial of `digest`; `None` while another process holds it.
     fn lock(cx: &PullContext, disk: &Arc<dyn Disk>, digest: &Digest) -> Result<Option<Self>, Error> {
@@ -278,6 +329,34 @@ impl Partial {
                 return Ok(Some(Partial { disk: disk.clone(), path, file }));
             }
         }
+    }
+
+    /// A file for bytes whose digest is not known yet.
+    fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
+        let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let file = wait::for_files(cx, "make a file", || disk.open(&path, Access::Create))?;
+        let partial = Partial { disk: disk.clone(), path, file };
+        match partial.file.try_lock(Lock::Exclusive) {
+            Ok(true) => Ok(partial),
+            Ok(false) => Err(Error::new(ErrorKind::Store, format!("{} was taken away", partial.path))),
+            Err(error) => Err(partial.failed(&error)),
+        }
+    }
+
+    /// Writes and hashes all that `content` has.
+    fn fill(&self, cx: &PullContext, content: &mut dyn Read) -> Result<(Hasher, u64), Error> {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0; READ];
+        let mut offset = 0;
+        loop {
+            cx.check()?;
+            let read = content.read(&mut buffer).map_err(|error| refused(&error, "read what is imported"))?;
+            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+            self.file.write_at(bytes, offset).map_err(|error| self.failed(&error))?;
+            hasher.update(bytes);
+            offset += read as u64;
+        }
+        Ok((hasher, offset))
     }
 
     fn len(&self) -> Result<u64, Error> {

@@ -34,7 +34,7 @@ pub(super) const COLLECT_LOCK: &str = ".oci-puller/collect.lock";
 const INDEX_TEMP: &str = ".oci-puller/index.json";
 const LAYOUT_TEMP: &str = ".oci-puller/oci-layout";
 
-const LAYOUT_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const LAYOUT_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
 /// The longest `oci-layout` that is read, bytes.
 const MAX_LAYOUT: u64 = 4096;
@@ -142,12 +142,7 @@ fn is_read_only(error: &io::Error) -> bool {
 }
 
 /// Whether what is there is a layout of a version that is known, with an index that can be read.
-fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Marker {
-        #[serde(rename = "imageLayoutVersion")]
-        version: String,
-    }
+pub(super) fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     let wrong = |what: String| {
         Error::new(
             ErrorKind::InvalidConfig,
@@ -155,20 +150,29 @@ fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         )
     };
     let failed = |error: io::Error| refused(&error, format!("read {}", dir.join(LAYOUT).display()));
-    let file = disk.open(LAYOUT, Access::Read).map_err(failed)?;
-    let bytes = limited(&*file, MAX_LAYOUT).map_err(failed)?;
-    let marker: Marker =
-        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{LAYOUT}: {error}")))?;
-    if marker.version != "1.0.0" {
-        return Err(wrong(format!(
-            "{LAYOUT} is of version {:.32?}, and only 1.0.0 is known",
-            marker.version
-        )));
-    }
+    let file = disk.open(LAYOUT, Access::Read).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => wrong(format!("it has no {LAYOUT}")),
+        _ => failed(error),
+    })?;
+    check_marker(&limited(&*file, MAX_LAYOUT).map_err(failed)?).map_err(wrong)?;
     read_index(disk).map(drop).map_err(|error| match error.source() {
         None => wrong(error.message().to_owned()),
         Some(_) => error,
     })
+}
+
+/// Whether `oci-layout` names a version that is known; if not, why.
+pub(super) fn check_marker(text: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Marker {
+        #[serde(rename = "imageLayoutVersion")]
+        version: String,
+    }
+    let marker: Marker = serde_json::from_slice(text).map_err(|error| format!("{LAYOUT}: {error}"))?;
+    match &*marker.version {
+        "1.0.0" => Ok(()),
+        other => Err(format!("{LAYOUT} is of version {other:.32?}, and only 1.0.0 is known")),
+    }
 }
 
 /// Reads `index.json`, and what the file was. A layout without one has no images yet: some tools

@@ -174,6 +174,11 @@ impl Lease {
         self.0.awaited.lock().clone()
     }
 
+    /// Waits until all blobs that were committed under it can be read.
+    pub(super) fn settle(&self) {
+        self.awaited().iter().for_each(|blob| blob.wait());
+    }
+
     pub(super) fn state(&self) -> Arc<LeaseState> {
         self.0.clone()
     }

@@ -7,7 +7,9 @@
 //! flushes of all who wait at the same moment are one ([`flusher`]).
 
 mod collect;
+mod export;
 mod flusher;
+mod import;
 mod index;
 mod ingest;
 mod layout;
@@ -15,6 +17,7 @@ mod lease;
 mod partials;
 mod read;
 mod space;
+mod tar;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -275,7 +278,8 @@ impl Store {
         naming: &Naming,
     ) -> Result<(), Error> {
         let (id, repo_digest) = (naming.id.as_ref(), naming.repo_digest.as_deref());
-        let entries: Vec<_> = names.iter().map(|name| Entry::new(name, manifest, id, repo_digest)).collect();
+        let entries: Vec<_> =
+            names.iter().map(|name| Entry::new(Some(name.as_str()), manifest, id, repo_digest)).collect();
         self.0.flusher.change(cx, lease.awaited(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;

@@ -112,7 +112,7 @@ impl Store {
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, Error> {
         let file = self.open_file(&PullContext::new(), digest)?;
         let len = file.metadata().map_err(|error| refused(&error, format!("open {digest}")))?.len;
-        Ok(Blob { file, len, place: 0 })
+        Ok(Blob::new(file, len))
     }
 
     /// Notes that the image was used now; [`prune`](Self::prune) removes the least recently used first.
@@ -273,6 +273,10 @@ pub struct Blob {
 }
 
 impl Blob {
+    pub(super) fn new(file: Box<dyn DiskFile>, len: u64) -> Self {
+        Blob { file, len, place: 0 }
+    }
+
     /// Its size, bytes.
     pub fn size(&self) -> u64 {
         self.len

@@ -102,10 +102,21 @@ impl PrivateCa {
         roots
     }
 
+    /// What a server that is another program shows.
+    pub(crate) fn server_identity(&self, kind: ServerCertificate) -> Identity {
+        let (certificate, key) = self.issue(kind);
+        Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
     fn server_certificate(
         &self,
         kind: ServerCertificate,
     ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let (certificate, key) = self.issue(kind);
+        (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    fn issue(&self, kind: ServerCertificate) -> (rcgen::Certificate, KeyPair) {
         let names = match kind {
             ServerCertificate::WrongName => vec!["elsewhere.example".to_owned()],
             _ => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
@@ -121,8 +132,7 @@ impl PrivateCa {
             ServerCertificate::SelfSigned => params.self_signed(&key),
             _ => params.signed_by(&key, &self.issuer),
         };
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        (vec![certificate.unwrap().der().clone()], key.into())
+        (certificate.unwrap(), key)
     }
 }
 

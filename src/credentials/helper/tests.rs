@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::*;
-use crate::CancelToken;
+use crate::context::CancelToken;
 
 /// Helpers that are shell scripts, by their names.
 fn helpers(scripts: &[(&str, &str)]) -> (TempDir, Helpers) {

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::credentials::Secret;
+use crate::registry::http::{HeaderName, HeaderValue};
 
 use super::{Capabilities, Host, Location, Scheme, TlsSettings, go_duration};
 
@@ -182,7 +183,7 @@ impl Reader<'_> {
     fn headers(&self, value: &Value<'_>) -> Result<Vec<(String, Secret)>, Fault> {
         let mut headers = Vec::new();
         for (name, value) in self.table(value, "header")? {
-            if ureq::http::HeaderName::from_bytes(name.get_ref().as_bytes()).is_err() {
+            if HeaderName::from_bytes(name.get_ref().as_bytes()).is_err() {
                 return Err(
                     self.fault(name.span().start, format!("{:?} is no header's name", name.get_ref()))
                 );
@@ -200,7 +201,7 @@ impl Reader<'_> {
 
     fn header_value(&self, name: &Key<'_>, value: &Value<'_>) -> Result<Secret, Fault> {
         let text = self.string(value, name.get_ref())?;
-        match ureq::http::HeaderValue::from_str(text) {
+        match HeaderValue::from_str(text) {
             Ok(_) => Ok(Secret::from(text.to_owned())),
             Err(_) => {
                 let what =

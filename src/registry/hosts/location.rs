@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ureq::http::uri::{Authority, PathAndQuery};
+use crate::registry::http::uri::{Authority, PathAndQuery};
 
 /// How a host is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,10 +77,6 @@ impl Location {
     /// `HOST[:PORT]`, as it was written.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
-    }
-
-    pub(crate) fn scheme(&self) -> Scheme {
-        self.scheme
     }
 
     pub(super) fn with_authority_instead_of(mut self, old: &str, new: &str) -> Self {

@@ -16,7 +16,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 pub use lookup::{Resolver, SystemResolver};
-pub(crate) use ureq::http::Uri;
+// What URLs and headers are made of; for those who only look at them.
+pub(super) use ureq::http::{HeaderName, HeaderValue, Uri, uri};
 
 use self::lookup::Lookup;
 use self::tie::Tie;

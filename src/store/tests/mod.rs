@@ -1,5 +1,6 @@
 //! The store from within: what `tests/` cannot see.
 
+mod archive;
 mod collect;
 mod power;
 mod pull;
@@ -7,7 +8,7 @@ mod pull;
 use std::sync::Arc;
 
 use super::{Begun, Ingest, Lease, Naming, Store};
-use crate::context::PullContext;
+use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, media_type};
@@ -49,7 +50,7 @@ impl TestImage {
 
     /// Does what a pull does, without a network.
     fn pull_into(&self, store: &Store) -> Result<(), Error> {
-        let cx = PullContext::new();
+        let cx = PullContext::new().with_cancel(&CancelToken::new());
         let lease = store.lease();
         store.require_space(self.blobs().map(|(blob, _)| blob.size).sum())?;
         for (blob, bytes) in self.blobs() {

@@ -196,6 +196,18 @@ fn every_operation_may_fail_and_the_next_pull_works() {
 }
 
 #[test]
+fn what_was_pulled_without_flushes_is_flushed_when_a_pull_counts_on_it() {
+    let disk = SimDisk::new();
+    let store = open(&disk, false, Durability::Full).unwrap();
+    let unflushed = open(&disk, false, Durability::Relaxed).unwrap();
+    let [one, ..] = images();
+    one.pull_into(&unflushed).unwrap();
+    one.pull_into(&store).unwrap();
+    let found = disk.after_power_cut(Unflushed::Lost);
+    assert_kept(&found, &Promised { there: vec![one] }, "pulled again, with flushes");
+}
+
+#[test]
 fn a_killed_process_leaves_a_valid_store_also_where_nothing_is_flushed() {
     let work = |disk: &SimDisk, promised: &mut Promised| -> Result<(), Error> {
         let store = open(disk, false, Durability::Relaxed)?;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::context::CancelToken;
+
 use crate::store::layout;
 
 fn store() -> (tempfile::TempDir, Store) {

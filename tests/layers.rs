@@ -1,0 +1,340 @@
+//! Who may know whom: each room of `src` names only the rooms below it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A room, and the rooms that it may use; what those may use, it may use too.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("manager", &["puller", "service", "durable"]),
+    ("puller", &["service"]),
+    ("registry", &["store", "credentials", "service"]),
+    ("cri", &["service"]),
+    ("unpack", &["store"]),
+    ("credentials", &["service"]),
+    ("store", &["durable", "image", "context"]),
+    ("testing", &["image"]),
+    ("durable", &[]),
+    ("service", &["image", "context"]),
+    ("context", &["progress"]),
+    ("progress", &["image"]),
+    ("image", &[]),
+    ("error", &["image"]),
+    ("clock", &[]),
+    ("workers", &[]),
+];
+
+/// What every room may use.
+const GROUND: &[&str] = &["error", "clock", "workers"];
+
+/// The floors of `registry`, the highest first: a file may use its own floor and those below.
+const REGISTRY_FLOORS: &[&[&str]] = &[
+    &["builder"],
+    &["pull"],
+    &["resolve", "fetch", "verify"],
+    &["retry", "ask"],
+    &["hosts", "auth", "governor", "policy", "headers", "challenge", "refusal"],
+    &["http"],
+];
+
+/// Crates that only one place may name, so that they can be replaced there.
+const HIDDEN_CRATES: &[(&str, &str)] = &[("ureq", "src/registry/http")];
+
+#[test]
+fn every_room_names_only_rooms_below_it() {
+    let sources = sources();
+    assert!(sources.len() > 50, "the sources were not found: {sources:?}");
+    let found = violations(&sources);
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn the_table_names_every_room_of_the_registry() {
+    let on_floors: BTreeSet<&str> = REGISTRY_FLOORS.iter().copied().flatten().copied().collect();
+    for source in sources().iter().filter(|source| source.module.len() == 2) {
+        if let [room, part] = &source.module[..]
+            && room == "registry"
+        {
+            assert!(on_floors.contains(part.as_str()), "{} has no floor", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn a_violation_is_seen_and_named_by_file_and_line() {
+    let cases = [
+        ("src/image/platform.rs", "use crate::store::Store;", "image must not use store"),
+        ("src/image/platform.rs", "\n    let x = crate::registry::y();", "image must not use registry"),
+        ("src/puller/mod.rs", "use crate::registry::RegistryImageService;", "puller must not use registry"),
+        (
+            "src/store/lease.rs",
+            "use crate::{\n    error::Error,\n    service::X,\n};",
+            "store must not use service",
+        ),
+        ("src/service.rs", "use super::puller::ImagePuller;", "service must not use puller"),
+        ("src/puller/until.rs", "use super::super::store::Store;", "puller must not use store"),
+        ("src/registry/pull.rs", "use crate::testing::Registry;", "registry must not use testing"),
+        (
+            "src/registry/http/wire.rs",
+            "use super::super::auth::X;",
+            "registry::http must not use registry::auth",
+        ),
+        ("src/registry/auth.rs", "use super::{http, ask};", "registry::auth must not use registry::ask"),
+        (
+            "src/registry/hosts/file.rs",
+            "use crate::registry::fetch::X;",
+            "registry::hosts must not use registry::fetch",
+        ),
+        ("src/registry/policy.rs", "use ureq::http::Uri;", "only src/registry/http may name ureq"),
+        ("src/store/mod.rs", "use crate::Error;", "crate::Error names no room"),
+        ("src/attic/mod.rs", "", "attic is no room that the table has"),
+    ];
+    for (path, text, expected) in cases {
+        let found = violations(&[Source::new(path, text)]);
+        assert_eq!(found.len(), 1, "{path}: {text}: {found:?}");
+        assert!(found[0].starts_with(&format!("{path}:")) && found[0].ends_with(expected), "{found:?}");
+    }
+    let second_line = [Source::new("src/image/x.rs", "use std::fmt;\nuse crate::puller::X;")];
+    assert_eq!(violations(&second_line), ["src/image/x.rs:2: image must not use puller"]);
+}
+
+#[test]
+fn what_is_allowed_is_no_violation() {
+    let cases = [
+        ("src/registry/fetch.rs", "use crate::durable::Disk; // what the store uses"),
+        ("src/manager/mod.rs", "use crate::progress::Progress;"),
+        ("src/image/digest.rs", "/// See [`x`](crate::store::x).\n// crate::store"),
+        ("src/image/digest.rs", "use crate::clock::Clock;\nuse crate::workers::Workers;"),
+        ("src/registry/hosts/file.rs", "use super::location::Location;\nuse super::super::http::Uri;"),
+        ("src/registry/http/wire.rs", "use ureq::Error;"),
+        ("src/context.rs", "mod tests {\n    use super::*;\n    use super::PullContext;\n}"),
+        ("src/bin/oci-puller/main.rs", "use crate::pull;"),
+        ("src/lib.rs", "pub use store::Store;"),
+    ];
+    for (path, text) in cases {
+        assert_eq!(violations(&[Source::new(path, text)]), Vec::<String>::new(), "{path}: {text}");
+    }
+}
+
+/// A source file, and the module that it is.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    module: Vec<String>,
+    text: String,
+}
+
+impl Source {
+    fn new(path: impl AsRef<Path>, text: impl Into<String>) -> Self {
+        let inside = path.as_ref().strip_prefix("src").unwrap().with_extension("");
+        let mut module: Vec<String> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+        if matches!(module.last().map(String::as_str), Some("mod" | "lib")) {
+            module.pop();
+        }
+        Source { path: path.as_ref().to_owned(), module, text: text.into() }
+    }
+
+    /// The room it is in; `None` for the crate's root, and for programs, which are crates of their own.
+    fn room(&self) -> Option<&str> {
+        self.module.first().map(String::as_str).filter(|room| *room != "bin")
+    }
+}
+
+/// Every file of `src`, by its path from the crate's folder.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                sources.push(Source::new(path.strip_prefix(root).unwrap(), text));
+            }
+        }
+    }
+    sources
+}
+
+fn violations(sources: &[Source]) -> Vec<String> {
+    let reach = reach();
+    let mut found = Vec::new();
+    for source in sources {
+        let mut note = |line: usize, what: String| {
+            found.push(format!("{}:{line}: {what}", source.path.display()));
+        };
+        for (line, what) in hidden_crates_named(source) {
+            note(line, what);
+        }
+        let Some(room) = source.room() else { continue };
+        let Some(known) = reach.get(room) else {
+            note(1, format!("{room} is no room that the table has"));
+            continue;
+        };
+        for named in paths_named(source) {
+            if let Err(what) = may_name(source, room, known, &named) {
+                note(named.line, what);
+            }
+        }
+    }
+    found
+}
+
+/// For each room the rooms that it may use, directly or through another.
+fn reach() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let uses: BTreeMap<_, _> = ROOMS.iter().copied().collect();
+    let mut reach = BTreeMap::new();
+    for (room, direct) in ROOMS {
+        let mut known = BTreeSet::from([*room]);
+        let mut left: Vec<&str> = direct.iter().chain(GROUND).copied().collect();
+        while let Some(next) = left.pop() {
+            if known.insert(next) {
+                left.extend(uses[next]);
+            }
+        }
+        reach.insert(*room, known);
+    }
+    reach
+}
+
+fn may_name(source: &Source, room: &str, known: &BTreeSet<&str>, named: &Named) -> Result<(), String> {
+    let Some(other) = named.module.first() else { return Ok(()) };
+    let is_room = ROOMS.iter().any(|(name, _)| name == other);
+    if !is_room {
+        // Above a file's own module `super` may also be an inline module's way to that file.
+        return if named.is_from_root { Err(format!("crate::{other} names no room")) } else { Ok(()) };
+    }
+    if !known.contains(other.as_str()) {
+        return Err(format!("{room} must not use {other}"));
+    }
+    let (Some(part), Some(other_part)) = (source.module.get(1), named.module.get(1)) else { return Ok(()) };
+    match (floor(part), floor(other_part)) {
+        (Some(mine), Some(theirs)) if room == "registry" && other == "registry" && theirs < mine => {
+            Err(format!("registry::{part} must not use registry::{other_part}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Counted from the top.
+fn floor(part: &str) -> Option<usize> {
+    REGISTRY_FLOORS.iter().position(|floor| floor.contains(&part))
+}
+
+fn hidden_crates_named(source: &Source) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (name, place) in HIDDEN_CRATES.iter().filter(|(_, place)| !source.path.starts_with(place)) {
+        for (number, line) in code_lines(&source.text) {
+            if idents_before_colons(line).any(|(_, ident)| ident == *name) {
+                found.push((number, format!("only {place} may name {name}")));
+            }
+        }
+    }
+    found
+}
+
+/// A path in the code, from the crate's root.
+struct Named {
+    line: usize,
+    module: Vec<String>,
+    is_from_root: bool,
+}
+
+/// Each path that begins with `crate` or `super`; of a group in braces, each of its paths.
+fn paths_named(source: &Source) -> Vec<Named> {
+    let mut found = Vec::new();
+    for (line, at, start) in path_starts(&source.text) {
+        let (base, rest) = base_of(source, start, &source.text[at..]);
+        for tail in tails(rest) {
+            let module = base.iter().cloned().chain(tail).collect();
+            found.push(Named { line, module, is_from_root: start == "crate" });
+        }
+    }
+    found
+}
+
+/// Where a path begins, outside of comments: the line, the place behind the first `::`, the first name.
+fn path_starts(text: &str) -> Vec<(usize, usize, &str)> {
+    let mut found = Vec::new();
+    for (number, line) in code_lines(text) {
+        let line_at = line.as_ptr() as usize - text.as_ptr() as usize;
+        let mut last_end = None;
+        for (at, ident) in idents_before_colons(line) {
+            let continues = last_end == Some(at);
+            let end = at + ident.len() + 2;
+            last_end = Some(end);
+            if !continues && matches!(ident, "crate" | "super") {
+                found.push((number, line_at + end, ident));
+            }
+        }
+    }
+    found
+}
+
+/// The module that the path starts from, and what follows all of its `super::`.
+fn base_of<'a>(source: &Source, start: &str, mut rest: &'a str) -> (Vec<String>, &'a str) {
+    if start == "crate" {
+        return (Vec::new(), rest);
+    }
+    let mut base = source.module.clone();
+    base.pop();
+    while let Some(further) = rest.strip_prefix("super::") {
+        base.pop();
+        rest = further;
+    }
+    (base, rest)
+}
+
+/// The paths at the beginning of `text`: one, or those of a group.
+fn tails(text: &str) -> Vec<Vec<String>> {
+    let Some(group) = text.strip_prefix('{') else { return vec![names(text)] };
+    let mut depth = 0;
+    let end = group.find(|c| {
+        depth += match c {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        depth < 0
+    });
+    let group = &group[..end.unwrap_or(group.len())];
+    let mut depth = 0;
+    let items = group.split(|c| {
+        depth += match c {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        depth == 0 && c == ','
+    });
+    items.map(|item| names(item.trim_start())).filter(|names| !names.is_empty()).collect()
+}
+
+/// `a::b::C` as its names.
+fn names(path: &str) -> Vec<String> {
+    let end = path.find(|c: char| !is_of_name(c) && c != ':').unwrap_or(path.len());
+    path[..end].split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// The lines, numbered from 1, without those that are comments, and each without the comment at its end.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+    lines
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .map(|(number, line)| (number, line.split_once(" // ").map_or(line, |(code, _)| code)))
+}
+
+/// Each name that `::` follows, and where it stands.
+fn idents_before_colons(line: &str) -> impl Iterator<Item = (usize, &str)> {
+    line.match_indices("::").filter_map(move |(colons, _)| {
+        let start = line[..colons].rfind(|c| !is_of_name(c)).map_or(0, |before| before + 1);
+        (start < colons).then(|| (start, &line[start..colons]))
+    })
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
