@@ -29,6 +29,8 @@ Commands:
   rm       Remove images from the store
   prune    Remove images that were not used for long, or that must make room
   verify   Hash everything in the store, and move aside what is damaged
+  export   Write an image to an archive
+  import   Take in the images of archives and layouts
   demo     Show all of it with a registry of its own: no network, nothing to
            install
   help     Show the help of a command, as `oci-puller COMMAND --help` does
@@ -193,6 +195,47 @@ With --json:
   incomplete  list of images that lack blobs:
     manifest_digest  which image
     lacking          list of digests of the blobs it lacks
+";
+
+pub(crate) const EXPORT: &str = "\
+Writes an image as an OCI archive: a tar file of an image layout with this image
+alone. The same image by the same name makes the same bytes.
+
+Usage: oci-puller export [OPTIONS] IMAGE
+
+  IMAGE  A name, a digest, or the first digits (4 or more) of an image ref
+
+Options:
+  -o, --output FILE  Where to. Default: standard output, unless it is a terminal
+      --store DIR    Where the images are. Default: see `oci-puller --help`
+      --json         Results as JSON, one object; with --output only
+  -h, --help         Show this help
+
+With --json:
+  image      as it was given
+  image_ref  its id: the digest of its config
+  file       where it was written to
+  bytes      how many bytes the archive has
+";
+
+pub(crate) const IMPORT: &str = "\
+Takes images into the store, as strictly verified as in a pull: out of OCI
+archives, archives of `docker save`, and folders that are OCI image layouts.
+
+Usage: oci-puller import [OPTIONS] SOURCE...
+
+  SOURCE  An archive, not compressed; a folder; or - for an archive on standard
+          input
+
+Options:
+      --store DIR  Where the images go. Default: see `oci-puller --help`
+      --json       Results as JSON, one object a line
+  -h, --help       Show this help
+
+Prints the names of the images that came. With --json there is an object for
+each SOURCE:
+  source  as it was given
+  names   list of the names; for an image without one, its manifest's digest
 ";
 
 pub(crate) const DEMO: &str = "\

@@ -1,7 +1,9 @@
 //! The commands, one a file.
 
 mod demo;
+mod export;
 mod images;
+mod import;
 mod prune;
 mod pull;
 mod rm;
@@ -23,12 +25,14 @@ pub(crate) struct Command {
     pub(crate) run: fn(&mut Args) -> Result<(), Stop>,
 }
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 8] = [
     Command { name: "pull", help: help::PULL, run: pull::run },
     Command { name: "images", help: help::IMAGES, run: images::run },
     Command { name: "rm", help: help::RM, run: rm::run },
     Command { name: "prune", help: help::PRUNE, run: prune::run },
     Command { name: "verify", help: help::VERIFY, run: verify::run },
+    Command { name: "export", help: help::EXPORT, run: export::run },
+    Command { name: "import", help: help::IMPORT, run: import::run },
     Command { name: "demo", help: help::DEMO, run: demo::run },
 ];
 

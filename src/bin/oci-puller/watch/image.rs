@@ -178,7 +178,7 @@ mod tests {
         let delay = Duration::from_secs(12);
         for (reason, note) in [
             ("rate limited: status 429: TOOMANYREQUESTS", "429 from h, next try in 12 s"),
-            ("asked to wait", "next try in 12 s, h: asked to wait"),
+            ("host not found: no such name", "next try in 12 s, h: host not found: no such name"),
         ] {
             let mut image = Image::new("app");
             events(
