@@ -1,1 +1,0 @@
-//! The command, as its users see it.
