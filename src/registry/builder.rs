@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::Authority;
-use super::fetch::Slowest;
+use super::fetch::{Sharing, Slowest};
 use super::governor::{Governor, Patience, Slots};
 use super::hosts::Hosts;
 use super::http::{Http, Limits, ProxyChoice, Resolver, SystemResolver, Trust};
@@ -19,6 +19,8 @@ use crate::store::{Durability, Store, StoreBuilder};
 
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
+
+const MIB: u64 = 1024 * 1024;
 
 /// Builds a [`RegistryImageService`].
 #[must_use]
@@ -56,7 +58,8 @@ impl RegistryImageServiceBuilder {
                 },
                 trust: Trust::default(),
                 proxy: ProxyChoice::Environment,
-                downloads_per_pull: 4,
+                downloads_per_pull: 8,
+                sharing: Sharing { from: 8 * MIB, piece: 4 * MIB },
                 max_image_size: u64::MAX,
                 stack_size: 256 * 1024,
             },
@@ -209,9 +212,16 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How many blobs one pull fetches at a time. Default: 4.
+    /// How many blobs, or pieces of blobs, one pull fetches at a time. Default: 8.
     pub fn downloads_per_pull(mut self, blobs: usize) -> Self {
         self.settings.downloads_per_pull = blobs;
+        self
+    }
+
+    /// Blobs of at least `from` bytes are fetched in pieces of `piece` bytes, each on whichever connection
+    /// has nothing else to do. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX` for never.
+    pub fn pieces(mut self, from: u64, piece: u64) -> Self {
+        self.settings.sharing = Sharing { from, piece };
         self
     }
 
@@ -294,6 +304,9 @@ impl RegistryImageServiceBuilder {
         within("downloads_per_pull", settings.downloads_per_pull)?;
         within("downloads", self.downloads)?;
         within("tries", settings.patience.tries as usize)?;
+        if settings.sharing.piece == 0 {
+            return Err(Error::new(ErrorKind::InvalidConfig, "pieces of 0 bytes are not possible"));
+        }
         let resolver = self.resolver;
         // Certificates, keys and the proxy are read here, so that they fail here.
         Http::new(&settings.limits, &settings.trust, &settings.proxy, Arc::clone(&resolver))?;

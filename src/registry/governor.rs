@@ -91,6 +91,11 @@ impl Slots {
         }
         Ok(Slot(self.clone()))
     }
+
+    /// A place, if one is free now.
+    pub(crate) fn try_acquire(&self) -> Option<Slot> {
+        self.taken.try_send(()).is_ok().then(|| Slot(self.clone()))
+    }
 }
 
 impl Drop for Slot {

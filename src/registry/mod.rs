@@ -28,7 +28,7 @@ pub use http::{Resolver, SystemResolver};
 pub use verify::{Candidate, ImageVerifier};
 
 use self::auth::Authority;
-use self::fetch::Slowest;
+use self::fetch::{Sharing, Slowest};
 use self::governor::{Governor, Patience, Slots};
 use self::hosts::{Host, Hosts};
 use self::http::{Http, Limits, ProxyChoice, Trust};
@@ -91,6 +91,7 @@ struct Settings {
     trust: Trust,
     proxy: ProxyChoice,
     downloads_per_pull: usize,
+    sharing: Sharing,
     max_image_size: u64,
     stack_size: usize,
 }

@@ -98,8 +98,8 @@ fn report(repository: &Repository<'_>, fetched: &Fetched, manifest: &Manifest) {
 /// A tag may move, so a host is asked each time; one that may say what tags stand for.
 fn by_tag(repository: &Repository<'_>, tag: &str) -> Result<Fetched, Error> {
     let path = format!("manifests/{tag}");
-    let gained = Cell::new(0);
-    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, gained: &gained };
+    let reached = Cell::new(0);
+    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
     retry::over_hosts(repository, &trial, |endpoint| fetch(repository, endpoint, &path, None, None))
 }
 
@@ -113,8 +113,8 @@ fn by_digest(
         return verified(None, bytes, None, Some(digest), described);
     }
     let path = format!("manifests/{digest}");
-    let gained = Cell::new(0);
-    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.pull, gained: &gained };
+    let reached = Cell::new(0);
+    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.pull, reached: &reached };
     retry::over_hosts(repository, &trial, |endpoint| {
         fetch(repository, endpoint, &path, Some(digest), described)
     })

@@ -18,8 +18,9 @@ pub(super) struct Trial<'a> {
     pub(super) phase: Phase,
     /// Which hosts may be asked.
     pub(super) may: fn(&Host) -> bool,
-    /// Counts the bytes that came, for what goes on where it broke.
-    pub(super) gained: &'a Cell<u64>,
+    /// How far it has come, bytes, for what goes on where it broke. What was thrown away and came again
+    /// is no progress.
+    pub(super) reached: &'a Cell<u64>,
 }
 
 /// Tries at each host, those that failed lately last, until one succeeds. When all have failed, waits
@@ -38,7 +39,7 @@ pub(super) fn over_hosts<T>(
     let mut attempts = Vec::new();
     let mut failed_rounds = 0;
     loop {
-        let gained_before = trial.gained.get();
+        let reached_before = trial.reached.get();
         let mut deciding: Option<(usize, Error)> = None;
         for (place, endpoint) in in_order(repository, trial.may) {
             let error = match attempt(endpoint) {
@@ -71,7 +72,7 @@ pub(super) fn over_hosts<T>(
                 Error::new(ErrorKind::InvalidConfig, "no host may be asked for this").with_phase(trial.phase)
             );
         };
-        if trial.gained.get() - gained_before >= REAL_PROGRESS {
+        if trial.reached.get() - reached_before >= REAL_PROGRESS {
             failed_rounds = 0;
             continue;
         }

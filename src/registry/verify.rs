@@ -57,8 +57,9 @@ impl Candidate<'_> {
             range: None,
             phase: Phase::Manifest,
         };
-        let gained = Default::default();
-        let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, gained: &gained };
+        let reached = Default::default();
+        let trial =
+            Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
         retry::over_hosts(self.repository, &trial, |endpoint| {
             let answer = self.repository.ask(endpoint, question)?;
             let (mut body, _slot) = answer.into_body();

@@ -14,6 +14,7 @@ use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::manifest::Descriptor;
 use crate::store::layout::PARTIALS;
 use crate::store::lease::{Lease, LeaseState};
+use crate::store::pieces::Note;
 use crate::store::{Inner, Store, layout, refused, wait};
 
 /// How much is read at once, bytes.
@@ -36,6 +37,8 @@ pub(crate) struct Ingest {
     partial: Option<Partial>,
     hasher: Hasher,
     offset: u64,
+    /// Which pieces stand behind a gap, if the blob was ever written in pieces.
+    pub(super) note: Option<Note>,
     digest: Digest,
     size: u64,
     lease: Arc<LeaseState>,
@@ -145,16 +148,19 @@ impl Ingest {
         partial: Partial,
         claim: Claim,
     ) -> Result<Self, Error> {
-        let mut hasher = Hasher::new(blob.digest.algorithm());
-        let mut offset = hash_file(cx, &*partial.file, blob.size, &mut hasher, "read a partial download")?;
-        if partial.len()? > blob.size {
+        let len = partial.len()?;
+        let note = Note::read(&*partial.file, blob.size, len);
+        if len > blob.size && note.is_none() {
             partial.cut()?;
-            (hasher, offset) = (Hasher::new(blob.digest.algorithm()), 0);
         }
+        let whole = note.as_ref().map_or(blob.size, |note| note.whole_up_to(blob.size));
+        let mut hasher = Hasher::new(blob.digest.algorithm());
+        let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
         Ok(Ingest {
             partial: Some(partial),
             hasher,
             offset,
+            note,
             digest: blob.digest.clone(),
             size: blob.size,
             lease: lease.state(),
@@ -169,6 +175,12 @@ impl Ingest {
     /// ones, which the commit finds.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// How many of the blob's bytes are missing.
+    pub(crate) fn missing(&self) -> u64 {
+        let ahead = self.note.as_ref().map_or(0, |note| note.ahead(self.size));
+        (self.size - self.offset).saturating_sub(ahead)
     }
 
     /// Writes and hashes the next bytes.
@@ -196,11 +208,12 @@ impl Ingest {
     /// # Errors
     /// `Store`.
     pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        if self.offset == 0 {
+        if self.offset == 0 && self.note.is_none() {
             return Ok(());
         }
         let Some(partial) = &self.partial else { return Err(self.lost()) };
         partial.cut()?;
+        self.note = None;
         self.hasher = Hasher::new(self.digest.algorithm());
         self.offset = 0;
         Ok(())
@@ -218,7 +231,13 @@ impl Ingest {
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
         let Some(partial) = self.partial.take() else { return Err(self.lost()) };
-        let hashed = std::mem::replace(&mut self.hasher, Hasher::new(self.digest.algorithm())).finish();
+        if self.note.is_some() {
+            partial
+                .file
+                .set_len(self.size)
+                .map_err(|error| refused(&error, "cut off the note of the pieces"))?;
+        }
+        let hashed = self.take_hasher().finish();
         if hashed != self.digest {
             partial.discard();
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
@@ -248,6 +267,29 @@ impl Ingest {
         (self.hasher, self.offset) = (hasher, size);
     }
 
+    /// The blob's size, bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn cx(&self) -> &PullContext {
+        &self.cx
+    }
+
+    pub(super) fn file(&self) -> Result<&dyn DiskFile, Error> {
+        self.partial.as_ref().map(|partial| &*partial.file).ok_or_else(|| self.lost())
+    }
+
+    /// Hands the hash out, to be [put back](Self::put_hasher) when it has come further.
+    pub(super) fn take_hasher(&mut self) -> Hasher {
+        std::mem::replace(&mut self.hasher, Hasher::new(self.digest.algorithm()))
+    }
+
+    pub(super) fn put_hasher(&mut self, hasher: Hasher, offset: u64) {
+        self.hasher = hasher;
+        self.offset = offset;
+    }
+
     /// A full disk is not left full: what was written goes.
     fn write_failed(&mut self, error: &io::Error) -> Error {
         let error = refused(error, format!("write {}", self.digest));
@@ -267,6 +309,7 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         if self.offset == 0
+            && self.note.is_none()
             && let Some(partial) = self.partial.take()
         {
             partial.discard();

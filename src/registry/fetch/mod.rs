@@ -1,0 +1,106 @@
+//! Blobs: from the hosts into the store, side by side, going on where they broke.
+
+mod blob;
+mod crew;
+mod pace;
+mod pieces;
+
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+pub(super) use pace::Slowest;
+
+use self::crew::Crew;
+use super::ask::Repository;
+use crate::context::CancelToken;
+use crate::error::{Error, Phase};
+use crate::image::manifest::{Descriptor, Manifest};
+use crate::store::Lease;
+
+/// When a blob is fetched in pieces, by all who have nothing else to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sharing {
+    /// Blobs from this size on, bytes.
+    pub(super) from: u64,
+    /// The size of a piece, bytes.
+    pub(super) piece: u64,
+}
+
+/// Where the bytes of an image came from.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    fetched: AtomicU64,
+    reused: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reused(&self) -> u64 {
+        self.reused.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, fetched: u64, reused: u64) {
+        self.fetched.fetch_add(fetched, Ordering::Relaxed);
+        self.reused.fetch_add(reused, Ordering::Relaxed);
+    }
+}
+
+/// Fetches what the store has not of an image's config and layers. `stop` cancels the repository's
+/// context: the first blob that fails ends the others.
+///
+/// # Errors
+/// The first blob's that failed.
+pub(super) fn blobs(
+    repository: &Repository<'_>,
+    stop: &CancelToken,
+    lease: &Lease,
+    manifest: &Manifest,
+) -> Result<Tally, Error> {
+    let mut blobs = manifest.blobs();
+    let missing = missing_bytes(repository, &blobs)?;
+    repository.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
+    // The largest first: the pull lasts as long as its last blob.
+    blobs.sort_by_key(|blob| Reverse(blob.size));
+    let settings = &repository.service.settings;
+    let threads = useful_threads(&blobs, missing, settings.sharing).min(settings.downloads_per_pull);
+    let crew = Crew::new(repository, stop, lease, &manifest.config, blobs);
+    thread::scope(|scope| {
+        // The pull's own thread is one of them.
+        for number in 1..threads {
+            let thread =
+                thread::Builder::new().name(format!("blob-{number}")).stack_size(settings.stack_size);
+            if let Err(error) = thread.spawn_scoped(scope, || crew.work()) {
+                log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
+                break;
+            }
+        }
+        crew.work();
+    });
+    crew.outcome()
+}
+
+fn missing_bytes(repository: &Repository<'_>, blobs: &[&Descriptor]) -> Result<u64, Error> {
+    let store = &repository.service.store;
+    let mut missing = 0_u64;
+    for blob in blobs {
+        let found = store.has(repository.cx, blob).map_err(|error| error.with_phase(Phase::Store))?;
+        if found.is_none() {
+            missing = missing.saturating_add(blob.size);
+        }
+    }
+    Ok(missing)
+}
+
+/// More threads than this would find nothing to do.
+fn useful_threads(blobs: &[&Descriptor], missing: u64, sharing: Sharing) -> usize {
+    let pieces =
+        blobs.iter().map(|blob| if blob.size >= sharing.from { blob.size / sharing.piece.max(1) } else { 1 });
+    match missing {
+        0 => 1,
+        _ => usize::try_from(pieces.fold(0, u64::saturating_add)).unwrap_or(usize::MAX).max(blobs.len()),
+    }
+}

@@ -1,0 +1,196 @@
+//! A large blob in pieces, fetched by all who have nothing else to do.
+//!
+//! A piece is asked for as a closed range, so no byte comes twice. The first connection tells how fast
+//! the host is: where it is slower than the hash, every idle connection makes the pull faster; where it is
+//! not, one helper is enough to hash beside the writing.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::blob::Fetch;
+use super::crew::Crew;
+use crate::error::{Error, ErrorKind};
+use crate::image::manifest::Descriptor;
+use crate::registry::ask::{Endpoint, Question};
+use crate::registry::headers::ContentRange;
+use crate::registry::retry::{self, Trial};
+use crate::store::{Ingest, Piece, Pieces};
+
+/// So many bytes have to come before others join in.
+const PROBE: u64 = 1024 * 1024;
+
+/// A connection that brings so many bytes a second is bounded by this machine, not by the way.
+const FAST: f64 = 150e6;
+
+/// A blob whose pieces several threads fetch.
+pub(super) struct Shared<'a> {
+    blob: &'a Descriptor,
+    pieces: Pieces,
+    since: Instant,
+    /// Changed under the floor's lock.
+    helpers: AtomicUsize,
+}
+
+impl Shared<'_> {
+    pub(super) fn open(&self) -> usize {
+        self.pieces.open()
+    }
+
+    pub(super) fn wants_help(&self) -> bool {
+        let helpers = self.helpers.load(Ordering::Relaxed);
+        let a_second = self.since.elapsed().as_secs_f64().max(1e-6) * (helpers + 1) as f64;
+        let is_fast = self.pieces.written() as f64 / a_second > FAST;
+        self.open() > 0 && (!is_fast || helpers == 0)
+    }
+
+    pub(super) fn join(&self) {
+        self.helpers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fetched {
+    Piece,
+    /// There was none that nobody is at.
+    Nothing,
+    /// The host sends all of the blob, whatever it is asked for.
+    OnlyWhole,
+}
+
+impl<'a, 'r> Crew<'a, 'r> {
+    /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
+    /// wrong and nobody can tell which, it is fetched whole.
+    pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<(), Error> {
+        let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
+        let shared = Arc::new(Shared {
+            blob: fetch.blob,
+            pieces,
+            since: Instant::now(),
+            helpers: AtomicUsize::new(0),
+        });
+        let ended = self.lead(fetch, &shared);
+        if let Err(error) = &ended {
+            self.fail(error.clone());
+        }
+        let Some(Shared { pieces, .. }) = self.alone_again(shared) else { return ended };
+        ended?;
+        let ingest = pieces.into_ingest()?;
+        if ingest.offset() < fetch.blob.size {
+            return fetch.complete(Some(ingest));
+        }
+        match ingest.commit() {
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                fetch.report_restart();
+                fetch.complete(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Fetches pieces until none is open, and lets others join when the first bytes have come.
+    fn lead(&self, fetch: Fetch<'a, 'r>, shared: &Arc<Shared<'a>>) -> Result<(), Error> {
+        let is_offered = Cell::new(false);
+        let offer = || {
+            if !is_offered.get() && shared.pieces.written() >= PROBE {
+                is_offered.set(true);
+                self.floor.lock().shared.push(Arc::clone(shared));
+                self.changed.notify_all();
+            }
+        };
+        while fetch_piece(fetch, &shared.pieces, offer)? == Fetched::Piece {
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Fetches pieces of somebody else's blob.
+    pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
+        let fetch = self.fetch_of(shared.blob);
+        let helped = loop {
+            match fetch_piece(fetch, &shared.pieces, || ()) {
+                Ok(Fetched::Piece) => {}
+                Ok(Fetched::Nothing | Fetched::OnlyWhole) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = &helped {
+            self.fail(error.clone());
+        }
+        // The leader waits for the count, and then wants to be the only holder.
+        let floor = self.floor.lock();
+        shared.helpers.fetch_sub(1, Ordering::Relaxed);
+        drop(shared);
+        drop(floor);
+        self.changed.notify_all();
+        helped
+    }
+
+    /// Lets nobody join any more, and waits until all helpers have left.
+    fn alone_again(&self, shared: Arc<Shared<'a>>) -> Option<Shared<'a>> {
+        let mut floor = self.floor.lock();
+        floor.shared.retain(|other| !Arc::ptr_eq(other, &shared));
+        while shared.helpers.load(Ordering::Relaxed) > 0 {
+            self.changed.wait(&mut floor);
+        }
+        Arc::into_inner(shared)
+    }
+}
+
+/// Fetches one piece from one host after the other.
+fn fetch_piece(fetch: Fetch<'_, '_>, pieces: &Pieces, came: impl Fn()) -> Result<Fetched, Error> {
+    let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
+    let reached = Cell::new(piece.next);
+    let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
+    let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
+        download(fetch, endpoint, pieces, &mut piece, &reached, &came)
+    });
+    match fetched {
+        Ok(Fetched::Piece) => pieces.finish(&piece)?,
+        _ => pieces.give_back(&piece),
+    }
+    fetched
+}
+
+fn download(
+    fetch: Fetch<'_, '_>,
+    endpoint: &Endpoint,
+    pieces: &Pieces,
+    piece: &mut Piece,
+    reached: &Cell<u64>,
+    came: &impl Fn(),
+) -> Result<Fetched, Error> {
+    let named = |error: Error| error.with_host(&endpoint.name);
+    let path = format!("blobs/{}", fetch.blob.digest);
+    let range = format!("bytes={}-{}", piece.next, piece.end - 1);
+    let question = Question { path: &path, accept: None, range: Some(&range), phase: fetch.phase };
+    let answer = fetch.repository.ask(endpoint, question)?;
+    if answer.reply.status() == 200 {
+        return Ok(Fetched::OnlyWhole);
+    }
+    let sent = ContentRange::parse(answer.reply.headers("content-range"));
+    let is_asked_for = sent.is_some_and(|sent| {
+        sent.first == piece.next
+            && sent.last == piece.end - 1
+            && sent.complete.is_none_or(|complete| complete == fetch.blob.size)
+    });
+    if answer.reply.status() != 206 || !is_asked_for {
+        log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
+        return Ok(Fetched::OnlyWhole);
+    }
+    fetch.report_start(endpoint, piece.next);
+    let (mut body, _slot) = answer.into_body();
+    let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
+        pieces.write(piece, bytes)?;
+        came();
+        Ok(piece.next)
+    });
+    read.map_err(named)?;
+    if piece.next < piece.end {
+        let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
+        return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+    }
+    Ok(Fetched::Piece)
+}

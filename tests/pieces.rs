@@ -1,0 +1,130 @@
+//! Large blobs in pieces: every byte once, whatever the hosts do.
+
+use oci_puller::testing::images::{Image, ImageBuilder};
+use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Target};
+use oci_puller::{ErrorKind, PullContext, RegistryImageService, RegistryImageServiceBuilder};
+use std::time::Duration;
+
+const MIB: usize = 1024 * 1024;
+
+fn large_image(registry: &Registry) -> (Image, String) {
+    let image = ImageBuilder::new("large/app").layer(12 * MIB).layer(1000).build();
+    let name = registry.push(&image, "v1");
+    (image, name)
+}
+
+fn builder(dir: &tempfile::TempDir) -> RegistryImageServiceBuilder {
+    RegistryImageService::builder(dir.path().join("store"))
+        .retry_delay(Duration::from_millis(1), Duration::from_millis(5))
+        .pieces(MIB as u64, MIB as u64)
+}
+
+/// The layer's bytes that the registry was asked for, by its log of ranges.
+fn ranges(registry: &Registry, image: &Image) -> Vec<SeenRequest> {
+    let layer = image.layers()[0].digest.to_string();
+    registry.requests().into_iter().filter(|seen| seen.path.contains(&layer)).collect()
+}
+
+fn assert_sound(service: &RegistryImageService, image: &Image) {
+    let report = service.store().verify(&PullContext::new()).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert!(service.store().open_blob(&image.layers()[0].digest).is_ok());
+}
+
+#[test]
+fn a_large_layer_comes_in_closed_ranges_each_byte_once() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    let dir = tempfile::tempdir().unwrap();
+    let service = builder(&dir).build().unwrap();
+    let before = registry.stats();
+    let pulled = service.pull(&*name).unwrap();
+    assert_eq!(ranges(&registry, &image).len(), 13, "the layer is 12 MiB and a tar's head and end");
+    let sent = registry.stats().body_bytes - before.body_bytes;
+    assert_eq!(sent, pulled.bytes_fetched, "nothing twice");
+    assert_sound(&service, &image);
+}
+
+#[test]
+fn idle_connections_join_where_one_is_slow() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    registry.fault(Fault::on(Target::Blob).with(Action::Pace(8 * MIB as u64)));
+    let dir = tempfile::tempdir().unwrap();
+    let service = builder(&dir).build().unwrap();
+    service.pull(&*name).unwrap();
+    let connections: std::collections::HashSet<_> =
+        ranges(&registry, &image).iter().map(|seen| seen.connection).collect();
+    assert!(connections.len() >= 4, "{connections:?}");
+    assert_sound(&service, &image);
+}
+
+#[test]
+fn a_host_that_knows_no_ranges_sends_all_on_one_connection() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    registry.fault(Fault::on(Target::Blob).with(Action::IgnoreRange));
+    let dir = tempfile::tempdir().unwrap();
+    let service = builder(&dir).build().unwrap();
+    service.pull(&*name).unwrap();
+    assert_eq!(ranges(&registry, &image).len(), 2, "the range that was ignored, then the whole");
+    assert_sound(&service, &image);
+}
+
+#[test]
+fn pieces_that_break_go_on_where_they_broke() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    registry.fault(
+        Fault::on(Target::Blob)
+            .path_containing(image.layers()[0].digest.hex())
+            .times(20)
+            .with(Action::CutWithin(100_000..900_000)),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let service = builder(&dir).tries(30).build().unwrap();
+    let pulled = service.pull(&*name).unwrap();
+    let sent = registry.stats().body_bytes;
+    assert!(sent < pulled.bytes_fetched * 103 / 100 + 100_000, "{sent} for {}", pulled.bytes_fetched);
+    assert_sound(&service, &image);
+}
+
+#[test]
+fn a_piece_with_wrong_bytes_is_found_and_the_blob_fetched_clean() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    registry.fault(Fault::on(Target::Blob).times(1).with(Action::Corrupt(5000)));
+    let dir = tempfile::tempdir().unwrap();
+    let service = builder(&dir).build().unwrap();
+    service.pull(&*name).unwrap();
+    assert_sound(&service, &image);
+
+    registry.fault(Fault::on(Target::Blob).with(Action::Corrupt(5000)));
+    let (_, name) =
+        (image, registry.push(&ImageBuilder::new("large/other").seed(9).layer(3 * MIB).build(), "v1"));
+    let error = service.pull(&*name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{error}");
+}
+
+#[test]
+fn what_a_broken_pull_has_of_a_blob_is_kept_piece_by_piece_for_the_next() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    let dir = tempfile::tempdir().unwrap();
+    // The first piece never comes to its end; those behind it do.
+    let layer = image.layers()[0].digest.hex().to_owned();
+    let first_piece = move |seen: &SeenRequest| {
+        seen.path.contains(&layer) && seen.header("range").is_some_and(|range| !range.starts_with("bytes=0-"))
+    };
+    registry.fault(Fault::on(Target::Blob).when(first_piece).skip(4).with(Action::Status(404)));
+    let failed = builder(&dir).build().unwrap().pull(&*name).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::NotFound);
+    registry.clear_faults();
+
+    let before = registry.stats().body_bytes;
+    let service = builder(&dir).build().unwrap();
+    let pulled = service.pull(&*name).unwrap();
+    assert!(pulled.bytes_reused >= 4 * MIB as u64, "{pulled:?}");
+    assert_eq!(registry.stats().body_bytes - before, pulled.bytes_fetched, "nothing twice");
+    assert_sound(&service, &image);
+}
