@@ -107,9 +107,11 @@ impl<'a> Repository<'a> {
         let named = |error: Error| error.with_phase(question.phase).with_host(&endpoint.name);
         let slot = self.service.governor.admit(self.cx, &endpoint.name).map_err(named)?;
         let asked = self.ask_authorised(endpoint, question);
-        if let Some(delay) = asked.as_ref().err().and_then(Error::retry_after) {
+        if let Err(refusal) = &asked
+            && let Some(delay) = refusal.retry_after()
+        {
             let delay = delay.min(self.service.settings.patience.max_retry_after);
-            self.service.governor.close(&endpoint.name, delay);
+            self.service.governor.close(&endpoint.name, delay, refusal.message());
         }
         asked.map(|reply| Answer { reply, slot }).map_err(named)
     }

@@ -54,6 +54,8 @@ struct HostState {
 struct Times {
     /// Nobody asks the host before.
     closed_until: Option<Instant>,
+    /// What it answered when it asked for that.
+    closed_for: String,
     /// The host is tried last until then.
     distrusted_until: Option<Instant>,
 }
@@ -117,12 +119,15 @@ impl Governor {
         state.slots.acquire(cx)
     }
 
-    /// Closes the host's gate for every pull of the service.
-    pub(crate) fn close(&self, host: &str, delay: Duration) {
-        let until = Instant::now() + delay;
+    /// Closes the host's gate for every pull of the service; `reason` is what the host answered.
+    pub(crate) fn close(&self, host: &str, delay: Duration, reason: &str) {
+        let until = Some(Instant::now() + delay);
         let state = self.state(host);
         let mut times = state.times.lock();
-        times.closed_until = times.closed_until.max(Some(until));
+        if times.closed_until < until {
+            times.closed_until = until;
+            reason.clone_into(&mut times.closed_for);
+        }
     }
 
     pub(crate) fn distrust(&self, host: &str) {
@@ -151,8 +156,12 @@ impl Governor {
 fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), Error> {
     loop {
         let now = Instant::now();
-        let Some(until) = state.times.lock().closed_until.filter(|until| *until > now) else {
-            return Ok(());
+        let (until, reason) = {
+            let times = state.times.lock();
+            match times.closed_until.filter(|until| *until > now) {
+                Some(until) => (until, times.closed_for.clone()),
+                None => return Ok(()),
+            }
         };
         let delay = until - now;
         if cx.deadline().is_some_and(|deadline| deadline < until) {
@@ -163,7 +172,7 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
             .with_host(host)
             .with_retry_after(delay));
         }
-        cx.report(&ProgressEvent::Waiting { host, reason: "the host asked to be left alone", delay });
+        cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
         cx.sleep(delay)?;
     }
 }

@@ -82,7 +82,8 @@ pub(super) fn over_hosts<T>(
         }
         let delay = patience.delay_after(failed_rounds);
         let host = error.host().unwrap_or_default();
-        repository.cx.report(&ProgressEvent::Waiting { host, reason: &error.to_string(), delay });
+        let reason = format!("{}: {}", error.kind(), error.message());
+        repository.cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
         repository
             .cx
             .sleep(delay)

@@ -312,12 +312,16 @@ impl References {
     ) -> Result<(), Error> {
         used.extend(entry.pulled_index());
         let Some(digest) = &entry.digest else { return Ok(()) };
+        // Of the entry alone: that a digest is used does not mean that what it names was followed. The
+        // pulled digest may be the manifest's own.
+        let mut seen = HashSet::new();
         let mut ahead = vec![Reference { digest: digest.clone(), is_document: true }];
         while let Some(reference) = ahead.pop() {
-            if used.insert(reference.digest.clone()) && reference.is_document {
+            if seen.insert(reference.digest.clone()) && reference.is_document {
                 ahead.extend_from_slice(self.of(store, cx, &reference.digest)?);
             }
         }
+        used.extend(seen);
         Ok(())
     }
 

@@ -43,6 +43,22 @@ fn a_removed_image_takes_only_its_own_blobs_along() {
 }
 
 #[test]
+fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
+    let cx = PullContext::new();
+    let (_dir, store) = store();
+    let image = TestImage::new("name", "1", &[b"layer"]);
+    image.pull_into(&store).unwrap();
+    let naming = Naming {
+        id: Some(image.config.0.digest.clone()),
+        repo_digest: Some(format!("name@{}", image.manifest.0.digest)),
+    };
+    store.tag(&cx, &store.lease(), std::slice::from_ref(&image.name), &image.manifest.0, &naming).unwrap();
+    let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
+    assert_eq!(store.prune(&cx, &at_once).unwrap().blobs, 0);
+    assert_eq!(store.remove(&cx, "name").unwrap().blobs, 3);
+}
+
+#[test]
 fn a_name_goes_alone_and_a_digest_or_id_takes_all_names() {
     let cx = PullContext::new();
     for (key, left) in

@@ -1,0 +1,107 @@
+//! Short names for people, and the names that a store knows.
+
+use oci_puller::{Digest, Error, ErrorKind, Reference, Store, StoredImage};
+
+/// Hexadecimal digits of a digest that people are shown, as in Docker.
+const SHORT: usize = 12;
+
+/// An id is not looked for by fewer digits.
+const LEAST: usize = 4;
+
+/// The first digits of a digest.
+pub(crate) fn short(digest: &str) -> &str {
+    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+    hex.get(..SHORT).unwrap_or(hex)
+}
+
+/// An image's name without its host: `library/alpine` is `alpine`.
+pub(crate) fn brief(image: &str) -> String {
+    let Ok(reference) = Reference::parse(image) else {
+        return image.to_owned();
+    };
+    let repository = reference.repository();
+    let repository = repository.strip_prefix("library/").unwrap_or(repository);
+    match (reference.tag(), reference.digest()) {
+        (Some(tag), _) => format!("{repository}:{tag}"),
+        (None, Some(digest)) => format!("{repository}@{}", short(digest.as_str())),
+        (None, None) => repository.to_owned(),
+    }
+}
+
+/// The image in the store that someone means: by its name as it is pulled, by a digest, or by the
+/// first digits of an id as they are shown.
+///
+/// # Errors
+/// `NotFound`; `InvalidReference` if it is no name either, or means several images.
+pub(crate) fn find(store: &Store, meant: &str) -> Result<(String, StoredImage), Error> {
+    let named = |error: Error| error.with_image(meant);
+    let absent = || Error::new(ErrorKind::NotFound, format!("it is not in {}", store.dir().display()));
+    let key = key_of(meant);
+    if let Ok(key) = &key
+        && let Some(image) = store.find(key).map_err(named)?
+    {
+        return Ok((key.clone(), image));
+    }
+    let mut alike = by_digits(store, meant).map_err(named)?.into_iter();
+    match (alike.next(), alike.next()) {
+        (Some(image), None) => Ok((image.manifest.digest.to_string(), image)),
+        (Some(_), Some(_)) => {
+            Err(named(Error::new(ErrorKind::InvalidReference, "several images' ids begin so")))
+        }
+        (None, _) => Err(named(key.err().unwrap_or_else(absent))),
+    }
+}
+
+/// What a store knows an image by: a digest as it is, a name in full. Beside a digest a tag is left
+/// out.
+fn key_of(meant: &str) -> Result<String, Error> {
+    if Digest::parse(meant).is_ok() {
+        return Ok(meant.to_owned());
+    }
+    let reference = Reference::parse(meant)?;
+    Ok(match reference.digest() {
+        Some(digest) => reference.with_digest(digest.clone()).to_string(),
+        None => reference.to_string(),
+    })
+}
+
+fn by_digits(store: &Store, meant: &str) -> Result<Vec<StoredImage>, Error> {
+    let digits = meant.strip_prefix("sha256:").unwrap_or(meant);
+    if digits.len() < LEAST || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(Vec::new());
+    }
+    let mut images = store.images()?;
+    images.retain(|image| image.id.hex().starts_with(digits));
+    Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_without_their_hosts() {
+        let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        for (image, name) in [
+            ("alpine", "alpine:latest".to_owned()),
+            ("ghcr.io/team/app:1.2", "team/app:1.2".to_owned()),
+            ("[::1]:5000/x", "x:latest".to_owned()),
+            (&format!("alpine@{digest}"), "alpine@0123456789ab".to_owned()),
+            ("No Name", "No Name".to_owned()),
+        ] {
+            assert_eq!(brief(image), name);
+        }
+    }
+
+    #[test]
+    fn the_store_knows_names_in_full() {
+        let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        for (meant, key) in [
+            ("alpine", "docker.io/library/alpine:latest".to_owned()),
+            (digest, digest.to_owned()),
+            (&format!("alpine:3@{digest}"), format!("docker.io/library/alpine@{digest}")),
+        ] {
+            assert_eq!(key_of(meant).unwrap(), key);
+        }
+    }
+}

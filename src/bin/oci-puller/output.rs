@@ -1,0 +1,92 @@
+//! Standard output: the results, as a table for people or as JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::stop::Stop;
+
+/// Writes text as it is.
+pub(crate) fn raw(text: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Stop::Output)
+}
+
+/// Writes one line.
+pub(crate) fn line(text: &str) -> Result<(), Stop> {
+    raw(&format!("{text}\n"))
+}
+
+/// Writes one JSON object on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Stop> {
+    line(&serde_json::to_string(value).map_err(|error| Stop::Output(error.into()))?)
+}
+
+/// Rows of words under a headline, each column as wide as its widest word.
+pub(crate) struct Table<const N: usize> {
+    align: [Align; N],
+    rows: Vec<[String; N]>,
+}
+
+/// Which side of its column a word stands on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+impl<const N: usize> Table<N> {
+    pub(crate) fn new(columns: [(&str, Align); N]) -> Self {
+        Table {
+            align: columns.map(|(_, align)| align),
+            rows: vec![columns.map(|(title, _)| title.to_owned())],
+        }
+    }
+
+    pub(crate) fn row(&mut self, words: [String; N]) {
+        self.rows.push(words);
+    }
+
+    /// Whether there is nothing but the headline.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
+}
+
+impl<const N: usize> std::fmt::Display for Table<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut widths = [0; N];
+        for (width, column) in widths.iter_mut().zip(0..) {
+            *width = self.rows.iter().map(|row| row.get(column).map_or(0, width_of)).max().unwrap_or(0);
+        }
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((word, width), align) in row.iter().zip(widths).zip(self.align) {
+                let gap = if line.is_empty() { "" } else { "  " };
+                line += &match align {
+                    Align::Left => format!("{gap}{word:<width$}"),
+                    Align::Right => format!("{gap}{word:>width$}"),
+                };
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn width_of(word: &String) -> usize {
+    word.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_word() {
+        let mut table = Table::new([("NAME", Align::Left), ("SIZE", Align::Right), ("", Align::Left)]);
+        table.row(["a".into(), "12.6 MB".into(), "x".into()]);
+        table.row(["longer".into(), "1 B".into(), String::new()]);
+        assert_eq!(table.to_string(), "NAME       SIZE\na       12.6 MB  x\nlonger      1 B\n");
+    }
+}

@@ -1,0 +1,97 @@
+//! Standard error: messages, errors and the log; and the bars, which must not be written over.
+
+use std::io::{self, Write};
+
+use indicatif::MultiProgress;
+use oci_puller::Error;
+use parking_lot::Mutex;
+
+/// The bars that are up.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// From now on messages are written above these bars; or with `None`, at the bottom again.
+pub(crate) fn show_bars(bars: Option<MultiProgress>) {
+    *BARS.lock() = bars;
+}
+
+/// Writes lines to standard error. That they cannot be written is nothing to fail for.
+pub(crate) fn say(text: &str) {
+    let write = || drop(writeln!(io::stderr().lock(), "{text}"));
+    let bars = BARS.lock().clone();
+    match bars {
+        Some(bars) => bars.suspend(write),
+        None => write(),
+    }
+}
+
+/// Writes an error in one line, and one more for each host that was tried if there were several.
+pub(crate) fn say_error(error: &Error) {
+    say(&told(error));
+}
+
+fn told(error: &Error) -> String {
+    let mut text = format!("error: {error}");
+    let attempts = error.attempts();
+    let is_of_one_host = attempts.windows(2).all(|pair| pair.iter().all(|one| one.host == attempts[0].host));
+    if !is_of_one_host {
+        for attempt in attempts {
+            let what = &attempt.error;
+            text += &format!("\n  {}: {}: {}", attempt.host, what.kind(), what.message());
+        }
+    }
+    text
+}
+
+/// Shows what the library logs, warnings and errors by default; `OCI_PULLER_LOG` has the level.
+pub(crate) fn show_log() {
+    let level = std::env::var("OCI_PULLER_LOG").ok().and_then(|level| level.parse().ok());
+    if log::set_logger(&Log).is_ok() {
+        log::set_max_level(level.unwrap_or(log::LevelFilter::Warn));
+    }
+}
+
+struct Log;
+
+impl log::Log for Log {
+    /// Only what this crate logs: the HTTP library's traces have signed URLs in them.
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("oci_puller")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = match record.level() {
+                log::Level::Error => "error",
+                log::Level::Warn => "warning",
+                log::Level::Info => "info",
+                log::Level::Debug => "debug",
+                log::Level::Trace => "trace",
+            };
+            say(&format!("{level}: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_puller::{Attempt, ErrorKind};
+
+    #[test]
+    fn an_error_is_one_line_and_one_for_each_of_several_hosts() {
+        let attempt = |host: &str| Attempt::new(host, Error::new(ErrorKind::Unavailable, "status 503"));
+        let error = Error::new(ErrorKind::NotFound, "status 404").with_image("a").with_host("r.io");
+        for (attempts, lines) in [
+            (vec![], 1),
+            (vec![attempt("r.io")], 1),
+            (vec![attempt("r.io"), attempt("r.io")], 1),
+            (vec![attempt("mirror.io"), attempt("r.io")], 3),
+        ] {
+            let text = told(&error.clone().with_attempts(attempts));
+            assert_eq!(text.lines().count(), lines, "{text}");
+            assert!(text.starts_with("error: a: r.io: not found: status 404"), "{text}");
+        }
+    }
+}

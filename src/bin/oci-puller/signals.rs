@@ -1,0 +1,66 @@
+//! Ctrl-C: the first cancels what runs, in good order; the second ends the process at once.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+
+use oci_puller::CancelToken;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+use crate::stop::Stop;
+
+/// A signal that asks for an end, if one came.
+pub(crate) struct Signals {
+    cancel: CancelToken,
+    came: Arc<AtomicI32>,
+}
+
+impl Signals {
+    /// From now on SIGINT, SIGTERM and SIGHUP cancel the token.
+    pub(crate) fn watch() -> Result<Self, Stop> {
+        let signals = Signals { cancel: CancelToken::new(), came: Arc::default() };
+        let failed = |error| Stop::Own(format!("signals cannot be watched: {error}"));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signals.cancel_on(signal).map_err(failed)?;
+        }
+        Ok(signals)
+    }
+
+    fn cancel_on(&self, signal: i32) -> std::io::Result<()> {
+        let is_second = Arc::new(AtomicBool::new(false));
+        flag::register_conditional_default(signal, Arc::clone(&is_second))?;
+        flag::register(signal, is_second)?;
+        let (mut heard, pipe) = UnixStream::pair()?;
+        low_level::pipe::register(signal, pipe)?;
+        let (cancel, came) = (self.cancel.clone(), Arc::clone(&self.came));
+        // Waits for as long as the process lives.
+        thread::Builder::new().name("signals".into()).stack_size(128 * 1024).spawn(move || {
+            if heard.read_exact(&mut [0]).is_ok() {
+                came.store(signal, Ordering::Release);
+                cancel.cancel();
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Cancelled by the first signal.
+    pub(crate) fn token(&self) -> &CancelToken {
+        &self.cancel
+    }
+
+    /// Whether a signal came.
+    pub(crate) fn came(&self) -> bool {
+        self.came.load(Ordering::Acquire) != 0
+    }
+
+    /// Ends the command as the signal would have, if one came.
+    pub(crate) fn check(&self) -> Result<(), Stop> {
+        match self.came.load(Ordering::Acquire) {
+            0 => Ok(()),
+            signal => Err(Stop::Signal(signal)),
+        }
+    }
+}

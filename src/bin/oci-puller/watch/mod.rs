@@ -1,0 +1,82 @@
+//! Watches the pulls of one run, and shows them: as bars on a terminal, as lines elsewhere.
+
+mod bars;
+mod image;
+mod lines;
+
+use std::io::{IsTerminal, stderr};
+use std::sync::Arc;
+
+use oci_puller::{Progress, ProgressEvent, PullResult};
+use parking_lot::Mutex;
+
+use bars::Bars;
+use image::Image;
+
+/// Watches the pulls of one run.
+pub(crate) struct Watch {
+    images: Arc<Mutex<Vec<Image>>>,
+    /// Without them there are lines.
+    bars: Option<Bars>,
+}
+
+impl Watch {
+    /// Watches the pulls of these images.
+    pub(crate) fn new<'a>(images: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
+        let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
+        let can_have_bars =
+            stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let bars = if can_have_bars { Bars::start(&images) } else { None };
+        Arc::new(Watch { images, bars })
+    }
+
+    /// What the pull of the image at this place is to report to.
+    pub(crate) fn progress(self: &Arc<Self>, place: usize) -> Arc<dyn Progress> {
+        Arc::new(ImageProgress { watch: Arc::clone(self), place })
+    }
+
+    /// Notes how a pull ended.
+    pub(crate) fn ended(&self, place: usize, result: &PullResult) {
+        self.at(place, |image| {
+            image.end(result.outcome.is_ok(), result.pull_duration);
+            if self.bars.is_none()
+                && let Ok(pulled) = &result.outcome
+            {
+                lines::done(image, pulled, result);
+            }
+        });
+    }
+
+    /// Takes the bars down.
+    pub(crate) fn end(&self) {
+        if let Some(bars) = &self.bars {
+            bars.end();
+        }
+    }
+
+    fn event(&self, place: usize, event: &ProgressEvent<'_>) {
+        self.at(place, |image| {
+            if self.bars.is_none() {
+                lines::event(image, event);
+            }
+            image.event(event);
+        });
+    }
+
+    fn at(&self, place: usize, act: impl FnOnce(&mut Image)) {
+        if let Some(image) = self.images.lock().get_mut(place) {
+            act(image);
+        }
+    }
+}
+
+struct ImageProgress {
+    watch: Arc<Watch>,
+    place: usize,
+}
+
+impl Progress for ImageProgress {
+    fn event(&self, event: &ProgressEvent<'_>) {
+        self.watch.event(self.place, event);
+    }
+}

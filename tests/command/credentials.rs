@@ -1,0 +1,62 @@
+use oci_puller::testing::Registry;
+
+use crate::bench::{Bench, Ran, image, registry_with};
+use crate::tls::{PrivateCa, ServerCertificate};
+
+/// What `docker login` writes, for user `me` with password `secret`.
+fn config_for(host: &str) -> String {
+    format!(r#"{{"auths": {{"{host}": {{"auth": "bWU6c2VjcmV0"}}}}}}"#)
+}
+
+#[test]
+fn credentials_come_from_files_that_are_named_or_usual() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    registry.require_basic("me", "secret");
+    let file = bench.file("config/config.json", config_for(&registry.host()));
+
+    let ran = bench.run(["pull", &name]).exits(1);
+    assert!(ran.errors()[0].contains("unauthorized"), "{ran:#?}");
+    bench.run(["pull", "--auth-file", &file, &name]).exits(0);
+    bench.run(["pull", "--registry-config", &file, &name]).exits(0);
+    for (variable, value) in [("DOCKER_CONFIG", bench.path("config")), ("REGISTRY_AUTH_FILE", file.into())] {
+        Ran::of(bench.command(["pull", &name]).env(variable, value)).exits(0);
+    }
+    bench.file("home/.docker/config.json", config_for(&registry.host()));
+    bench.run(["pull", &name]).exits(0);
+}
+
+#[test]
+fn a_file_that_is_named_is_used_instead_of_the_usual_ones() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    registry.require_basic("me", "secret");
+    bench.file("home/.docker/config.json", config_for(&registry.host()));
+    let other = bench.file("other.json", config_for("elsewhere.example.com"));
+    bench.run(["pull", "--auth-file", &other, &name]).exits(1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_its_secrets_are_not() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    registry.require_basic("me", "secret");
+    let broken = bench.file("broken.json", r#"{"auths": {"x": {"auth": "bWU6c2VjcmV0"}}"#);
+    for file in [broken.as_str(), "/no/such/file.json"] {
+        let ran = bench.run(["pull", "--auth-file", file, &name]).exits(1);
+        assert!(ran.errors()[0].contains(file), "{ran:#?}");
+        assert!(!ran.stderr.contains("bWU6c2VjcmV0"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_private_authority_is_trusted_once_it_is_named() {
+    let (bench, authority) = (Bench::new(), PrivateCa::new());
+    let registry = Registry::builder().acceptor(authority.acceptor(ServerCertificate::Good)).start().unwrap();
+    let name = registry.push(&image("app"), "1");
+    let hosts = format!("server = \"{}\"\n", registry.url());
+    bench.file(&format!("hosts/{}/hosts.toml", registry.host()), hosts);
+    let (hosts_dir, ca) = (bench.path("hosts"), bench.file("ca.pem", authority.pem()));
+    let args = ["pull", "--retries=0", "--hosts-dir", hosts_dir.to_str().unwrap(), &name];
+
+    let ran = bench.run(args).exits(1);
+    assert!(ran.errors()[0].contains("TLS failed"), "{ran:#?}");
+    bench.run(args.into_iter().chain(["--ca", &ca])).exits(0);
+}

@@ -1,0 +1,122 @@
+use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
+
+use crate::bench::{Bench, image, registry_with};
+
+#[test]
+fn each_failure_is_one_line_with_image_host_and_cause() {
+    let status = |status| Some(Action::Status(status));
+    for (action, target, cause) in [
+        (status(401), Target::Manifest, "unauthorized: "),
+        (status(403), Target::Manifest, "denied: "),
+        (status(404), Target::Manifest, "not found: "),
+        (status(404), Target::Blob, "not found: "),
+        (status(429), Target::Manifest, "rate limited: "),
+        (status(503), Target::Blob, "unavailable: "),
+        (Some(Action::Cut(10)), Target::Blob, "connection failed: "),
+        (Some(Action::Corrupt(600)), Target::Blob, "digest mismatch: "),
+        (Some(Action::Body(b"<html>".to_vec())), Target::Manifest, "invalid manifest: "),
+    ] {
+        let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+        let fault = action.into_iter().fold(Fault::on(target), Fault::with);
+        registry.fault(fault);
+        let ran = bench.run(["pull", "--retries", "0", &name]).exits(1);
+        let [error] = ran.errors()[..] else { panic!("{cause}: {ran:#?}") };
+        assert!(error.starts_with(&format!("error: {name}: ")), "{cause}: {error}");
+        assert!(error.contains(&registry.host()) && error.contains(cause), "{cause}: {error}");
+        assert_eq!(ran.stdout, "", "{cause}");
+    }
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_named() {
+    let host = {
+        let gone = Registry::start().unwrap();
+        gone.host()
+    };
+    let ran = Bench::new().run(["pull", "--retries=0", &format!("{host}/app")]).exits(1);
+    let errors = ran.errors();
+    assert!(errors[0].contains(&host) && errors[0].contains("connection failed"), "{ran:#?}");
+}
+
+#[test]
+fn one_image_that_fails_does_not_keep_the_others_from_coming() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let ran = bench.run(["pull", "Not/A/Name", &format!("{}/missing", registry.host()), &name]).exits(1);
+    assert_eq!(ran.errors().len(), 2, "{ran:#?}");
+    assert_eq!(ran.stdout.lines().count(), 2, "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 3 images"), "{ran:#?}");
+}
+
+#[test]
+fn of_several_hosts_each_has_a_line() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let mirror = Registry::start().unwrap();
+    mirror.push(&image("app"), "1.0");
+    for (host, status) in [(&mirror, 503), (&registry, 404)] {
+        host.fault(Fault::on(Target::Manifest).with(Action::Status(status)));
+    }
+    let hosts = format!("server = \"{}\"\n[host.\"{}\"]\n", registry.url(), mirror.url());
+    bench.file(&format!("hosts/{}/hosts.toml", registry.host()), hosts);
+
+    let hosts_dir = bench.path("hosts");
+    let ran = bench.run(["pull", "--hosts-dir", hosts_dir.to_str().unwrap(), &name]).exits(1);
+    let of = |host: &Registry| format!("\n  {}: ", host.host());
+    assert_eq!(ran.errors().len(), 1, "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("{}unavailable: status 503", of(&mirror))), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("{}not found: status 404", of(&registry))), "{ran:#?}");
+
+    mirror.clear_faults();
+    bench.run(["pull", "--hosts-dir", hosts_dir.to_str().unwrap(), &name]).exits(0);
+}
+
+#[test]
+fn retries_are_as_many_as_was_said() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let broken = registry.fault(Fault::on(Target::Manifest).with(Action::Status(503)));
+    let ran = bench.run(["pull", "--retries", "1", &name]).exits(1);
+    assert_eq!(broken.fired(), 2);
+    let wait = format!("app:1.0: {}: unavailable: status 503", registry.host());
+    assert!(ran.stderr.contains(&wait) && ran.stderr.contains("; next try in "), "{ran:#?}");
+}
+
+#[test]
+fn a_deadline_ends_a_pull_from_a_silent_registry() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    registry.fault(Fault::on(Target::Blob).with(Action::Hold(Stage::BeforeHead)));
+    let ran = bench.run(["pull", "--deadline", "300ms", &name]).exits(1);
+    assert!(ran.errors()[0].contains("timed out"), "{ran:#?}");
+}
+
+#[test]
+fn a_layer_that_breaks_off_goes_on_where_it_broke_and_that_is_told() {
+    let (bench, registry) = (Bench::new(), Registry::start().unwrap());
+    let image = oci_puller::testing::images::ImageBuilder::new("app").layer(400_000).build();
+    let name = registry.push(&image, "1");
+    let layer = image.layers()[0].digest.as_str();
+    registry.fault(Fault::on(Target::Blob).path_containing(layer).times(1).with(Action::Cut(100_000)));
+    let ran = bench.run(["pull", &name]).exits(0);
+    let told = format!("resumed at 100.0 kB of 401.9 kB, from {}", registry.host());
+    assert!(ran.stderr.contains(&told), "{ran:#?}");
+}
+
+#[test]
+fn a_pull_that_waits_tells_for_whom_and_why() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let limit = Fault::on(Target::Manifest).times(1).with(Action::Status(429));
+    registry.fault(limit.with(Action::header("Retry-After", "1")));
+    let ran = bench.run(["pull", &name]).exits(0);
+    let told = format!("app:1.0: {}: status 429", registry.host());
+    assert!(ran.stderr.contains(&told), "{ran:#?}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_accident() {
+    let bench = Bench::new();
+    let mut child = bench.command(["--help"]);
+    child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = child.stdout(writer).output().unwrap();
+    assert_eq!(ran.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
+}

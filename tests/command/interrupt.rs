@@ -1,0 +1,56 @@
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use oci_puller::testing::{Action, Fault, Stage, Target};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::bench::{Bench, image, registry_with};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn ctrl_c_ends_a_pull_and_leaves_a_store_that_the_next_one_goes_on_with() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+        let layer = image("app").layers()[1].digest.to_string();
+        let held = Fault::on(Target::Blob).path_containing(&layer).with(Action::Hold(Stage::Body(20_000)));
+        let held = registry.fault(held);
+        let mut command = bench.command(["pull", &name]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(held.wait_fired(1, SOON));
+        assert!(registry.wait_until(|stats| stats.blob_bytes > 20_000, SOON));
+        send(&child, signal);
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(signal.as_raw()), "{stderr}");
+        assert!(stderr.contains("cancelled: 0 of 1 images"), "{stderr}");
+        assert!(output.stdout.is_empty());
+
+        assert_eq!(bench.run(["images", "--json"]).exits(0).stdout, "");
+        bench.run(["verify"]).exits(0);
+        held.remove();
+        held.release();
+        let line = bench.run(["pull", "--json", &name]).exits(0).json().remove(0);
+        assert!(line["bytes_reused"].as_u64() > Some(0), "{line}");
+        bench.run(["verify"]).exits(0);
+    }
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_of_a_demo() {
+    let bench = Bench::new();
+    let mut command = bench.command(["demo"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The first line on standard error is told from the middle of the first pull.
+    let mut first = [0];
+    std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut first).unwrap();
+    send(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(Signal::INT.as_raw()));
+    assert_eq!(std::fs::read_dir(bench.path("tmp")).unwrap().count(), 0);
+}
