@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::blob::Fetch;
 use super::crew::Crew;
 use crate::error::{Error, ErrorKind};
@@ -31,6 +33,10 @@ pub(super) struct Shared<'a> {
     since: Instant,
     /// Changed under the floor's lock.
     helpers: AtomicUsize,
+    /// Bytes that were there at the beginning.
+    there: u64,
+    /// The host that serves it, as far as was told.
+    told_host: Mutex<String>,
 }
 
 impl Shared<'_> {
@@ -47,6 +53,18 @@ impl Shared<'_> {
 
     pub(super) fn join(&self) {
         self.helpers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells who serves the blob, once, and again when another host takes over.
+    fn tell_host(&self, fetch: Fetch<'_, '_>, endpoint: &Endpoint) {
+        {
+            let mut told = self.told_host.lock();
+            if *told == endpoint.name {
+                return;
+            }
+            endpoint.name.clone_into(&mut told);
+        }
+        fetch.report_start(endpoint, self.there + self.pieces.written());
     }
 }
 
@@ -100,7 +118,7 @@ impl<'a, 'r> Crew<'a, 'r> {
                 self.changed.notify_all();
             }
         };
-        while fetch_piece(fetch, &shared.pieces, offer)? == Fetched::Piece {
+        while fetch_piece(fetch, shared, offer)? == Fetched::Piece {
             self.changed.notify_all();
         }
         Ok(())
@@ -110,7 +128,7 @@ impl<'a, 'r> Crew<'a, 'r> {
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         let fetch = self.fetch_of(shared.blob);
         let helped = loop {
-            match fetch_piece(fetch, &shared.pieces, || ()) {
+            match fetch_piece(fetch, &shared, || ()) {
                 Ok(Fetched::Piece) => {}
                 Ok(Fetched::Nothing | Fetched::OnlyWhole) => break Ok(()),
                 Err(error) => break Err(error),
@@ -140,12 +158,13 @@ impl<'a, 'r> Crew<'a, 'r> {
 }
 
 /// Fetches one piece from one host after the other.
-fn fetch_piece(fetch: Fetch<'_, '_>, pieces: &Pieces, came: impl Fn()) -> Result<Fetched, Error> {
+fn fetch_piece(fetch: Fetch<'_, '_>, shared: &Shared<'_>, came: impl Fn()) -> Result<Fetched, Error> {
+    let pieces = &shared.pieces;
     let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
     let reached = Cell::new(piece.next);
     let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
     let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
-        download(fetch, endpoint, pieces, &mut piece, &reached, &came)
+        download(fetch, endpoint, shared, &mut piece, &reached, &came)
     });
     match fetched {
         Ok(Fetched::Piece) => pieces.finish(&piece)?,
@@ -157,7 +176,7 @@ fn fetch_piece(fetch: Fetch<'_, '_>, pieces: &Pieces, came: impl Fn()) -> Result
 fn download(
     fetch: Fetch<'_, '_>,
     endpoint: &Endpoint,
-    pieces: &Pieces,
+    shared: &Shared<'_>,
     piece: &mut Piece,
     reached: &Cell<u64>,
     came: &impl Fn(),
@@ -180,10 +199,10 @@ fn download(
         log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
         return Ok(Fetched::OnlyWhole);
     }
-    fetch.report_start(endpoint, piece.next);
+    shared.tell_host(fetch, endpoint);
     let (mut body, _slot) = answer.into_body();
     let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
-        pieces.write(piece, bytes)?;
+        shared.pieces.write(piece, bytes)?;
         came();
         Ok(piece.next)
     });
