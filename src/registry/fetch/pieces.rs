@@ -82,12 +82,15 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
     pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<(), Error> {
+        let there = fetch.blob.size - ingest.missing();
         let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
         let shared = Arc::new(Shared {
             blob: fetch.blob,
             pieces,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
+            there,
+            told_host: Mutex::default(),
         });
         let ended = self.lead(fetch, &shared);
         if let Err(error) = &ended {
