@@ -28,6 +28,8 @@ const FAST: f64 = 150e6;
 pub(super) struct Shared<'a> {
     blob: &'a Descriptor,
     pieces: Pieces,
+    /// Bytes that were there before, from a pull that broke.
+    had: u64,
     since: Instant,
     /// Changed under the floor's lock.
     helpers: AtomicUsize,
@@ -43,6 +45,11 @@ impl Shared<'_> {
         let a_second = self.since.elapsed().as_secs_f64().max(1e-6) * (helpers + 1) as f64;
         let is_fast = self.pieces.written() as f64 / a_second > FAST;
         self.open() > 0 && (!is_fast || helpers == 0)
+    }
+
+    /// Bytes that are there.
+    fn there(&self) -> u64 {
+        self.had + self.pieces.written()
     }
 
     pub(super) fn join(&self) {
@@ -64,10 +71,12 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
     pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<(), Error> {
+        let had = fetch.blob.size.saturating_sub(ingest.missing());
         let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
         let shared = Arc::new(Shared {
             blob: fetch.blob,
             pieces,
+            had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
         });
@@ -100,7 +109,8 @@ impl<'a, 'r> Crew<'a, 'r> {
                 self.changed.notify_all();
             }
         };
-        while fetch_piece(fetch, &shared.pieces, offer)? == Fetched::Piece {
+        let is_told = Cell::new(false);
+        while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
             self.changed.notify_all();
         }
         Ok(())
@@ -109,8 +119,9 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         let fetch = self.fetch_of(shared.blob);
+        let is_told = Cell::new(true);
         let helped = loop {
-            match fetch_piece(fetch, &shared.pieces, || ()) {
+            match fetch_piece(fetch, &shared, &is_told, || ()) {
                 Ok(Fetched::Piece) => {}
                 Ok(Fetched::Nothing | Fetched::OnlyWhole) => break Ok(()),
                 Err(error) => break Err(error),
@@ -139,13 +150,26 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 }
 
-/// Fetches one piece from one host after the other.
-fn fetch_piece(fetch: Fetch<'_, '_>, pieces: &Pieces, came: impl Fn()) -> Result<Fetched, Error> {
+/// Fetches one piece from one host after the other. That the blob comes is told if it was not yet, and
+/// again when a piece that broke goes on.
+fn fetch_piece(
+    fetch: Fetch<'_, '_>,
+    shared: &Shared<'_>,
+    is_told: &Cell<bool>,
+    came: impl Fn(),
+) -> Result<Fetched, Error> {
+    let pieces = &shared.pieces;
     let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
     let reached = Cell::new(piece.next);
     let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
     let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
-        download(fetch, endpoint, pieces, &mut piece, &reached, &came)
+        let started = || {
+            if !is_told.replace(true) {
+                fetch.report_start(endpoint, shared.there());
+            }
+        };
+        download(fetch, endpoint, pieces, &mut piece, &reached, &started, &came)
+            .inspect_err(|_| is_told.set(false))
     });
     match fetched {
         Ok(Fetched::Piece) => pieces.finish(&piece)?,
@@ -160,6 +184,7 @@ fn download(
     pieces: &Pieces,
     piece: &mut Piece,
     reached: &Cell<u64>,
+    started: &impl Fn(),
     came: &impl Fn(),
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_host(&endpoint.name);
@@ -180,7 +205,7 @@ fn download(
         log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
         return Ok(Fetched::OnlyWhole);
     }
-    fetch.report_start(endpoint, piece.next);
+    started();
     let (mut body, _slot) = answer.into_body();
     let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
         pieces.write(piece, bytes)?;
