@@ -57,7 +57,12 @@ impl<const N: usize> std::fmt::Display for Table<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut widths = [0; N];
         for (width, column) in widths.iter_mut().zip(0..) {
-            *width = self.rows.iter().map(|row| row.get(column).map_or(0, width_of)).max().unwrap_or(0);
+            *width = self
+                .rows
+                .iter()
+                .map(|row| row.get(column).map_or(0, |word| word.chars().count()))
+                .max()
+                .unwrap_or(0);
         }
         for row in &self.rows {
             let mut line = String::new();
@@ -72,10 +77,6 @@ impl<const N: usize> std::fmt::Display for Table<N> {
         }
         Ok(())
     }
-}
-
-fn width_of(word: &String) -> usize {
-    word.chars().count()
 }
 
 #[cfg(test)]
