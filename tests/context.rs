@@ -1,4 +1,5 @@
 //! Cancel tokens and contexts: who is woken, when, and how often.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

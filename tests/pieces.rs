@@ -1,4 +1,5 @@
 //! Large blobs in pieces: every byte once, whatever the hosts do.
+#![allow(clippy::unwrap_used)]
 
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Target};

@@ -1,5 +1,6 @@
 //! What a puller does when the kernel refuses it another thread. Alone in its process, whose limits it
 //! changes.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -92,7 +92,7 @@ impl RealDisk {
     }
 
     /// Does `operation` in the folder that `path` stands in. One that was opened before may have been
-    /// removed and made anew since: if nothing is found in it, it is looked up again.
+    /// removed since, and made anew: then it is looked up again.
     fn within<T>(
         &self,
         path: &str,
@@ -100,13 +100,19 @@ impl RealDisk {
     ) -> io::Result<T> {
         let (dir, name) = split(path);
         check_part(name)?;
-        match operation(&*self.folder(dir)?, name) {
-            Err(Errno::NOENT) if self.folders.lock().remove(dir).is_some() => {
+        let folder = self.folder(dir)?;
+        match operation(&folder, name) {
+            Err(Errno::NOENT) if !dir.is_empty() && was_removed(&folder) => {
+                self.folders.lock().remove(dir);
                 Ok(operation(&*self.folder(dir)?, name)?)
             }
             outcome => Ok(outcome?),
         }
     }
+}
+
+fn was_removed(folder: &OwnedFd) -> bool {
+    rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_nlink == 0)
 }
 
 fn split(path: &str) -> (&str, &str) {
@@ -174,11 +180,10 @@ impl Disk for RealDisk {
             let (to_dir, to_name) = split(to);
             check_part(to_name)?;
             let to_folder = self.folder(to_dir)?;
-            let outcome = rustix::fs::renameat(from_folder, from_name, &*to_folder, to_name);
-            if outcome.is_err() {
+            if was_removed(&to_folder) {
                 self.folders.lock().remove(to_dir);
             }
-            outcome
+            rustix::fs::renameat(from_folder, from_name, &*self.folder(to_dir)?, to_name)
         })
     }
 
@@ -215,6 +220,7 @@ impl Disk for RealDisk {
     }
 }
 
+#[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types differ by system")]
 fn described(stat: &Stat) -> Metadata {
     let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
     let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));

@@ -303,7 +303,7 @@ impl References {
     }
 
     /// Adds all that the entry leads to.
-    fn follow(
+    pub(super) fn follow(
         &mut self,
         store: &Store,
         cx: &PullContext,

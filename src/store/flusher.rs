@@ -34,6 +34,8 @@ const LARGE: u64 = 1 << 20;
 const THREADS: usize = 4;
 /// Blobs that wait for their flush, each with an open file; who brings more waits.
 const WAITING_BLOBS: usize = 64;
+/// Blobs that are remembered to be durable; what is forgotten is flushed once more.
+const REMEMBERED: usize = 50_000;
 const STACK: usize = 512 << 10;
 
 /// Makes blobs and index durable, many at a time.
@@ -95,7 +97,7 @@ impl Drop for Place {
 /// A blob that will be durable, or an error.
 #[derive(Debug)]
 pub(super) struct Awaited {
-    is_large: bool,
+    size: u64,
     outcome: OnceLock<Result<(), Error>>,
 }
 
@@ -180,7 +182,7 @@ impl Flusher {
     ) -> Result<Arc<Awaited>, Error> {
         let metadata = file.metadata().map_err(|error| refused(&error, format!("look at {digest}")))?;
         cx.wait_for(&self.places.1)?;
-        let awaited = Arc::new(Awaited { is_large: metadata.len >= LARGE, outcome: OnceLock::new() });
+        let awaited = Arc::new(Awaited { size: metadata.len, outcome: OnceLock::new() });
         let blob = Verified {
             digest: digest.clone(),
             partial,
@@ -191,7 +193,7 @@ impl Flusher {
         };
         let mut queue = self.queue.lock();
         queue.unsettled.insert(digest.clone(), awaited.clone());
-        match awaited.is_large {
+        match awaited.is_large() {
             true => queue.large.push_back(blob),
             false => queue.small.push(blob),
         }
@@ -301,12 +303,20 @@ impl Flusher {
 
     /// Makes the blobs durable, and puts them under their names.
     fn settle(&self, blobs: Vec<Verified>) {
-        let flushed = self.flush_files(&blobs);
-        let placed: Vec<_> =
-            blobs.iter().map(|blob| flushed.clone().and_then(|()| self.place(blob))).collect();
+        let flushed = self.flush_new_files(&blobs);
+        let placed: Vec<_> = blobs
+            .iter()
+            .map(|blob| match &blob.partial {
+                Some(partial) => flushed.clone().and_then(|()| self.rename(&blob.digest, partial)),
+                None => self.flush_found(blob),
+            })
+            .collect();
         let folders = self.flush_folders(&blobs);
         let outcomes = placed.into_iter().map(|placed| placed.and_then(|()| folders.clone()));
         let mut queue = self.queue.lock();
+        if queue.durable.len() > REMEMBERED {
+            queue.durable.clear();
+        }
         for (blob, outcome) in blobs.iter().zip(outcomes) {
             match (&outcome, &blob.partial) {
                 (Ok(()), _) => drop(queue.durable.insert(blob.digest.clone(), blob.identity)),
@@ -320,13 +330,19 @@ impl Flusher {
 
     /// If this fails nobody knows which of the files it was, nor may one be flushed again: all are
     /// thrown away.
-    fn flush_files(&self, blobs: &[Verified]) -> Result<(), Error> {
-        let files: Vec<_> = blobs.iter().map(|blob| &*blob.file).collect();
+    fn flush_new_files(&self, blobs: &[Verified]) -> Result<(), Error> {
+        let files: Vec<_> =
+            blobs.iter().filter(|blob| blob.partial.is_some()).map(|blob| &*blob.file).collect();
         self.disk.sync_files(&files).map_err(|error| refused(&error, "flush a blob"))
     }
 
-    fn place(&self, blob: &Verified) -> Result<(), Error> {
-        blob.partial.as_ref().map_or(Ok(()), |partial| self.rename(&blob.digest, partial))
+    /// Flushes a blob that other images may use, too: by itself, so that only the one goes that fails.
+    fn flush_found(&self, blob: &Verified) -> Result<(), Error> {
+        let flushed = blob.file.sync();
+        if flushed.is_err() {
+            let _ = self.disk.rename(&layout::blob_path(&blob.digest), &layout::damaged_path(&blob.digest));
+        }
+        flushed.map_err(|error| refused(&error, format!("flush {}", blob.digest)))
     }
 
     fn rename(&self, digest: &Digest, partial: &str) -> Result<(), Error> {
@@ -402,27 +418,22 @@ impl Flusher {
         for edit in edits {
             changed |= edit(&mut index);
         }
-        let outcome = if changed { self.write_index(index) } else { self.assure_index() };
-        outcome.map_err(|error| refused(&error, format!("write {INDEX}")))
+        if !changed && self.is_index_durable() {
+            return Ok(());
+        }
+        wait::for_files(cx, &format!("write {INDEX}"), || self.write_index(&index))
     }
 
-    fn write_index(&self, index: Index) -> io::Result<()> {
+    /// Whether the index as it was read needs no flush: one of our own, or one that nobody waits for.
+    fn is_index_durable(&self) -> bool {
+        self.flush == Flush::Skip || self.index.lock().as_ref().is_some_and(|known| known.is_durable)
+    }
+
+    fn write_index(&self, index: &Index) -> io::Result<()> {
         let mut cached = self.index.lock();
         *cached = None;
         let file = layout::write_index(&*self.disk, &index.print(), self.flush)?;
-        *cached = Some(KnownIndex { file, index, is_durable: true });
-        Ok(())
-    }
-
-    /// Makes sure that an index which is right already is durable.
-    fn assure_index(&self) -> io::Result<()> {
-        let mut cached = self.index.lock();
-        let Some(known) = cached.as_mut().filter(|known| !known.is_durable) else { return Ok(()) };
-        if self.flush == Flush::Wait {
-            self.disk.open(INDEX, Access::Read)?.sync()?;
-            self.disk.sync_dir("")?;
-            known.is_durable = true;
-        }
+        *cached = Some(KnownIndex { file, index: index.clone(), is_durable: true });
         Ok(())
     }
 }
@@ -454,7 +465,7 @@ impl Change {
     /// Whether its blobs have settled, or will with the group that takes it along: that takes all
     /// small ones.
     fn is_ready(&self) -> bool {
-        self.needs.iter().all(|need| !need.is_large || need.outcome.get().is_some())
+        self.needs.iter().all(|need| !need.is_large() || need.outcome.get().is_some())
     }
 
     fn failed_need(&self) -> Option<Error> {
@@ -463,8 +474,17 @@ impl Change {
 }
 
 impl Awaited {
+    /// The blob's size, bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn is_large(&self) -> bool {
+        self.size >= LARGE
+    }
+
     /// Waits until the blob is durable, or will not be.
-    pub(super) fn wait(&self) {
-        self.outcome.wait();
+    pub(super) fn wait(&self) -> Result<(), Error> {
+        self.outcome.wait().clone()
     }
 }

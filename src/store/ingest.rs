@@ -22,6 +22,7 @@ pub(super) const READ: usize = 256 << 10;
 
 /// What [`Store::begin`] found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Begun {
     /// The blob is there.
     Present,
@@ -69,6 +70,9 @@ impl Store {
         let mut pauses = wait::Pauses::new();
         loop {
             if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
+                if awaited.size() != blob.size {
+                    return Err(lies(blob));
+                }
                 lease.state().awaits(awaited);
                 return Ok(Begun::Present);
             }
@@ -106,15 +110,12 @@ impl Store {
     /// not hash to its name either, is moved aside.
     pub(crate) fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
         let path = layout::blob_path(&blob.digest);
-        let looked = layout::regular_file(&*self.0.disk, &path);
-        match looked.map_err(|error| refused(&error, format!("look for {path}")))? {
+        let look = || layout::regular_file(&*self.0.disk, &path);
+        match wait::for_files(cx, &format!("look for {path}"), look)? {
             None => Ok(None),
             Some(found) if found.len == blob.size => Ok(Some(found)),
             // The descriptor may be what lies: a good blob of other images must not go for that.
-            Some(_) if self.is_sound(cx, &blob.digest)? => {
-                let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
-                Err(Error::new(ErrorKind::SizeMismatch, text))
-            }
+            Some(_) if self.is_sound(cx, &blob.digest)? => Err(lies(blob)),
             Some(_) => self.move_aside(&blob.digest).map(|()| None),
         }
     }
@@ -137,6 +138,12 @@ impl Store {
             outcome => outcome.map_err(|error| refused(&error, format!("move {digest} aside"))),
         }
     }
+}
+
+/// The error for a descriptor whose size is not that of the bytes that have its digest.
+fn lies(blob: &Descriptor) -> Error {
+    let text = format!("{} is in the store, and not {} bytes", blob.digest, blob.size);
+    Error::new(ErrorKind::SizeMismatch, text)
 }
 
 impl Ingest {

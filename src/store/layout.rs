@@ -130,11 +130,21 @@ fn make_ready(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
         durable::create_dirs(disk, folder, Flush::Skip)?;
     }
     if flush == Flush::Wait {
-        disk.open(LAYOUT, Access::Read)?.sync()?;
+        flush_layout(disk)?;
         disk.sync_dir(BLOBS)?;
         disk.sync_dir("")?;
     }
     Ok(())
+}
+
+/// Flushes `oci-layout`. If that fails it is written anew: what failed once is not flushed again.
+fn flush_layout(disk: &dyn Disk) -> io::Result<()> {
+    let file = disk.open(LAYOUT, Access::Read)?;
+    let text = limited(&*file, MAX_LAYOUT)?;
+    match file.sync() {
+        Ok(()) => Ok(()),
+        Err(_) => durable::replace(disk, LAYOUT, LAYOUT_TEMP, &text, Flush::Wait).map(drop),
+    }
 }
 
 fn is_read_only(error: &io::Error) -> bool {

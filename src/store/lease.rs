@@ -10,6 +10,7 @@
 //! long as its owner lives, with the digests as lines.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -82,33 +83,48 @@ impl Leases {
         if state.digests.lock().contains(digest) {
             return Ok(());
         }
-        let mut held = self.held.lock();
-        if !held.digests.contains_key(digest) {
-            if held.file.is_none() {
-                held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
-            }
-            held.write_down(cx, digest)?;
+        let mut pauses = wait::Pauses::new();
+        // Not with the mutex held: others can leave while this waits, and leases can end.
+        while !self.try_count_on(cx, digest)? {
+            pauses.wait(cx)?;
         }
-        *held.digests.entry(digest.clone()).or_default() += 1;
         state.digests.lock().push(digest.clone());
         Ok(())
+    }
+
+    /// Counts on `digest`, unless a collection runs just now.
+    fn try_count_on(&self, cx: &PullContext, digest: &Digest) -> Result<bool, Error> {
+        let mut held = self.held.lock();
+        if let Some(count) = held.digests.get_mut(digest) {
+            *count += 1;
+            return Ok(true);
+        }
+        if held.file.is_none() {
+            held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
+        }
+        let is_written = held.try_write_down(digest).map_err(|error| refused(&error, "write a lease"))?;
+        if is_written {
+            held.digests.insert(digest.clone(), 1);
+        }
+        Ok(is_written)
     }
 }
 
 impl Held {
-    fn write_down(&mut self, cx: &PullContext, digest: &Digest) -> Result<(), Error> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        wait::lock(cx, &*file.collect_lock, Lock::Shared, COLLECT_LOCK)?;
+    fn try_write_down(&mut self, digest: &Digest) -> io::Result<bool> {
         let live = self.digests.len() as u64 * 160;
-        let outcome = if file.len > LONG_FILE && file.len > 2 * live {
-            let lines: String =
-                self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n")).collect();
-            file.rewrite(&lines)
+        let Some(file) = &mut self.file else { return Ok(false) };
+        if !file.collect_lock.try_lock(Lock::Shared)? {
+            return Ok(false);
+        }
+        let written = if file.len > LONG_FILE && file.len > 2 * live {
+            let lines = self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n"));
+            file.rewrite(&lines.collect::<String>())
         } else {
             file.append(&format!("{digest}\n"))
         };
         let unlocked = file.collect_lock.unlock();
-        outcome.and(unlocked).map_err(|error| refused(&error, format!("write {}", file.path)))
+        written.and(unlocked).map(|()| true)
     }
 
     fn forget(&mut self, digest: &Digest) {
@@ -140,7 +156,7 @@ impl LeaseFile {
             let collect_lock = wait::for_files(cx, "open the lock of collections", || {
                 layout::open_lock(&*disk, COLLECT_LOCK)
             })?;
-            let failed = |error: std::io::Error| refused(&error, format!("lock {path}"));
+            let failed = |error: io::Error| refused(&error, format!("lock {path}"));
             // Another process may have taken it for one that was left behind, between the two steps.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
             if is_locked && disk.metadata(&path).is_ok() {
@@ -149,13 +165,13 @@ impl LeaseFile {
         }
     }
 
-    fn append(&mut self, lines: &str) -> std::io::Result<()> {
+    fn append(&mut self, lines: &str) -> io::Result<()> {
         self.file.write_at(lines.as_bytes(), self.len)?;
         self.len += lines.len() as u64;
         Ok(())
     }
 
-    fn rewrite(&mut self, lines: &str) -> std::io::Result<()> {
+    fn rewrite(&mut self, lines: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         self.len = 0;
         self.append(lines)
@@ -174,9 +190,13 @@ impl Lease {
         self.0.awaited.lock().clone()
     }
 
-    /// Waits until all blobs that were committed under it can be read.
-    pub(super) fn settle(&self) {
-        self.awaited().iter().for_each(|blob| blob.wait());
+    /// Waits until all blobs that were committed under it can be read, or will not be there.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for blob in self.awaited() {
+            outcome = outcome.and(blob.wait());
+        }
+        outcome
     }
 
     pub(super) fn state(&self) -> Arc<LeaseState> {

@@ -10,7 +10,7 @@ use crate::durable::{Access, DiskFile};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, media_type};
-use crate::store::index::Entry;
+use crate::store::index::{Entry, Index};
 use crate::store::layout::blob_path;
 use crate::store::{Store, limited, refused, wait};
 
@@ -55,19 +55,30 @@ impl Store {
     /// # Errors
     /// `Store`, `InvalidManifest` if it cannot be read.
     pub fn find(&self, key: &str) -> Result<Option<StoredImage>, Error> {
-        let index = self.0.flusher.index()?;
         let wanted = Key::of(key);
-        let Some(manifest) = index.entries().find_map(|entry| self.meant_by(&wanted, entry)) else {
-            return Ok(None);
-        };
-        let mut images = BTreeMap::new();
-        for entry in index.entries().filter(|entry| entry.digest.as_ref() == Some(&manifest)) {
-            self.gather(entry, &mut images);
+        let mut missing = None;
+        loop {
+            let index = self.0.flusher.index()?;
+            let Some(manifest) = index.entries().find_map(|entry| self.meant_by(&wanted, entry)) else {
+                return Ok(None);
+            };
+            match self.image_in(&index, &manifest) {
+                // It may have been removed since the index was read; if it is still listed it is lost.
+                Err(error) if error.kind() == ErrorKind::NotFound && missing.as_ref() != Some(&manifest) => {
+                    missing = Some(manifest);
+                }
+                outcome => return outcome.map(Some),
+            }
         }
-        match images.into_values().next() {
-            Some(image) => Ok(Some(image)),
-            None => self.read_image(&manifest).map(Some),
+    }
+
+    /// The image with all that the index says of it.
+    fn image_in(&self, index: &Index, manifest: &Digest) -> Result<StoredImage, Error> {
+        let mut image = self.read_image(manifest)?;
+        for entry in index.entries().filter(|entry| self.is_listed_by(manifest, entry)) {
+            image.take_from(entry);
         }
+        Ok(image)
     }
 
     /// The manifest that has this digest.
@@ -146,11 +157,14 @@ impl Store {
                 }
             }
             if let Some(image) = images.get_mut(&manifest) {
-                add(&mut image.names, entry.name.as_deref());
-                add(&mut image.repo_digests, entry.repo_digest.as_deref());
-                image.pinned |= entry.pinned;
+                image.take_from(entry);
             }
         }
+    }
+
+    fn is_listed_by(&self, manifest: &Digest, entry: &Entry) -> bool {
+        entry.digest.as_ref() == Some(manifest)
+            || (media_type::is_index(&entry.media_type) && self.manifests_listed_by(entry).contains(manifest))
     }
 
     /// The manifests that the entry lists, itself or through an index.
@@ -205,6 +219,14 @@ impl Store {
             return entry.id.clone();
         }
         self.manifest(manifest).ok().map(|manifest| manifest.config.digest)
+    }
+}
+
+impl StoredImage {
+    fn take_from(&mut self, entry: &Entry) {
+        add(&mut self.names, entry.name.as_deref());
+        add(&mut self.repo_digests, entry.repo_digest.as_deref());
+        self.pinned |= entry.pinned;
     }
 }
 

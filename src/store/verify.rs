@@ -87,6 +87,10 @@ impl Store {
                 }
             }
         }
+        // What was removed meanwhile lacks nothing.
+        let index = self.0.flusher.index()?;
+        let listed: HashSet<_> = index.entries().filter_map(|entry| entry.digest.as_ref()).collect();
+        incomplete.retain(|(digest, _)| listed.contains(digest));
         Ok(incomplete)
     }
 

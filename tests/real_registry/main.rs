@@ -1,6 +1,6 @@
 //! With what others made: CNCF's registry, skopeo, umoci and nginx. Where a program is missing, the
 //! tests that need it show as ignored; with `OCI_PULLER_REQUIRE_REAL` set they fail.
-#![allow(clippy::unwrap_used, unreachable_pub)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 #[path = "../common/real.rs"]
 mod real;

@@ -60,7 +60,7 @@ impl<const N: usize> std::fmt::Display for Table<N> {
             *width = self
                 .rows
                 .iter()
-                .map(|row| row.get(column).map_or(0, |word| word.chars().count()))
+                .map(|row| row.get(column).map_or(0, |word| width_of(word)))
                 .max()
                 .unwrap_or(0);
         }
@@ -77,6 +77,10 @@ impl<const N: usize> std::fmt::Display for Table<N> {
         }
         Ok(())
     }
+}
+
+fn width_of(word: &str) -> usize {
+    word.chars().count()
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ fn an_export_reads_back_as_the_same_image_and_the_same_bytes() {
     let first = exported(&image);
     assert_eq!(first, exported(&image));
     let (_dir, store) = store();
-    assert_eq!(store.import(&PullContext::new(), &first[..]).unwrap(), [image.name.clone()]);
+    assert_eq!(store.import(&PullContext::new(), &first[..]).unwrap(), [&*image.name]);
     let found = store.find(&image.name).unwrap().unwrap();
     assert_eq!(
         (found.id, found.manifest.digest),
@@ -129,7 +129,7 @@ fn what_is_wrong_with_an_archive_leaves_nothing_behind() {
         let (_dir, store) = store();
         let before = std::fs::read(store.dir().join("index.json")).unwrap();
         assert_eq!(kind(store.import(&PullContext::new(), &bytes[..])), expected, "{told}");
-        assert_eq!(files(&store), [String::new(); 0], "{told}");
+        assert_eq!(files(&store), Vec::<String>::new(), "{told}");
         assert_eq!(std::fs::read(store.dir().join("index.json")).unwrap(), before, "{told}");
     }
 }
@@ -147,7 +147,7 @@ fn an_entry_that_claims_more_than_the_disk_has_is_refused_before_it_is_read() {
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     write!(&mut header[148..156], "{sum:06o}\0 ").unwrap();
     assert_eq!(kind(store.import(&PullContext::new(), &header[..])), ErrorKind::DiskFull);
-    assert_eq!(files(&store), [String::new(); 0]);
+    assert_eq!(files(&store), Vec::<String>::new());
 }
 
 #[test]

@@ -178,7 +178,8 @@ fn verify_moves_damaged_blobs_aside_and_names_the_images_that_lack_them() {
     let report = store.verify(&cx).unwrap();
     let mut damaged = report.damaged.clone();
     let mut expected = vec![image.layers[0].0.digest.clone(), image.layers[1].0.digest.clone()];
-    (damaged.sort(), expected.sort());
+    damaged.sort();
+    expected.sort();
     assert_eq!(damaged, expected);
     assert_eq!(report.sound, 3);
     assert_eq!(report.incomplete.len(), 1);

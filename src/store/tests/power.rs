@@ -208,6 +208,24 @@ fn what_was_pulled_without_flushes_is_flushed_when_a_pull_counts_on_it() {
 }
 
 #[test]
+fn a_reused_blob_whose_flush_fails_is_not_flushed_again_but_fetched() {
+    let [one, ..] = images();
+    let unflushed = SimDisk::new();
+    one.pull_into(&open(&unflushed, false, Durability::Relaxed).unwrap()).unwrap();
+    let whole = unflushed.after_kill();
+    one.pull_into(&open(&whole, false, Durability::Full).unwrap()).unwrap();
+    for step in 0..whole.steps() {
+        let disk = unflushed.after_kill().fail_at(step, Errno::IO);
+        let pull =
+            |disk: &SimDisk| open(disk, false, Durability::Full).and_then(|store| one.pull_into(&store));
+        let told = format!("failed at {step}: {:?}", pull(&disk));
+        pull(&disk).unwrap_or_else(|error| panic!("{told}: {error}"));
+        let found = disk.after_power_cut(Unflushed::Lost);
+        assert_kept(&found, &Promised { there: vec![one.clone()] }, &told);
+    }
+}
+
+#[test]
 fn a_killed_process_leaves_a_valid_store_also_where_nothing_is_flushed() {
     let work = |disk: &SimDisk, promised: &mut Promised| -> Result<(), Error> {
         let store = open(disk, false, Durability::Relaxed)?;

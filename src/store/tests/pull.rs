@@ -31,7 +31,7 @@ fn an_image_that_was_pulled_is_found_by_each_of_its_names_and_reads_back() {
     ];
     for key in keys {
         let found = store.find(key).unwrap().unwrap_or_else(|| panic!("{key} is not found"));
-        assert_eq!(found.names, [image.name.clone()]);
+        assert_eq!(found.names, [&*image.name]);
         assert_eq!(found.id, image.config.0.digest);
         assert_eq!(found.size, image.blobs().map(|(blob, _)| blob.size).sum::<u64>());
     }
