@@ -1,3 +1,4 @@
+use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
 
 use crate::bench::{Bench, image, registry_with};
@@ -90,7 +91,7 @@ fn a_deadline_ends_a_pull_from_a_silent_registry() {
 #[test]
 fn a_layer_that_breaks_off_goes_on_where_it_broke_and_that_is_told() {
     let (bench, registry) = (Bench::new(), Registry::start().unwrap());
-    let image = oci_puller::testing::images::ImageBuilder::new("app").layer(400_000).build();
+    let image = ImageBuilder::new("app").layer(400_000).build();
     let name = registry.push(&image, "1");
     let layer = image.layers()[0].digest.as_str();
     registry.fault(Fault::on(Target::Blob).path_containing(layer).times(1).with(Action::Cut(100_000)));
@@ -119,4 +120,18 @@ fn a_reader_that_has_had_enough_is_no_accident() {
     let ran = child.stdout(writer).output().unwrap();
     assert_eq!(ran.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
+}
+
+#[test]
+fn a_large_layer_that_comes_in_pieces_is_told_of_once_and_again_when_it_breaks() {
+    for cuts in [0, 1] {
+        let (bench, registry) = (Bench::new(), Registry::start().unwrap());
+        let image = ImageBuilder::new("app").layer(20_000_000).build();
+        let name = registry.push(&image, "1");
+        let layer = image.layers()[0].digest.as_str();
+        registry
+            .fault(Fault::on(Target::Blob).path_containing(layer).times(cuts).with(Action::Cut(2_000_000)));
+        let ran = bench.run(["pull", &name]).exits(0);
+        assert_eq!(ran.stderr.matches("resumed at").count() as u64, cuts, "{ran:#?}");
+    }
 }

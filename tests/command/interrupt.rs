@@ -16,28 +16,29 @@ fn send(child: &Child, signal: Signal) {
 #[test]
 fn ctrl_c_ends_a_pull_and_leaves_a_store_that_the_next_one_goes_on_with() {
     for signal in [Signal::INT, Signal::TERM] {
-        let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
-        let layer = image("app").layers()[1].digest.to_string();
-        let held = Fault::on(Target::Blob).path_containing(&layer).with(Action::Hold(Stage::Body(20_000)));
+        let (bench, (registry, first)) = (Bench::new(), registry_with("first"));
+        let second = registry.push(&image("second"), "2");
+        let held = Fault::on(Target::Blob).path_containing("second").with(Action::Hold(Stage::Body(9_000)));
         let held = registry.fault(held);
-        let mut command = bench.command(["pull", &name]);
+        let mut command = bench.command(["pull", "--serial", &first, &second]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         assert!(held.wait_fired(1, SOON));
-        assert!(registry.wait_until(|stats| stats.blob_bytes > 20_000, SOON));
         send(&child, signal);
         let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let (stdout, stderr) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         assert_eq!(output.status.signal(), Some(signal.as_raw()), "{stderr}");
-        assert!(stderr.contains("cancelled: 0 of 1 images"), "{stderr}");
-        assert!(output.stdout.is_empty());
+        assert!(stderr.contains("cancelled: 1 of 2 images"), "{stderr}");
+        assert!(stdout.contains(&first) && !stdout.contains(&second), "{stdout}");
 
-        assert_eq!(bench.run(["images", "--json"]).exits(0).stdout, "");
+        let listed = bench.run(["images", "--json"]).exits(0).json();
+        assert_eq!(listed.len(), 1, "{listed:?}");
         bench.run(["verify"]).exits(0);
         held.remove();
         held.release();
-        let line = bench.run(["pull", "--json", &name]).exits(0).json().remove(0);
-        assert!(line["bytes_reused"].as_u64() > Some(0), "{line}");
+        bench.run(["pull", &first, &second]).exits(0);
         bench.run(["verify"]).exits(0);
+        assert_eq!(bench.run(["images", "--json"]).exits(0).json().len(), 2);
     }
 }
 

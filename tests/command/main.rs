@@ -1,5 +1,8 @@
 //! The command, as its users see it: what it prints where, and how it exits.
 
+// Its helpers are tests, too.
+#![allow(clippy::unwrap_used)]
+
 mod archives;
 mod bench;
 mod credentials;

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::blob::Fetch;
 use super::crew::Crew;
 use crate::error::{Error, ErrorKind};
@@ -30,13 +28,11 @@ const FAST: f64 = 150e6;
 pub(super) struct Shared<'a> {
     blob: &'a Descriptor,
     pieces: Pieces,
+    /// Bytes that were there before, from a pull that broke.
+    had: u64,
     since: Instant,
     /// Changed under the floor's lock.
     helpers: AtomicUsize,
-    /// Bytes that were there at the beginning.
-    there: u64,
-    /// The host that serves it, as far as was told.
-    told_host: Mutex<String>,
 }
 
 impl Shared<'_> {
@@ -51,20 +47,13 @@ impl Shared<'_> {
         self.open() > 0 && (!is_fast || helpers == 0)
     }
 
-    pub(super) fn join(&self) {
-        self.helpers.fetch_add(1, Ordering::Relaxed);
+    /// Bytes that are there.
+    fn there(&self) -> u64 {
+        self.had + self.pieces.written()
     }
 
-    /// Tells who serves the blob, once, and again when another host takes over.
-    fn tell_host(&self, fetch: Fetch<'_, '_>, endpoint: &Endpoint) {
-        {
-            let mut told = self.told_host.lock();
-            if *told == endpoint.name {
-                return;
-            }
-            endpoint.name.clone_into(&mut told);
-        }
-        fetch.report_start(endpoint, self.there + self.pieces.written());
+    pub(super) fn join(&self) {
+        self.helpers.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -82,15 +71,14 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
     pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<(), Error> {
-        let there = fetch.blob.size - ingest.missing();
+        let had = fetch.blob.size.saturating_sub(ingest.missing());
         let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
         let shared = Arc::new(Shared {
             blob: fetch.blob,
             pieces,
+            had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
-            there,
-            told_host: Mutex::default(),
         });
         let ended = self.lead(fetch, &shared);
         if let Err(error) = &ended {
@@ -121,7 +109,8 @@ impl<'a, 'r> Crew<'a, 'r> {
                 self.changed.notify_all();
             }
         };
-        while fetch_piece(fetch, shared, offer)? == Fetched::Piece {
+        let is_told = Cell::new(false);
+        while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
             self.changed.notify_all();
         }
         Ok(())
@@ -130,8 +119,9 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         let fetch = self.fetch_of(shared.blob);
+        let is_told = Cell::new(true);
         let helped = loop {
-            match fetch_piece(fetch, &shared, || ()) {
+            match fetch_piece(fetch, &shared, &is_told, || ()) {
                 Ok(Fetched::Piece) => {}
                 Ok(Fetched::Nothing | Fetched::OnlyWhole) => break Ok(()),
                 Err(error) => break Err(error),
@@ -160,14 +150,26 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 }
 
-/// Fetches one piece from one host after the other.
-fn fetch_piece(fetch: Fetch<'_, '_>, shared: &Shared<'_>, came: impl Fn()) -> Result<Fetched, Error> {
+/// Fetches one piece from one host after the other. That the blob comes is told if it was not yet, and
+/// again when a piece that broke goes on.
+fn fetch_piece(
+    fetch: Fetch<'_, '_>,
+    shared: &Shared<'_>,
+    is_told: &Cell<bool>,
+    came: impl Fn(),
+) -> Result<Fetched, Error> {
     let pieces = &shared.pieces;
     let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
     let reached = Cell::new(piece.next);
     let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
     let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
-        download(fetch, endpoint, shared, &mut piece, &reached, &came)
+        let started = || {
+            if !is_told.replace(true) {
+                fetch.report_start(endpoint, shared.there());
+            }
+        };
+        download(fetch, endpoint, pieces, &mut piece, &reached, &started, &came)
+            .inspect_err(|_| is_told.set(false))
     });
     match fetched {
         Ok(Fetched::Piece) => pieces.finish(&piece)?,
@@ -179,9 +181,10 @@ fn fetch_piece(fetch: Fetch<'_, '_>, shared: &Shared<'_>, came: impl Fn()) -> Re
 fn download(
     fetch: Fetch<'_, '_>,
     endpoint: &Endpoint,
-    shared: &Shared<'_>,
+    pieces: &Pieces,
     piece: &mut Piece,
     reached: &Cell<u64>,
+    started: &impl Fn(),
     came: &impl Fn(),
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_host(&endpoint.name);
@@ -202,10 +205,10 @@ fn download(
         log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
         return Ok(Fetched::OnlyWhole);
     }
-    shared.tell_host(fetch, endpoint);
+    started();
     let (mut body, _slot) = answer.into_body();
     let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
-        shared.pieces.write(piece, bytes)?;
+        pieces.write(piece, bytes)?;
         came();
         Ok(piece.next)
     });

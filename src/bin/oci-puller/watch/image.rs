@@ -65,7 +65,8 @@ impl Image {
             }
             ProgressEvent::BlobReused { size, .. } => self.finished += size,
             ProgressEvent::BlobStarted { digest, offset, host, .. } => {
-                self.coming.insert(digest.clone(), offset);
+                // Told again, it may be a little ahead of what was told to have come.
+                self.coming.entry(digest.clone()).or_insert(offset);
                 host.clone_into(&mut self.host);
                 if offset > 0 {
                     self.resumed = Some((digest.clone(), offset));
