@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ask::{Endpoint, Question, Repository};
+use super::ask::{Answer, Endpoint, Question, Repository, Whence};
 use super::headers::ContentRange;
 use super::http::{Body, READ_SIZE};
 use super::retry::{self, Trial};
@@ -126,34 +125,40 @@ impl Crew<'_, '_> {
     }
 
     fn fetch(&self, blob: &Descriptor) -> Result<(), Error> {
+        let cx = self.repository.cx;
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
         let fetch = Fetch { repository: self.repository, lease: self.lease, blob, phase };
-        let (fetched, counter) = match fetch.begin()? {
+        let reused = match fetch.begin()? {
             Begun::Present => {
-                self.repository
-                    .cx
-                    .report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
-                (blob.size, &self.tally.reused)
+                cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
+                blob.size
             }
             Begun::Fetch(ingest) => {
-                let resumed_at = ingest.offset();
-                self.tally.reused.fetch_add(resumed_at, Ordering::Relaxed);
-                fetch.complete(ingest)?;
-                self.repository.cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
-                (blob.size - resumed_at, &self.tally.fetched)
+                let resumed = fetch.complete(ingest)?;
+                cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
+                resumed
             }
         };
-        counter.fetch_add(fetched, Ordering::Relaxed);
+        self.tally.reused.fetch_add(reused, Ordering::Relaxed);
+        self.tally.fetched.fetch_add(blob.size - reused, Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// One blob that is being fetched.
+/// One blob that is to be fetched.
 struct Fetch<'a, 'r> {
     repository: &'a Repository<'r>,
     lease: &'a Lease,
     blob: &'a Descriptor,
     phase: Phase,
+}
+
+/// How far a blob has come.
+struct Advance {
+    /// `None` when its bytes were wrong, and are gone.
+    ingest: Option<Ingest>,
+    /// Bytes from an earlier pull that are still counted on.
+    resumed: u64,
 }
 
 impl Fetch<'_, '_> {
@@ -162,110 +167,162 @@ impl Fetch<'_, '_> {
         begun.map_err(|error| error.with_phase(Phase::Store))
     }
 
-    /// Brings the blob to its end, whatever it takes of hosts and tries.
-    fn complete(&self, ingest: Ingest) -> Result<(), Error> {
+    /// Brings the blob to its end, whatever it takes of hosts and tries. Returns how many of its bytes
+    /// were there already.
+    fn complete(&self, ingest: Ingest) -> Result<u64, Error> {
         if let Some(data) = &self.blob.data {
-            return commit_inline(ingest, data);
+            commit_inline(ingest, data)?;
+            return Ok(0);
         }
-        let service = self.repository.service;
-        let _leave =
-            service.downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(self.phase))?;
+        let downloads = &self.repository.service.downloads;
+        let _leave = downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(self.phase))?;
         let gained = Cell::new(0);
         let trial = Trial { phase: self.phase, may: |host| host.capabilities.pull, gained: &gained };
-        let mut ingest = Some(ingest);
-        retry::over_hosts(self.repository, &trial, |endpoint| {
-            // What is on the disk may be what is wrong, so a wrong hash has one clean try.
-            match self.try_host(endpoint, &mut ingest, &gained) {
-                Err(error) if error.kind() == ErrorKind::DigestMismatch => {
-                    self.report_restart();
-                    self.try_host(endpoint, &mut ingest, &gained)
-                }
-                outcome => outcome,
+        let mut advance = Advance { resumed: ingest.offset(), ingest: Some(ingest) };
+        let path = format!("blobs/{}", self.blob.digest);
+        let fetched = retry::over_hosts(self.repository, &trial, |endpoint| {
+            self.try_host(&Source { endpoint, whence: Whence::Api(&path) }, &mut advance, &gained)
+        });
+        match fetched {
+            Err(error) if self.may_try_foreign(&error) => {
+                self.try_foreign(&mut advance, &gained).map_err(|_| error)?;
             }
-        })
+            fetched => fetched?,
+        }
+        Ok(advance.resumed)
     }
 
-    /// Goes on with what is there. An ingest whose bytes were wrong is gone, and begun anew.
-    fn try_host(
-        &self,
-        endpoint: &Endpoint,
-        held: &mut Option<Ingest>,
-        gained: &Cell<u64>,
-    ) -> Result<(), Error> {
-        let ingest = match held {
-            Some(ingest) => ingest,
-            None => match self.begin()? {
+    /// Whether the layer is one that registries need not have, and may be had where it says.
+    fn may_try_foreign(&self, error: &Error) -> bool {
+        self.repository.service.settings.allow_foreign_urls
+            && error.kind() == ErrorKind::NotFound
+            && !self.blob.urls.is_empty()
+    }
+
+    /// Tries the descriptor's own URLs in turn, once each.
+    fn try_foreign(&self, advance: &mut Advance, gained: &Cell<u64>) -> Result<(), Error> {
+        let absent = Error::new(ErrorKind::NotFound, "no host has it");
+        let Some(endpoint) = self.repository.endpoints.last() else { return Err(absent) };
+        let mut failed = absent;
+        for url in &self.blob.urls {
+            match self.try_host(&Source { endpoint, whence: Whence::Foreign(url) }, advance, gained) {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = error,
+            }
+            self.repository.cx.check()?;
+        }
+        log::debug!("{}: {failed}", self.repository.reference);
+        Err(failed)
+    }
+
+    /// Goes on at one host. What is on the disk may be what is wrong, so a wrong hash has one clean try.
+    fn try_host(&self, source: &Source<'_>, advance: &mut Advance, gained: &Cell<u64>) -> Result<(), Error> {
+        match self.try_once(source, advance, gained) {
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                self.report_restart();
+                self.try_once(source, advance, gained)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_once(&self, source: &Source<'_>, advance: &mut Advance, gained: &Cell<u64>) -> Result<(), Error> {
+        if advance.ingest.is_none() {
+            advance.resumed = 0;
+            match self.begin()? {
                 Begun::Present => return Ok(()),
-                Begun::Fetch(ingest) => held.insert(ingest),
-            },
-        };
-        self.download(endpoint, ingest, gained)?;
-        match held.take() {
-            Some(ingest) => ingest.commit().map_err(|error| error.with_host(&endpoint.name)),
+                Begun::Fetch(ingest) => advance.ingest = Some(ingest),
+            }
+        }
+        if let Some(ingest) = &mut advance.ingest {
+            self.download(source, ingest, &mut advance.resumed, gained)
+                .map_err(|error| error.with_host(source.name()))?;
+        }
+        match advance.ingest.take() {
+            Some(ingest) => ingest.commit().map_err(|error| error.with_host(source.name())),
             None => Ok(()),
         }
     }
 
     /// Fetches what is missing from one host.
-    fn download(&self, endpoint: &Endpoint, ingest: &mut Ingest, gained: &Cell<u64>) -> Result<(), Error> {
-        let named = |error: Error| error.with_host(&endpoint.name);
+    fn download(
+        &self,
+        source: &Source<'_>,
+        ingest: &mut Ingest,
+        resumed: &mut u64,
+        gained: &Cell<u64>,
+    ) -> Result<(), Error> {
         if ingest.offset() == self.blob.size {
             return Ok(());
         }
-        let answer = self.ask_from(endpoint, ingest.offset())?;
-        let serves_rest = match answer.reply.status() {
-            206 => self.is_rest(ingest.offset(), ContentRange::parse(answer.reply.headers("content-range"))),
-            416 => false,
-            _ => ingest.offset() == 0,
-        };
-        let answer = if serves_rest {
-            answer
-        } else {
-            let is_whole = answer.reply.status() == 200;
-            self.restart(ingest)?;
-            if is_whole { answer } else { self.ask_from(endpoint, 0)? }
-        };
-        if !matches!(answer.reply.status(), 200 | 206)
-            || (answer.reply.status() == 206 && ingest.offset() == 0)
-        {
-            let message = format!("status {} is no answer to this question", answer.reply.status());
-            return Err(named(Error::new(ErrorKind::Protocol, message)));
-        }
+        let answer = self.ask_for_rest(source, ingest, resumed)?;
         let missing = self.blob.size - ingest.offset();
-        self.check_length(answer.reply.header("content-length"), missing).map_err(named)?;
+        self.check_length(answer.reply.header("content-length"), missing)?;
         self.repository.cx.report(&ProgressEvent::BlobStarted {
             digest: &self.blob.digest,
             size: self.blob.size,
             offset: ingest.offset(),
-            host: &endpoint.name,
+            host: source.name(),
         });
         let (mut body, _slot) = answer.into_body();
-        self.stream(&mut body, ingest, gained).map_err(named)
+        match self.stream(&mut body, ingest, gained) {
+            // What is too long is not ours from its first byte on.
+            Err(error) if is_too_long(&error) => {
+                self.restart(ingest, resumed)?;
+                Err(error)
+            }
+            outcome => outcome,
+        }
     }
 
-    fn ask_from(&self, endpoint: &Endpoint, offset: u64) -> Result<super::ask::Answer, Error> {
-        let path = format!("blobs/{}", self.blob.digest);
-        let range = (offset > 0).then(|| format!("bytes={offset}-"));
-        let question = Question { path: &path, accept: None, range: range.as_deref(), phase: self.phase };
-        self.repository.ask(endpoint, question)
+    /// Asks for what is missing. A host that does not give just that is asked for the whole, or has
+    /// given it already.
+    fn ask_for_rest(
+        &self,
+        source: &Source<'_>,
+        ingest: &mut Ingest,
+        resumed: &mut u64,
+    ) -> Result<Answer, Error> {
+        let offset = ingest.offset();
+        if offset == 0 {
+            return self.ask(source, None);
+        }
+        let answer = self.ask(source, Some(&format!("bytes={offset}-")))?;
+        let range = ContentRange::parse(answer.reply.headers("content-range"));
+        match answer.reply.status() {
+            206 if range.is_some_and(|range| self.is_rest(offset, range)) => Ok(answer),
+            200 => {
+                self.restart(ingest, resumed)?;
+                Ok(answer)
+            }
+            _ => {
+                answer.discard();
+                self.restart(ingest, resumed)?;
+                self.ask(source, None)
+            }
+        }
+    }
+
+    fn ask(&self, source: &Source<'_>, range: Option<&str>) -> Result<Answer, Error> {
+        let question = Question { whence: source.whence, accept: None, range, phase: self.phase };
+        self.repository.ask(source.endpoint, question)
     }
 
     /// Whether a 206 brings just what is missing.
-    fn is_rest(&self, offset: u64, range: Option<ContentRange>) -> bool {
-        range.is_some_and(|range| {
-            offset > 0
-                && range.first == offset
-                && range.last == self.blob.size - 1
-                && range.complete.is_none_or(|complete| complete == self.blob.size)
-        })
+    fn is_rest(&self, offset: u64, range: ContentRange) -> bool {
+        range.first == offset
+            && range.last == self.blob.size - 1
+            && range.complete.is_none_or(|complete| complete == self.blob.size)
     }
 
+    /// A host that announces another length has another blob, and will have it in a moment, too.
     fn check_length(&self, announced: Option<&str>, missing: u64) -> Result<(), Error> {
         match announced.and_then(|length| length.parse::<u64>().ok()) {
-            Some(length) if length != missing => Err(Error::new(
-                ErrorKind::SizeMismatch,
-                format!("{length} bytes of {} are announced, and {missing} are missing", self.blob.digest),
-            )),
+            Some(length) if length != missing => {
+                let digest = &self.blob.digest;
+                let message = format!("{length} bytes of {digest} are announced, and {missing} are missing");
+                Err(Error::new(ErrorKind::SizeMismatch, message).with_retryable(false))
+            }
             _ => Ok(()),
         }
     }
@@ -274,16 +331,16 @@ impl Fetch<'_, '_> {
     fn stream(&self, body: &mut Body, ingest: &mut Ingest, gained: &Cell<u64>) -> Result<(), Error> {
         let room = usize::try_from(self.blob.size - ingest.offset()).unwrap_or(READ_SIZE);
         let mut buffer = vec![0; room.clamp(1, READ_SIZE)];
-        let mut pace = Pace::new(self.repository.service.settings.slowest);
         loop {
             let read = body.read(&mut buffer)?;
             let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
-            ingest.write(bytes)?;
+            ingest.write(bytes).map_err(|error| match error.kind() {
+                ErrorKind::SizeMismatch => error.with_retryable(false),
+                _ => error,
+            })?;
             gained.set(gained.get() + read as u64);
-            self.repository
-                .cx
-                .report(&ProgressEvent::BlobAdvanced { digest: &self.blob.digest, bytes: read as u64 });
-            pace.note(read as u64)?;
+            let advanced = ProgressEvent::BlobAdvanced { digest: &self.blob.digest, bytes: read as u64 };
+            self.repository.cx.report(&advanced);
         }
         let (offset, size) = (ingest.offset(), self.blob.size);
         if offset < size {
@@ -293,10 +350,11 @@ impl Fetch<'_, '_> {
         Ok(())
     }
 
-    fn restart(&self, ingest: &mut Ingest) -> Result<(), Error> {
+    fn restart(&self, ingest: &mut Ingest, resumed: &mut u64) -> Result<(), Error> {
         if ingest.offset() > 0 {
             self.report_restart();
         }
+        *resumed = 0;
         ingest.restart()
     }
 
@@ -305,42 +363,28 @@ impl Fetch<'_, '_> {
     }
 }
 
+/// Where a blob is asked for.
+struct Source<'a> {
+    endpoint: &'a Endpoint,
+    whence: Whence<'a>,
+}
+
+impl Source<'_> {
+    fn name(&self) -> &str {
+        match self.whence {
+            Whence::Api(_) => &self.endpoint.name,
+            Whence::Foreign(url) => url,
+        }
+    }
+}
+
+fn is_too_long(error: &Error) -> bool {
+    error.kind() == ErrorKind::SizeMismatch && !error.is_retryable()
+}
+
 /// Bytes that came along in the manifest; their size and hash were compared when it was read.
 fn commit_inline(mut ingest: Ingest, data: &[u8]) -> Result<(), Error> {
     ingest.restart()?;
     ingest.write(data)?;
     ingest.commit()
-}
-
-/// A connection may not be slower than so many bytes in so long a time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slowest {
-    pub(super) bytes: u64,
-    pub(super) time: Duration,
-}
-
-/// How fast bytes came lately.
-struct Pace {
-    slowest: Slowest,
-    since: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    fn new(slowest: Slowest) -> Self {
-        Pace { slowest, since: Instant::now(), bytes: 0 }
-    }
-
-    /// # Errors
-    /// `Timeout` if the connection drips.
-    fn note(&mut self, bytes: u64) -> Result<(), Error> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes >= self.slowest.bytes {
-            *self = Pace::new(self.slowest);
-        } else if self.since.elapsed() >= self.slowest.time {
-            let message = format!("{} bytes came in {} s", self.bytes, self.slowest.time.as_secs());
-            return Err(Error::new(ErrorKind::Timeout, message));
-        }
-        Ok(())
-    }
 }

@@ -11,6 +11,7 @@ mod hosts;
 mod http;
 mod policy;
 mod pull;
+mod refusal;
 mod resolve;
 mod retry;
 mod verify;
@@ -27,7 +28,6 @@ pub use http::{Resolver, SystemResolver};
 pub use verify::{Candidate, ImageVerifier};
 
 use self::auth::Authority;
-use self::fetch::Slowest;
 use self::governor::{Governor, Patience, Slots};
 use self::hosts::{Host, Hosts};
 use self::http::{Http, Limits, ProxyChoice, Trust};
@@ -85,12 +85,12 @@ struct Client {
 struct Settings {
     platform: Platform,
     limits: Limits,
-    slowest: Slowest,
     patience: Patience,
     trust: Trust,
     proxy: ProxyChoice,
     downloads_per_pull: usize,
     max_image_size: u64,
+    allow_foreign_urls: bool,
     stack_size: usize,
 }
 

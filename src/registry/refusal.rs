@@ -1,0 +1,64 @@
+//! What a host says when it does not answer the question.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use super::headers;
+use super::http::Reply;
+use crate::error::{Error, ErrorKind};
+
+/// An error's body is never read further, bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The refusal, as an error.
+pub(super) fn of(reply: Reply) -> Error {
+    let status = reply.status();
+    let (kind, is_final) = match status {
+        401 => (ErrorKind::Unauthorized, true),
+        403 | 451 => (ErrorKind::Denied, true),
+        404 | 410 => (ErrorKind::NotFound, true),
+        408 => (ErrorKind::Timeout, false),
+        429 => (ErrorKind::RateLimited, false),
+        500.. => (ErrorKind::Unavailable, false),
+        _ => (ErrorKind::Protocol, true),
+    };
+    let retry_after = reply
+        .header("retry-after")
+        .filter(|_| !is_final)
+        .and_then(|value| headers::retry_after(value, SystemTime::now(), Duration::MAX));
+    let message = match reason(reply) {
+        Some(reason) => format!("status {status}: {reason}"),
+        None => format!("status {status}"),
+    };
+    let error = Error::new(kind, message).with_retryable(!is_final);
+    match retry_after {
+        Some(delay) => error.with_retry_after(delay),
+        None => error,
+    }
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<Reason>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The first reason in an error's body, in the form of the
+/// [distribution spec](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes).
+fn reason(reply: Reply) -> Option<String> {
+    const ENOUGH: usize = 200;
+    let body = reply.read_all(MAX_BODY).ok()?;
+    let first = serde_json::from_slice::<Errors>(&body).ok()?.errors.into_iter().next()?;
+    let text = [first.code, first.message].join(" ");
+    let text: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(ENOUGH).collect();
+    (!text.is_empty()).then_some(text)
+}
