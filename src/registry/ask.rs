@@ -217,6 +217,8 @@ impl<'a> Repository<'a> {
             let refusal = answer.refusal();
             match (&shown, lesson) {
                 (_, Lesson::News) if is_challenge => return Ok(Verdict::Challenged(refusal)),
+                // Another thread was the first to learn of it.
+                (None, Lesson::KnownAlready) if is_challenge => return Ok(Verdict::Challenged(refusal)),
                 (None, Lesson::NotUnderstood) if is_challenge => {
                     return Ok(Verdict::Refused(not_understood(&refusal)));
                 }

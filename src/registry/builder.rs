@@ -243,7 +243,8 @@ impl RegistryImageServiceBuilder {
 
     // ---- time ----
 
-    /// How long a connection may take to be made, TLS included. Default: 10 s.
+    /// How long a host's name may take to be looked up, and then how long a connection may take to be
+    /// made, TLS included. Default: 10 s each.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.limits.connect = timeout;
         self

@@ -8,11 +8,20 @@ mod table;
 mod tls;
 mod world;
 
-use std::sync::Mutex;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+use common::pulls::{free_port, quick};
+use oci_puller::testing::Registry;
+use oci_puller::testing::images::ImageBuilder;
+use oci_puller::{Error, ErrorKind, Resolver};
 
 use table::{Cell, Expected, Thing, Trouble};
-use world::{Setting, World};
+use tls::{PrivateCa, ServerCertificate};
+use world::{SLOW_NAME, Setting, World};
 
 /// Most cells wait for a time limit: more threads than processors.
 const THREADS: usize = 12;
@@ -67,7 +76,7 @@ fn judge(world: &World, expected: Expected) -> Vec<String> {
     let mut faults = Vec::new();
     let outcome = world.pull();
     let requests = world.requests_for_the_thing();
-    let kind = outcome.as_ref().err().map(oci_puller::Error::kind);
+    let kind = outcome.as_ref().err().map(Error::kind);
     if kind != expected.kind {
         faults.push(format!("{kind:?} and not {:?}: {outcome:?}", expected.kind));
     }
@@ -88,4 +97,51 @@ fn judge(world: &World, expected: Expected) -> Vec<String> {
     }
     faults.extend(world.wrong_bytes());
     faults
+}
+
+/// Looks no name up within the time that tests have.
+struct DeafResolver;
+
+impl Resolver for DeafResolver {
+    fn resolve(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+        thread::sleep(Duration::from_secs(1));
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+#[test]
+fn a_host_that_cannot_be_spoken_to_is_told_by_its_kind_and_passed_over_as_a_mirror() {
+    let ca = PrivateCa::new();
+    let image = ImageBuilder::new("library/app").layer(5_000).build();
+    let with = |certificate| {
+        let registry = Registry::builder().acceptor(ca.acceptor(certificate)).start().unwrap();
+        registry.push(&image, "v1");
+        registry
+    };
+    let [expired, self_signed, wrong_name] =
+        [ServerCertificate::Expired, ServerCertificate::SelfSigned, ServerCertificate::WrongName].map(with);
+    let refused = format!("127.0.0.1:{}", free_port());
+    for (host, kind, attempts) in [
+        (refused, ErrorKind::ConnectionFailed, 3),
+        (expired.host(), ErrorKind::Tls, 1),
+        (self_signed.host(), ErrorKind::Tls, 1),
+        (wrong_name.host(), ErrorKind::Tls, 1),
+        (format!("{SLOW_NAME}:443"), ErrorKind::Timeout, 3),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let service = |name: &str| {
+            quick(&dir.path().join(name))
+                .ca_certificate(ca.pem())
+                .tls(&host)
+                .connect_timeout(Duration::from_millis(400))
+                .resolver(Arc::new(DeafResolver))
+        };
+        let error = service("alone").build().unwrap().pull(format!("{host}/library/app:v1")).unwrap_err();
+        assert_eq!((error.kind(), error.attempts().len()), (kind, attempts), "{error:?}");
+        assert_eq!(error.host(), Some(&*host), "{error}");
+
+        let origin = with(ServerCertificate::Good);
+        let mirrored = service("mirrored").tls(origin.host()).mirror(origin.host(), format!("https://{host}"));
+        mirrored.build().unwrap().pull(format!("{}/library/app:v1", origin.host())).unwrap();
+    }
 }

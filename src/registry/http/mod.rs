@@ -41,7 +41,7 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limits {
-    /// Connecting, TLS included.
+    /// Looking a name up; and then connecting, TLS included.
     pub(crate) connect: Duration,
     /// From the request to the end of the reply's head.
     pub(crate) head: Duration,
@@ -117,6 +117,7 @@ impl Http {
             .output_buffer_size(OUTPUT_SIZE)
             .max_idle_connections(limits.idle_connections.saturating_mul(8))
             .max_idle_connections_per_host(limits.idle_connections)
+            .timeout_resolve(Some(limits.connect))
             .timeout_connect(Some(limits.connect))
             .timeout_recv_response(Some(limits.head))
             .timeout_per_read(Some(limits.silence))
