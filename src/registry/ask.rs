@@ -1,16 +1,15 @@
 //! One question to one host: admitted, authorised, redirected, and its refusal made an error.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
-use super::Service;
-use super::auth::{Audience, Authorization};
+use super::auth::{Audience, Authorization, Lesson};
 use super::governor::Slot;
 use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
-use super::policy;
-use super::refusal::refusal;
+use super::{Service, policy, refusal};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
 use crate::error::{Error, ErrorKind, Phase};
@@ -41,6 +40,8 @@ pub(super) struct Endpoint {
     /// The root of the host's API.
     root: Uri,
     access: Mutex<Access>,
+    /// It refused this pull, or answered nonsense: its other blobs are sought elsewhere first.
+    pub(super) has_failed: AtomicBool,
 }
 
 /// The credentials that were found, less those that were refused.
@@ -54,24 +55,59 @@ struct Access {
 /// What is asked of a host.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
-    /// Below the repository's name, like `manifests/latest`.
-    pub(super) path: &'a str,
+    pub(super) whence: Whence<'a>,
     pub(super) accept: Option<&'a str>,
     /// `bytes=…`.
     pub(super) range: Option<&'a str>,
     pub(super) phase: Phase,
 }
 
-/// What a host answered to a question that it did not refuse: a 2xx, or the 416 of a range.
+/// Where to ask.
+#[derive(Clone, Copy)]
+pub(super) enum Whence<'a> {
+    /// At the host's API, below the repository's name, like `manifests/latest`.
+    Api(&'a str),
+    /// At a URL of a layer's descriptor.
+    Foreign(&'a str),
+}
+
+impl Question<'_> {
+    /// Takes a 200, and where a range was asked for, what it may be answered with.
+    fn accept_answer(&self, answer: Answer) -> Result<Answer, Error> {
+        match answer.reply.status() {
+            200 => Ok(answer),
+            206 | 416 if self.range.is_some() => Ok(answer),
+            _ => Err(answer.refusal()),
+        }
+    }
+}
+
+/// What a host answered.
 pub(super) struct Answer {
     pub(super) reply: Reply,
     slot: Slot,
+    /// Who gave it, after redirects.
+    host: String,
+    is_at_host: bool,
 }
 
 impl Answer {
     /// The body, and the leave to use its connection.
     pub(super) fn into_body(self) -> (Body, Slot) {
         (self.reply.into_body(), self.slot)
+    }
+
+    /// Passes over the body.
+    pub(super) fn discard(self) {
+        self.reply.discard();
+    }
+
+    fn refusal(self) -> Error {
+        refusal::of(self.reply).with_host(self.host)
+    }
+
+    fn is_refused_elsewhere(&self) -> bool {
+        !self.is_at_host && matches!(self.reply.status(), 401 | 403 | 410)
     }
 }
 
@@ -98,67 +134,103 @@ impl<'a> Repository<'a> {
         self.accepted.lock().clone()
     }
 
-    /// Asks one host.
+    /// Asks one host. Where it asks to be left alone, every pull of the service heeds it.
     ///
     /// # Errors
     /// By status: `Unauthorized`, `Denied`, `NotFound`, `RateLimited`, `Unavailable`, `Timeout`,
     /// `Protocol`; and what the connection fails with.
     pub(super) fn ask(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
-        let named = |error: Error| error.with_phase(question.phase).with_host(&endpoint.name);
-        let slot = self.service.governor.admit(self.cx, &endpoint.name).map_err(named)?;
-        let asked = self.ask_authorised(endpoint, question);
-        if let Err(refusal) = &asked
-            && let Some(delay) = refusal.retry_after()
-        {
-            let delay = delay.min(self.service.settings.patience.max_retry_after);
-            self.service.governor.close(&endpoint.name, delay, refusal.message());
-        }
-        asked.map(|reply| Answer { reply, slot }).map_err(named)
+        let asked = match question.whence {
+            Whence::Api(_) => self.ask_authorised(endpoint, question),
+            Whence::Foreign(_) => self.ask_anonymously(endpoint, question),
+        };
+        asked.map_err(|error| {
+            let error = error.with_phase(question.phase).with_host(&endpoint.name);
+            if let (Some(delay), Some(host)) = (error.retry_after(), error.host()) {
+                let delay = delay.min(self.service.settings.patience.max_retry_after);
+                self.service.governor.close(host, delay, error.message());
+            }
+            error
+        })
     }
 
-    /// Shows one credential after the other, nobody's last, until the host takes one. A challenge is
-    /// learned from once, and a token that was good before is renewed once.
-    fn ask_authorised(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Reply, Error> {
-        let authority = &self.service.authority;
-        let audience = self.audience(endpoint);
-        let (mut has_learned, mut has_renewed) = (false, false);
-        let mut refused = Vec::new();
+    /// Shows one credential after the other, nobody's last, until the host takes one. When all are
+    /// refused, the refusal of the best is told.
+    fn ask_authorised(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
+        let mut challenge = None;
+        let mut told: Option<Error> = None;
+        let mut tried = Vec::new();
         loop {
             let found = self.next_credential(endpoint)?;
             let credential = found.as_ref().map(|found| &found.credential);
-            let refusal = match authority.authorize(self.cx, audience, credential) {
-                Ok(shown) => {
-                    let reply = self.ask_as(endpoint, question, shown.as_ref())?;
-                    match reply.status() {
-                        200..=299 | 416 => {
-                            self.note_accepted(shown.as_ref(), credential);
-                            return Ok(reply);
-                        }
-                        401 if !has_learned && authority.learn(audience, &reply)? => {
-                            has_learned = true;
-                            continue;
-                        }
-                        401 | 403 => {
-                            if !has_renewed && shown.is_some_and(|shown| authority.renew(&shown)) {
-                                has_renewed = true;
-                                continue;
-                            }
-                            refusal(reply)
-                        }
-                        _ => return Err(refusal(reply)),
-                    }
+            let refusal = match self.ask_showing(endpoint, question, credential, challenge.as_ref())? {
+                Verdict::Answered(answer) => return Ok(answer),
+                Verdict::Challenged(refusal) => {
+                    challenge = Some(refusal);
+                    continue;
                 }
-                Err(error) if is_refusal(&error) => error,
+                Verdict::Refused(refusal) => refusal,
+            };
+            let told = &*told.get_or_insert(refusal);
+            let Some(found) = found else {
+                tried.append(&mut endpoint.access.lock().failed);
+                return Err(with_sources(told, &tried));
+            };
+            tried.push(found.source.to_string());
+            endpoint.access.lock().refuse(&found);
+        }
+    }
+
+    /// Shows one credential, or none. A challenge is learned from once, and a token that was good
+    /// before is renewed once.
+    fn ask_showing(
+        &self,
+        endpoint: &Endpoint,
+        question: Question<'_>,
+        credential: Option<&Credential>,
+        challenge: Option<&Error>,
+    ) -> Result<Verdict, Error> {
+        let authority = &self.service.authority;
+        let audience = self.audience(endpoint);
+        let mut has_renewed = false;
+        loop {
+            let shown = match authority.authorize(self.cx, audience, credential) {
+                Ok(shown) => shown,
+                Err(error) if is_refusal(&error) => return Ok(Verdict::Refused(error)),
                 Err(error) => return Err(error),
             };
-            let Some(found) = found else {
-                refused.append(&mut endpoint.access.lock().failed);
-                return Err(with_sources(&refusal, &refused));
-            };
-            refused.push(found.source.to_string());
-            endpoint.access.lock().refuse(&found);
-            has_renewed = false;
+            // Nothing to show is what the host has refused already.
+            if let (None, Some(refusal)) = (&shown, challenge) {
+                return Ok(Verdict::Refused(refusal.clone()));
+            }
+            let answer = self.ask_as(endpoint, question, shown.as_ref())?;
+            match answer.reply.status() {
+                401 | 403 => {}
+                _ => {
+                    let answer = question.accept_answer(answer)?;
+                    self.note_accepted(shown.as_ref(), credential);
+                    return Ok(Verdict::Answered(answer));
+                }
+            }
+            let lesson = authority.learn(audience, &answer.reply);
+            let is_challenge = answer.reply.status() == 401 && challenge.is_none();
+            let refusal = answer.refusal();
+            match (&shown, lesson) {
+                (_, Lesson::News) if is_challenge => return Ok(Verdict::Challenged(refusal)),
+                // Another thread was the first to learn of it.
+                (None, Lesson::KnownAlready) if is_challenge => return Ok(Verdict::Challenged(refusal)),
+                (None, Lesson::NotUnderstood) if is_challenge => {
+                    return Ok(Verdict::Refused(not_understood(&refusal)));
+                }
+                (Some(shown), _) if !has_renewed && authority.renew(shown) => has_renewed = true,
+                _ => return Ok(Verdict::Refused(refusal)),
+            }
         }
+    }
+
+    /// Nothing of ours is shown to the hosts of others.
+    fn ask_anonymously(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
+        question.accept_answer(self.follow(endpoint, question, None)?)
     }
 
     /// The best credential that was not refused; `None` for nobody's, also while the host has not
@@ -193,30 +265,27 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// Asks, and follows where the host sends us. Where a signed URL leads to has no patience: what it
-    /// refuses is asked for anew, once.
+    /// Asks, and follows where the host sends us. A signed URL expires: what it refuses is asked for
+    /// anew, once.
     fn ask_as(
         &self,
         endpoint: &Endpoint,
         question: Question<'_>,
         shown: Option<&Authorization>,
-    ) -> Result<Reply, Error> {
-        let reply = match self.follow(endpoint, question, shown)? {
-            Arrival::AtHost(reply) => reply,
-            Arrival::Elsewhere(reply) if matches!(reply.status(), 401 | 403 | 410) => {
-                match self.follow(endpoint, question, shown)? {
-                    Arrival::AtHost(reply) => reply,
-                    Arrival::Elsewhere(reply) => not_our_refusal(reply)?,
-                }
-            }
-            Arrival::Elsewhere(reply) => reply,
-        };
-        match reply.header("content-encoding") {
-            Some(encoding) if !encoding.eq_ignore_ascii_case("identity") && reply.status() < 300 => {
-                Err(Error::new(ErrorKind::Protocol, "the answer is encoded, which was not asked for"))
-            }
-            _ => Ok(reply),
+    ) -> Result<Answer, Error> {
+        let answer = self.follow(endpoint, question, shown)?;
+        if !answer.is_refused_elsewhere() {
+            return Ok(answer);
         }
+        answer.discard();
+        let again = self.follow(endpoint, question, shown)?;
+        if again.is_refused_elsewhere() {
+            // It says nothing about our credentials.
+            let refusal = again.refusal();
+            let message = format!("where it redirects to refuses: {}", refusal.message());
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(again)
     }
 
     fn follow(
@@ -224,53 +293,80 @@ impl<'a> Repository<'a> {
         endpoint: &Endpoint,
         question: Question<'_>,
         shown: Option<&Authorization>,
-    ) -> Result<Arrival, Error> {
-        let mut url = self.url(endpoint, question.path)?;
+    ) -> Result<Answer, Error> {
+        let mut url = self.url(endpoint, question.whence)?;
         for _ in 0..=MAX_REDIRECTS {
-            let is_at_host = policy::same_origin(&url, &endpoint.root);
-            let mut headers: Vec<(&str, &str)> = Vec::new();
-            headers.extend(question.accept.map(|accept| ("accept", accept)));
-            headers.extend(question.range.map(|range| ("range", range)));
-            let http = if is_at_host {
-                headers.extend(
-                    endpoint.host.headers.iter().map(|(name, value)| (name.as_str(), value.expose())),
-                );
-                headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));
-                &endpoint.http
-            } else {
-                &endpoint.elsewhere
-            };
-            let reply = http.get(self.cx, &url, &headers)?;
-            if !matches!(reply.status(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(if is_at_host { Arrival::AtHost(reply) } else { Arrival::Elsewhere(reply) });
+            let answer = self.ask_at(endpoint, &url, question, shown)?;
+            if !policy::is_redirect(answer.reply.status()) {
+                return Ok(answer);
             }
-            let next = reply.header("location").and_then(|location| policy::resolve(&url, location));
-            let next = next.ok_or_else(|| Error::new(ErrorKind::Protocol, "a redirect leads nowhere"))?;
-            policy::may_redirect(&url, &next).map_err(|refusal| Error::new(ErrorKind::Protocol, refusal))?;
-            url = next;
+            let next = policy::next_hop(&url, answer.reply.header("location"));
+            url = next.map_err(|refusal| final_protocol_error(refusal).with_host(&answer.host))?;
+            answer.discard();
         }
-        Err(Error::new(ErrorKind::Protocol, format!("more than {MAX_REDIRECTS} redirects")))
+        Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// One request. What is for the endpoint is shown to no other host.
+    fn ask_at(
+        &self,
+        endpoint: &Endpoint,
+        url: &Uri,
+        question: Question<'_>,
+        shown: Option<&Authorization>,
+    ) -> Result<Answer, Error> {
+        let is_at_host =
+            matches!(question.whence, Whence::Api(_)) && policy::same_origin(url, &endpoint.root);
+        let host = if is_at_host {
+            endpoint.name.clone()
+        } else {
+            url.authority().map_or_else(String::new, |authority| authority.as_str().to_owned())
+        };
+        let mut headers: Vec<(&str, &str)> = Vec::new();
+        headers.extend(question.accept.map(|accept| ("accept", accept)));
+        headers.extend(question.range.map(|range| ("range", range)));
+        if is_at_host {
+            let own = endpoint.host.headers.iter();
+            headers.extend(own.map(|(name, value)| (name.as_str(), value.expose())));
+            headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));
+        }
+        let http = if is_at_host { &endpoint.http } else { &endpoint.elsewhere };
+        let named = |error: Error| error.with_host(&host);
+        let slot = self.service.governor.admit(self.cx, &host).map_err(named)?;
+        let reply = http.get(self.cx, url, &headers).map_err(named)?;
+        Ok(Answer { reply, slot, host, is_at_host })
     }
 
     /// A mirror is told whose image it is, as containerd tells it.
-    fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Uri, Error> {
+    fn url(&self, endpoint: &Endpoint, whence: Whence<'_>) -> Result<Uri, Error> {
+        let path = match whence {
+            Whence::Api(path) => path,
+            Whence::Foreign(url) => return foreign_url(url, endpoint),
+        };
         let mut url = format!("{}/{}/{path}", endpoint.host.location, self.reference.repository());
         if !endpoint.host.is_registry_itself {
             url.push_str("?ns=");
             url.push_str(self.reference.domain());
         }
-        url.parse().map_err(|_| Error::new(ErrorKind::Protocol, "the image has no URL at this host"))
+        url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))
     }
 
     fn audience<'e>(&'e self, endpoint: &'e Endpoint) -> Audience<'e> {
-        Audience { http: &endpoint.http, root: &endpoint.root, repository: self.reference.repository() }
+        Audience {
+            http: &endpoint.http,
+            governor: &self.service.governor,
+            root: &endpoint.root,
+            repository: self.reference.repository(),
+        }
     }
 }
 
-/// Where a question ended up.
-enum Arrival {
-    AtHost(Reply),
-    Elsewhere(Reply),
+/// What came of a credential.
+enum Verdict {
+    Answered(Answer),
+    /// The host told, for the first time, how it wants to be asked.
+    Challenged(Error),
+    Refused(Error),
 }
 
 impl Endpoint {
@@ -284,6 +380,7 @@ impl Endpoint {
             elsewhere: service.http_beyond(&host)?,
             root,
             access: Mutex::default(),
+            has_failed: AtomicBool::new(false),
             host,
         })
     }
@@ -314,16 +411,21 @@ fn with_sources(refusal: &Error, refused: &[String]) -> Error {
     }
 }
 
-/// What another host refuses says nothing about our credentials.
-fn not_our_refusal(reply: Reply) -> Result<Reply, Error> {
-    match reply.status() {
-        401 | 403 | 410 => {
-            let refusal = refusal(reply);
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("the host it redirects to refuses: {}", refusal.message()),
-            ))
-        }
-        _ => Ok(reply),
-    }
+/// Says what to look for: a challenge that is not understood is no question of credentials.
+fn not_understood(refusal: &Error) -> Error {
+    let message =
+        format!("{}; the host wants credentials in a way that is not known here", refusal.message());
+    Error::new(refusal.kind(), message)
+}
+
+/// The URL that a layer's descriptor names, if it may be fetched for this registry.
+fn foreign_url(url: &str, endpoint: &Endpoint) -> Result<Uri, Error> {
+    let url: Uri = url.parse().map_err(|_| final_protocol_error("a layer's own URL cannot be read"))?;
+    policy::may_fetch_foreign(&url, &endpoint.root).map_err(final_protocol_error)?;
+    Ok(url)
+}
+
+/// What a server wrote will be no better in a moment.
+fn final_protocol_error(message: &str) -> Error {
+    Error::new(ErrorKind::Protocol, message).with_retryable(false)
 }

@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
+use super::governor::{Governor, Slot};
 use super::http::{Http, Reply, Uri};
 use super::policy;
-use super::refusal::refusal;
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind, Phase};
@@ -35,8 +35,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 const MAX_REDIRECTS: usize = 5;
 
-/// More tokens than this are not remembered.
-const MAX_TOKENS: usize = 4096;
+/// More tokens, or ways to be asked, than this are not remembered.
+const MAX_REMEMBERED: usize = 4096;
 
 /// What a host is asked with.
 pub(crate) struct Authorization {
@@ -60,6 +60,25 @@ impl Authorization {
 enum Scheme {
     Basic,
     Bearer { realm: String, service: String, scope: String },
+}
+
+impl Scheme {
+    /// Whether it says of this repository what it would say of others.
+    fn is_usual_for(&self, audience: Audience<'_>) -> bool {
+        match self {
+            Scheme::Basic => true,
+            Scheme::Bearer { scope, .. } => *scope == audience.usual_scope(),
+        }
+    }
+}
+
+/// What a challenge taught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lesson {
+    News,
+    KnownAlready,
+    /// The host wants something that is not done here, or does not say what.
+    NotUnderstood,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -97,6 +116,7 @@ pub(crate) struct Authority {
 #[derive(Clone, Copy)]
 pub(crate) struct Audience<'a> {
     pub(crate) http: &'a Http,
+    pub(crate) governor: &'a Governor,
     /// The root of the host's API.
     pub(crate) root: &'a Uri,
     pub(crate) repository: &'a str,
@@ -118,33 +138,19 @@ impl Authority {
         self.scheme(audience).is_some()
     }
 
-    /// Learns from a 401 how the host wants to be asked. Tells whether that is news.
-    ///
-    /// # Errors
-    /// `Unauthorized` if it wants nothing that we can do.
-    pub(crate) fn learn(&self, audience: Audience<'_>, reply: &Reply) -> Result<bool, Error> {
+    /// Learns from a 401 how the host wants to be asked.
+    pub(crate) fn learn(&self, audience: Audience<'_>, reply: &Reply) -> Lesson {
         let challenges = challenge::parse(reply.headers("www-authenticate"));
-        let scheme = challenges
-            .iter()
-            .find_map(|challenge| bearer(challenge, audience))
-            .or_else(|| {
-                challenges.iter().any(|challenge| challenge.scheme == "basic").then_some(Scheme::Basic)
-            })
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unauthorized,
-                    "the host wants credentials in a way that is not known here",
-                )
-            })?;
-        let is_usual = match &scheme {
-            Scheme::Basic => true,
-            Scheme::Bearer { scope, .. } => *scope == audience.usual_scope(),
+        let wants_basic = challenges.iter().any(|challenge| challenge.scheme == "basic");
+        let bearer = challenges.iter().find_map(|challenge| bearer(challenge, audience));
+        let Some(scheme) = bearer.or(wants_basic.then_some(Scheme::Basic)) else {
+            return Lesson::NotUnderstood;
         };
-        if is_usual {
-            self.realms.lock().insert(audience.root.to_string(), scheme.clone());
+        if scheme.is_usual_for(audience) {
+            remember(&mut self.realms.lock(), audience.root.to_string(), scheme.clone());
         }
-        let before = self.schemes.lock().insert(audience.key(), scheme.clone());
-        Ok(before.as_ref() != Some(&scheme))
+        let before = remember(&mut self.schemes.lock(), audience.key(), scheme.clone());
+        if before == Some(scheme) { Lesson::KnownAlready } else { Lesson::News }
     }
 
     /// What to show the host for `credential`, or for nobody; `None` if it has not asked yet, or if it
@@ -220,8 +226,10 @@ impl Authority {
             if let Some(pilot) = pilot {
                 let asked = ask_for_token(cx, audience, &key.scheme, credential);
                 if asked.is_err() {
-                    self.tokens.lock().remove(&key);
+                    self.forget(&key, &flight);
                 }
+                // That its own pull has ended is no answer for those who wait.
+                cx.check()?;
                 let _ = flight.outcome.set(asked);
                 drop(pilot);
             } else {
@@ -232,11 +240,18 @@ impl Authority {
                     let header = Secret::from(format!("Bearer {}", token.value.expose()));
                     return Ok(Authorization { header, token: Some((key, flight)) });
                 }
-                // Who asked gave up, which is no answer for those who wait; or it panicked.
-                Some(Err(error)) if error.kind() == ErrorKind::Cancelled => cx.check()?,
                 Some(Err(error)) => return Err(error.clone()),
-                None => drop(self.tokens.lock().remove(&key)),
+                // Who asked gave up, or panicked.
+                None => self.forget(&key, &flight),
             }
+        }
+    }
+
+    /// Forgets a token, unless it has been renewed since.
+    fn forget(&self, key: &TokenKey, flight: &Arc<Flight>) {
+        let mut tokens = self.tokens.lock();
+        if tokens.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+            tokens.remove(key);
         }
     }
 
@@ -246,9 +261,9 @@ impl Authority {
         if let Some(flight) = tokens.get(key).filter(|flight| flight.is_usable()) {
             return (Arc::clone(flight), None);
         }
-        if tokens.len() >= MAX_TOKENS {
+        if tokens.len() >= MAX_REMEMBERED {
             tokens.retain(|_, flight| flight.is_usable());
-            if tokens.len() >= MAX_TOKENS {
+            if tokens.len() >= MAX_REMEMBERED {
                 tokens.clear();
             }
         }
@@ -275,6 +290,18 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// Keeps `value`; the value that it takes the place of.
+fn remember<K: std::hash::Hash + Eq>(
+    known: &mut HashMap<K, Scheme>,
+    key: K,
+    value: Scheme,
+) -> Option<Scheme> {
+    if known.len() >= MAX_REMEMBERED && !known.contains_key(&key) {
+        known.clear();
+    }
+    known.insert(key, value)
+}
+
 fn bearer(challenge: &Challenge, audience: Audience<'_>) -> Option<Scheme> {
     (challenge.scheme == "bearer").then_some(())?;
     let text = |name: &str| challenge.param(name).unwrap_or_default().to_owned();
@@ -299,8 +326,7 @@ fn ask_for_token(
     };
     let server = Server { cx, audience, realm: parse_realm(realm)?, service, scope };
     let named = |error: Error| error.with_phase(Phase::Token).with_host(server.host());
-    policy::may_ask_for_token(&server.realm, audience.root)
-        .map_err(|refusal| named(Error::new(ErrorKind::Protocol, refusal)))?;
+    policy::may_ask_for_token(&server.realm, audience.root).map_err(|refusal| named(refused_url(refusal)))?;
     let asked_at = Instant::now();
     let answer = match credential.map(Credential::kind) {
         Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
@@ -309,7 +335,7 @@ fn ask_for_token(
         }
         _ => server.by_get(None),
     };
-    answer.and_then(|reply| read_token(reply, asked_at)).map_err(named)
+    answer.and_then(|(reply, _slot)| read_token(reply, asked_at)).map_err(named)
 }
 
 fn parse_realm(realm: &str) -> Result<Uri, Error> {
@@ -332,7 +358,7 @@ impl Server<'_> {
         self.realm.authority().map_or("", |authority| authority.as_str())
     }
 
-    fn by_get(&self, user: Option<(&str, &str)>) -> Result<Reply, Error> {
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, Slot), Error> {
         let mut query = vec![("scope", self.scope)];
         if !self.service.is_empty() {
             query.push(("service", self.service));
@@ -349,7 +375,7 @@ impl Server<'_> {
     }
 
     /// By OAuth2; a server that does not know it is asked the older way.
-    fn by_post(&self, token: &Secret) -> Result<Reply, Error> {
+    fn by_post(&self, token: &Secret) -> Result<(Reply, Slot), Error> {
         let body = zeroize::Zeroizing::new(form(&[
             ("grant_type", "refresh_token"),
             ("service", self.service),
@@ -357,29 +383,39 @@ impl Server<'_> {
             ("scope", self.scope),
             ("refresh_token", token.expose()),
         ]));
+        let slot = self.audience.governor.admit(self.cx, self.host())?;
         let reply = self.audience.http.post_form(self.cx, &self.realm, &body)?;
-        match reply.status() {
-            404 | 405 => self.by_get(Some(("<token>", token.expose()))),
-            _ => Ok(reply),
+        if !matches!(reply.status(), 404 | 405) {
+            return Ok((reply, slot));
         }
+        reply.discard();
+        drop(slot);
+        self.by_get(Some(("<token>", token.expose())))
     }
 
     /// Each hop is looked at as the first was; another host is not shown the password.
-    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<Reply, Error> {
+    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, Slot), Error> {
         for _ in 0..=MAX_REDIRECTS {
+            let host = url.authority().map_or("", |authority| authority.as_str());
+            let named = |error: Error| error.with_host(host);
+            let slot = self.audience.governor.admit(self.cx, host).map_err(named)?;
             let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
-            let reply = self.audience.http.get(self.cx, &url, &headers)?;
-            if !matches!(reply.status(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(reply);
+            let reply = self.audience.http.get(self.cx, &url, &headers).map_err(named)?;
+            if !policy::is_redirect(reply.status()) {
+                return Ok((reply, slot));
             }
-            let next = reply.header("location").and_then(|location| policy::resolve(&url, location));
-            url = next.ok_or_else(|| Error::new(ErrorKind::Protocol, "a redirect leads nowhere"))?;
-            policy::may_ask_for_token(&url, self.audience.root)
-                .map_err(|refusal| Error::new(ErrorKind::Protocol, refusal))?;
+            url = policy::next_hop(&url, reply.header("location")).map_err(refused_url)?;
+            policy::may_ask_for_token(&url, self.audience.root).map_err(refused_url)?;
+            reply.discard();
         }
-        Err(Error::new(ErrorKind::Protocol, format!("more than {MAX_REDIRECTS} redirects")))
+        Err(refused_url("it redirects too often"))
     }
+}
+
+/// Where a server sends us will be no better in a moment.
+fn refused_url(refusal: policy::Refusal) -> Error {
+    Error::new(ErrorKind::Protocol, refusal).with_retryable(false)
 }
 
 /// `application/x-www-form-urlencoded`.
@@ -406,6 +442,18 @@ struct Answer {
     token: Option<Secret>,
     access_token: Option<Secret>,
     expires_in: Option<f64>,
+}
+
+/// That there is no token server is not to say that there is no image.
+fn refusal(reply: Reply) -> Error {
+    let error = super::refusal::of(reply);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let message = format!("there is no token server: {}", error.message());
+            Error::new(ErrorKind::Protocol, message).with_retryable(false)
+        }
+        _ => error,
+    }
 }
 
 fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {

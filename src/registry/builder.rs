@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::Authority;
-use super::fetch::{Sharing, Slowest};
+use super::fetch::Sharing;
 use super::governor::{Governor, Patience, Slots};
 use super::hosts::Hosts;
-use super::http::{Http, Limits, ProxyChoice, Resolver, SystemResolver, Trust};
+use super::http::{Http, Limits, ProxyChoice, Resolver, Slowest, SystemResolver, Trust};
 use super::verify::ImageVerifier;
 use super::{RegistryImageService, Service, Settings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
@@ -47,9 +47,9 @@ impl RegistryImageServiceBuilder {
                     connect: Duration::from_secs(10),
                     head: Duration::from_secs(30),
                     silence: Duration::from_secs(30),
+                    slowest: Slowest { bytes: 60 * 1024, time: Duration::from_secs(60) },
                     idle_connections: 8,
                 },
-                slowest: Slowest { bytes: 60 * 1024, time: Duration::from_secs(60) },
                 patience: Patience {
                     tries: 5,
                     base: Duration::from_millis(500),
@@ -61,6 +61,7 @@ impl RegistryImageServiceBuilder {
                 downloads_per_pull: 8,
                 sharing: Sharing { from: 8 * MIB, piece: 4 * MIB },
                 max_image_size: u64::MAX,
+                allow_foreign_urls: false,
                 stack_size: 256 * 1024,
             },
             hosts: Hosts::default(),
@@ -118,7 +119,8 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Trusts what this authority signed, a PEM file's bytes, instead of the public authorities.
+    /// Trusts what this authority signed, a PEM file's bytes, besides the usual authorities: the
+    /// public ones, or with the feature `platform-verifier` the system's.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.settings.trust.authorities.push(pem.into());
         self
@@ -203,6 +205,13 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Fetches layers that no host has from the URLs in their descriptors: anonymously, over HTTPS unless
+    /// the registry is asked without TLS, and not from private addresses. Default: such URLs are ignored.
+    pub fn allow_foreign_urls(mut self) -> Self {
+        self.settings.allow_foreign_urls = true;
+        self
+    }
+
     // ---- bounds ----
 
     /// How many connections a host is asked on at a time, by all pulls together. Default: 8.
@@ -245,7 +254,8 @@ impl RegistryImageServiceBuilder {
 
     // ---- time ----
 
-    /// How long a connection may take to be made, TLS included. Default: 10 s.
+    /// How long a host's name may take to be looked up, and then how long a connection may take to be
+    /// made, TLS included. Default: 10 s each.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.limits.connect = timeout;
         self
@@ -265,7 +275,7 @@ impl RegistryImageServiceBuilder {
 
     /// A connection on which fewer than `bytes` come in `time` is given up. Default: 60 KiB in 60 s.
     pub fn slowest(mut self, bytes: u64, time: Duration) -> Self {
-        self.settings.slowest = Slowest { bytes, time };
+        self.settings.limits.slowest = Slowest { bytes, time };
         self
     }
 

@@ -15,6 +15,9 @@ use crate::progress::ProgressEvent;
 /// A host that failed is tried after the others for this long.
 const DISTRUST: Duration = Duration::from_secs(60);
 
+/// No more hosts than this are remembered, unless they are being asked.
+const MAX_HOSTS: usize = 4096;
+
 /// How often, and after what delays, something is tried again.
 #[derive(Clone, Debug)]
 pub(crate) struct Patience {
@@ -55,7 +58,7 @@ struct Times {
     /// Nobody asks the host before.
     closed_until: Option<Instant>,
     /// What it answered when it asked for that.
-    closed_for: String,
+    closed_because: String,
     /// The host is tried last until then.
     distrusted_until: Option<Instant>,
 }
@@ -115,8 +118,19 @@ impl Governor {
     /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
     pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Slot, Error> {
         let state = self.state(host);
-        wait_at_gate(cx, host, &state)?;
-        state.slots.acquire(cx)
+        loop {
+            wait_at_gate(cx, host, &state)?;
+            let slot = state.slots.acquire(cx)?;
+            // The gate may have closed while there was no slot.
+            if state.closed_for().is_none() {
+                return Ok(slot);
+            }
+        }
+    }
+
+    /// For how long the host asks to be left alone, if it does.
+    pub(crate) fn closed_for(&self, host: &str) -> Option<Duration> {
+        self.state(host).closed_for()
     }
 
     /// Closes the host's gate for every pull of the service; `reason` is what the host answered.
@@ -126,7 +140,7 @@ impl Governor {
         let mut times = state.times.lock();
         if times.closed_until < until {
             times.closed_until = until;
-            reason.clone_into(&mut times.closed_for);
+            reason.clone_into(&mut times.closed_because);
         }
     }
 
@@ -147,24 +161,25 @@ impl Governor {
         if let Some(state) = hosts.get(host) {
             return Arc::clone(state);
         }
+        if hosts.len() >= MAX_HOSTS {
+            hosts.retain(|_, state| Arc::strong_count(state) > 1 || state.closed_for().is_some());
+        }
         let state = Arc::new(HostState { slots: Slots::new(self.slots_per_host), times: Mutex::default() });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
     }
 }
 
+impl HostState {
+    fn closed_for(&self) -> Option<Duration> {
+        let left = self.times.lock().closed_until?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
 fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), Error> {
-    loop {
-        let now = Instant::now();
-        let (until, reason) = {
-            let times = state.times.lock();
-            match times.closed_until.filter(|until| *until > now) {
-                Some(until) => (until, times.closed_for.clone()),
-                None => return Ok(()),
-            }
-        };
-        let delay = until - now;
-        if cx.deadline().is_some_and(|deadline| deadline < until) {
+    while let Some(delay) = state.closed_for() {
+        if cx.remaining().is_some_and(|left| left < delay) {
             return Err(Error::new(
                 ErrorKind::RateLimited,
                 "the host asks for more patience than the deadline has",
@@ -172,7 +187,9 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
             .with_host(host)
             .with_retry_after(delay));
         }
+        let reason = state.times.lock().closed_because.clone();
         cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
         cx.sleep(delay)?;
     }
+    Ok(())
 }

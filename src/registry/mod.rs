@@ -28,7 +28,7 @@ pub use http::{Resolver, SystemResolver};
 pub use verify::{Candidate, ImageVerifier};
 
 use self::auth::Authority;
-use self::fetch::{Sharing, Slowest};
+use self::fetch::Sharing;
 use self::governor::{Governor, Patience, Slots};
 use self::hosts::{Host, Hosts};
 use self::http::{Http, Limits, ProxyChoice, Trust};
@@ -86,13 +86,13 @@ struct Client {
 struct Settings {
     platform: Platform,
     limits: Limits,
-    slowest: Slowest,
     patience: Patience,
     trust: Trust,
     proxy: ProxyChoice,
     downloads_per_pull: usize,
     sharing: Sharing,
     max_image_size: u64,
+    allow_foreign_urls: bool,
     stack_size: usize,
 }
 

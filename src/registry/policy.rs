@@ -33,9 +33,24 @@ pub(crate) fn may_fetch_foreign(url: &Uri, registry: &Uri) -> Result<(), Refusal
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_redirect(from: &Uri, to: &Uri) -> Result<(), Refusal> {
+fn may_redirect(from: &Uri, to: &Uri) -> Result<(), Refusal> {
     check_url(to)?;
     check_scheme(from, to)
+}
+
+/// Whether the status sends us elsewhere, with the same question.
+pub(crate) fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect's `Location` leads.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn next_hop(from: &Uri, location: Option<&str>) -> Result<Uri, Refusal> {
+    let to = location.and_then(|location| resolve(from, location)).ok_or("a redirect leads nowhere")?;
+    may_redirect(from, &to)?;
+    Ok(to)
 }
 
 /// Whether both have the same scheme, host and port: what belongs to one may be shown to the other.
@@ -46,7 +61,7 @@ pub(crate) fn same_origin(one: &Uri, other: &Uri) -> bool {
 
 /// Makes a `Location` whole, by [RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5);
 /// `None` for one that is no URL.
-pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
+fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme()?, base.authority()?);
     let has_scheme = location.split(['/', '?', '#']).next().is_some_and(|start| start.contains(':'));
     if has_scheme {

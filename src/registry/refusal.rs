@@ -1,4 +1,4 @@
-//! A reply that is a refusal, made an error.
+//! What a host says when it does not answer the question.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,10 +9,10 @@ use super::http::Reply;
 use crate::error::{Error, ErrorKind};
 
 /// An error's body is never read further, bytes.
-const MAX_ERROR_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
 
-/// What a host says when it does not answer the question, as an error.
-pub(super) fn refusal(reply: Reply) -> Error {
+/// The refusal, as an error.
+pub(super) fn of(reply: Reply) -> Error {
     let status = reply.status();
     let (kind, is_final) = match status {
         401 => (ErrorKind::Unauthorized, true),
@@ -55,7 +55,7 @@ struct Reason {
 /// [distribution spec](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes).
 fn reason(reply: Reply) -> Option<String> {
     const ENOUGH: usize = 200;
-    let body = reply.read_all(MAX_ERROR_BODY).ok()?;
+    let body = reply.read_all(MAX_BODY).ok()?;
     let first = serde_json::from_slice::<Errors>(&body).ok()?.errors.into_iter().next()?;
     let text = [first.code, first.message].join(" ");
     let text: String =

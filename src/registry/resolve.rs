@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::Service;
-use super::ask::{Endpoint, Question, Repository};
+use super::ask::{Endpoint, Question, Repository, Whence};
 use super::retry::{self, Trial};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::{Algorithm, Digest};
@@ -128,7 +128,12 @@ fn fetch(
     described: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
-    let question = Question { path, accept: Some(media_type::ACCEPT), range: None, phase: Phase::Manifest };
+    let question = Question {
+        whence: Whence::Api(path),
+        accept: Some(media_type::ACCEPT),
+        range: None,
+        phase: Phase::Manifest,
+    };
     let answer = repository.ask(endpoint, question)?;
     let content_type = answer.reply.header("content-type").map(ToOwned::to_owned);
     let (mut body, _slot) = answer.into_body();

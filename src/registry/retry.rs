@@ -1,6 +1,9 @@
 //! Trying the hosts in turn, and all of them again after a while.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::ask::{Endpoint, Repository};
 use super::hosts::Host;
@@ -34,69 +37,115 @@ pub(super) fn over_hosts<T>(
     trial: &Trial<'_>,
     mut attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let governor = &repository.service.governor;
     let patience = &repository.service.settings.patience;
     let mut attempts = Vec::new();
     let mut failed_rounds = 0;
-    loop {
+    let outcome = loop {
         let reached_before = trial.reached.get();
-        let mut deciding: Option<(usize, Error)> = None;
-        for (place, endpoint) in in_order(repository, trial.may) {
-            let error = match attempt(endpoint) {
-                Ok(value) => {
-                    governor.trust(&endpoint.name);
-                    return Ok(value);
-                }
-                Err(error) => error.with_phase(trial.phase),
-            };
-            repository
-                .cx
-                .check()
-                .map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
-            if !is_of_host(error.kind()) {
-                return Err(error);
-            }
-            if means_trouble(error.kind()) {
-                governor.distrust(&endpoint.name);
-            }
-            log::debug!("{}: {error}", repository.reference);
-            if attempts.len() < MAX_LISTED {
-                attempts.push(Attempt::new(&endpoint.name, error.clone()));
-            }
-            if deciding.as_ref().is_none_or(|(decided_by, _)| *decided_by < place) {
-                deciding = Some((place, error));
-            }
-        }
-        let Some((_, error)) = deciding else {
-            return Err(
-                Error::new(ErrorKind::InvalidConfig, "no host may be asked for this").with_phase(trial.phase)
-            );
+        let error = match one_round(repository, trial, &mut attempt, &mut attempts) {
+            ControlFlow::Break(outcome) => break outcome,
+            ControlFlow::Continue(error) => error,
         };
         if trial.reached.get() - reached_before >= REAL_PROGRESS {
             failed_rounds = 0;
             continue;
         }
         failed_rounds += 1;
-        if !error.is_retryable() || failed_rounds >= patience.tries {
-            return Err(error.with_attempts(attempts));
+        if !may_pass(&error) || failed_rounds >= patience.tries {
+            break Err(error);
         }
-        let delay = patience.delay_after(failed_rounds);
-        let host = error.host().unwrap_or_default();
-        let reason = format!("{}: {}", error.kind(), error.message());
-        repository.cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
-        repository
-            .cx
-            .sleep(delay)
-            .map_err(|ended| ended.with_phase(trial.phase).with_attempts(attempts.clone()))?;
+        if let Err(ended) = wait(repository, &error, patience.delay_after(failed_rounds)) {
+            break Err(ended);
+        }
+    };
+    outcome.map_err(|error| error.with_phase(trial.phase).with_attempts(attempts))
+}
+
+/// Tries at each host once. Continues with the error that decides, or ends it all.
+fn one_round<T>(
+    repository: &Repository<'_>,
+    trial: &Trial<'_>,
+    attempt: &mut impl FnMut(&Endpoint) -> Result<T, Error>,
+    attempts: &mut Vec<Attempt>,
+) -> ControlFlow<Result<T, Error>, Error> {
+    let mut deciding: Option<(usize, Error)> = None;
+    for (place, endpoint) in in_order(repository, trial.may) {
+        let outcome = match leave_alone(repository, endpoint).filter(|_| deciding.is_some()) {
+            Some(closed) => Err(closed),
+            None => attempt(endpoint),
+        };
+        let error = match outcome {
+            Ok(value) => {
+                repository.service.governor.trust(&endpoint.name);
+                return ControlFlow::Break(Ok(value));
+            }
+            Err(error) => error.with_phase(trial.phase),
+        };
+        if let Err(ended) = repository.cx.check() {
+            return ControlFlow::Break(Err(ended));
+        }
+        if !is_of_host(error.kind()) {
+            return ControlFlow::Break(Err(error));
+        }
+        note_failure(repository, endpoint, &error, attempts);
+        if deciding.as_ref().is_none_or(|(decided_by, _)| *decided_by < place) {
+            deciding = Some((place, error));
+        }
     }
+    match deciding {
+        Some((_, error)) => ControlFlow::Continue(error),
+        None => {
+            let message = "none of the hosts may be asked for this";
+            ControlFlow::Break(Err(Error::new(ErrorKind::InvalidConfig, message)))
+        }
+    }
+}
+
+/// While there are others to ask, a host that asked to be left alone is.
+fn leave_alone(repository: &Repository<'_>, endpoint: &Endpoint) -> Option<Error> {
+    let delay = repository.service.governor.closed_for(&endpoint.name)?;
+    let error = Error::new(ErrorKind::RateLimited, "the host asked to be left alone");
+    Some(error.with_host(&endpoint.name).with_retry_after(delay))
+}
+
+fn note_failure(
+    repository: &Repository<'_>,
+    endpoint: &Endpoint,
+    error: &Error,
+    attempts: &mut Vec<Attempt>,
+) {
+    log::debug!("{}: {error}", repository.reference);
+    if means_trouble(error.kind()) {
+        repository.service.governor.distrust(&endpoint.name);
+    }
+    if means_refusal(error.kind()) {
+        endpoint.has_failed.store(true, Ordering::Relaxed);
+    }
+    if attempts.len() < MAX_LISTED {
+        let host = error.host().unwrap_or(&endpoint.name).to_owned();
+        attempts.push(Attempt::new(host, error.clone()));
+    }
+}
+
+/// Waits before the next round, and longer if the host that decides is not to be asked before.
+fn wait(repository: &Repository<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
+    let host = error.host().unwrap_or_default();
+    let delay = repository.service.governor.closed_for(host).map_or(delay, |closed| closed.max(delay));
+    repository.cx.report(&ProgressEvent::Waiting { host, reason: error.message(), delay });
+    repository.cx.sleep(delay)
 }
 
 /// The hosts that may be asked, each with its place in the configured order.
 fn in_order<'r>(repository: &'r Repository<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r Endpoint)> {
     let endpoints = repository.endpoints.iter().enumerate();
     let mut endpoints: Vec<_> = endpoints.filter(|(_, endpoint)| may(&endpoint.host)).collect();
+    let governor = &repository.service.governor;
     if endpoints.len() > 1 {
-        endpoints.sort_by_key(|(_, endpoint)| repository.service.governor.is_distrusted(&endpoint.name));
+        endpoints.sort_by_cached_key(|(_, endpoint)| {
+            let is_in_doubt =
+                governor.is_distrusted(&endpoint.name) || endpoint.has_failed.load(Ordering::Relaxed);
+            (governor.closed_for(&endpoint.name), is_in_doubt)
+        });
     }
     endpoints
 }
@@ -104,12 +153,22 @@ fn in_order<'r>(repository: &'r Repository<'_>, may: fn(&Host) -> bool) -> Vec<(
 /// Whether another host may do better.
 fn is_of_host(kind: ErrorKind) -> bool {
     use ErrorKind::*;
-    matches!(kind, NotFound | Unauthorized | Denied | Protocol | DigestMismatch | SizeMismatch)
-        || means_trouble(kind)
+    matches!(kind, NotFound | DigestMismatch | SizeMismatch) || means_refusal(kind) || means_trouble(kind)
 }
 
-/// Whether the host is better left alone for a while.
+/// Whether the host is better left alone for a while, by every pull.
 fn means_trouble(kind: ErrorKind) -> bool {
     use ErrorKind::*;
     matches!(kind, RateLimited | HostNotFound | ConnectionFailed | Tls | Unavailable | Timeout)
+}
+
+/// Whether the host will have no better answer for this pull.
+fn means_refusal(kind: ErrorKind) -> bool {
+    use ErrorKind::*;
+    matches!(kind, Unauthorized | Denied | Protocol | InvalidManifest | Unsupported)
+}
+
+/// Whether the same hosts may do better in a moment. Bytes that were wrong had their second chance.
+fn may_pass(error: &Error) -> bool {
+    error.is_retryable() && error.kind() != ErrorKind::DigestMismatch
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::ask::{Question, Repository};
+use super::ask::{Question, Repository, Whence};
 use super::resolve::Resolved;
 use super::retry::{self, Trial};
 use crate::error::{Error, ErrorKind, Phase};
@@ -52,7 +52,7 @@ impl Candidate<'_> {
     pub fn referrers(&self, digest: &Digest) -> Result<Index, Error> {
         let path = format!("referrers/{digest}");
         let question = Question {
-            path: &path,
+            whence: Whence::Api(&path),
             accept: Some(media_type::OCI_INDEX),
             range: None,
             phase: Phase::Manifest,

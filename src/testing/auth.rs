@@ -245,7 +245,7 @@ impl TokenServer {
     fn issue(&self, user: Option<String>, scopes: Vec<String>) -> String {
         let mut issued = self.issued.lock();
         let position = issued.tokens.len();
-        let token = format!("test-token-{position}");
+        let token = format!("{}-token-{position}", self.service);
         issued.tokens.push(IssuedToken { user, scopes, token: token.clone() });
         issued.valid.insert(token.clone(), position);
         token

@@ -115,7 +115,8 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 
     pub(super) fn is_large(&self, blob: &Descriptor) -> bool {
-        blob.size >= self.repository.service.settings.sharing.from && blob.data.is_none()
+        let is_plain = blob.data.is_none() && blob.urls.is_empty();
+        is_plain && blob.size >= self.repository.service.settings.sharing.from
     }
 
     fn fetch(&self, blob: &'a Descriptor) -> Result<(), Error> {
@@ -137,32 +138,38 @@ impl<'a, 'r> Crew<'a, 'r> {
                     .report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
             }
             Begun::Fetch(ingest) => {
-                let missing = ingest.missing();
-                self.tally.count(missing, blob.size - missing);
-                self.complete(fetch, ingest)?;
+                let reused = self.complete(fetch, ingest)?;
+                self.tally.count(blob.size.saturating_sub(reused), reused);
                 self.repository.cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
             }
         }
         Ok(())
     }
 
-    fn complete(&self, fetch: Fetch<'a, 'r>, mut ingest: Ingest) -> Result<(), Error> {
+    /// Brings a blob to its end. Returns how many of its bytes an earlier pull has left.
+    fn complete(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<u64, Error> {
         if let Some(data) = &fetch.blob.data {
-            // Their size and hash were compared when the manifest was read.
-            ingest.restart()?;
-            ingest.write(data)?;
-            return ingest.commit();
+            return commit_inline(ingest, data);
         }
         let downloads = &self.repository.service.downloads;
         let _leave = downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(fetch.phase))?;
         if self.is_large(fetch.blob) {
             return self.complete_in_pieces(fetch, ingest);
         }
-        fetch.complete(Some(ingest))
+        let resumed = ingest.offset();
+        fetch.complete(Some(ingest), resumed)
     }
 
     pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a, 'r> {
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
         Fetch { repository: self.repository, lease: self.lease, blob, phase }
     }
+}
+
+/// Bytes that came along in the manifest; their size and hash were compared when it was read.
+fn commit_inline(mut ingest: Ingest, data: &[u8]) -> Result<u64, Error> {
+    ingest.restart()?;
+    ingest.write(data)?;
+    ingest.commit()?;
+    Ok(0)
 }

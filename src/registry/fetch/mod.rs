@@ -2,14 +2,11 @@
 
 mod blob;
 mod crew;
-mod pace;
 mod pieces;
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-
-pub(super) use pace::Slowest;
 
 use self::crew::Crew;
 use super::ask::Repository;

@@ -13,7 +13,7 @@ use super::blob::Fetch;
 use super::crew::Crew;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::ask::{Endpoint, Question};
+use crate::registry::ask::{Endpoint, Question, Whence};
 use crate::registry::headers::ContentRange;
 use crate::registry::retry::{self, Trial};
 use crate::store::{Ingest, Piece, Pieces};
@@ -70,7 +70,7 @@ enum Fetched {
 impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
-    pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<(), Error> {
+    pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<u64, Error> {
         let had = fetch.blob.size.saturating_sub(ingest.missing());
         let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
         let shared = Arc::new(Shared {
@@ -84,18 +84,18 @@ impl<'a, 'r> Crew<'a, 'r> {
         if let Err(error) = &ended {
             self.fail(error.clone());
         }
-        let Some(Shared { pieces, .. }) = self.alone_again(shared) else { return ended };
+        let pieces = self.alone_again(shared).map(|shared| shared.pieces);
         ended?;
-        let ingest = pieces.into_ingest()?;
-        if ingest.offset() < fetch.blob.size {
-            return fetch.complete(Some(ingest));
-        }
-        match ingest.commit() {
-            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
-                fetch.report_restart();
-                fetch.complete(None)
-            }
-            outcome => outcome,
+        let ingest = pieces.map(Pieces::into_ingest).transpose()?;
+        match ingest {
+            Some(ingest) if ingest.offset() == fetch.blob.size => match ingest.commit() {
+                Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                    fetch.report_restart();
+                    fetch.complete(None, 0)
+                }
+                outcome => outcome.map(|()| had),
+            },
+            ingest => fetch.complete(ingest, had),
         }
     }
 
@@ -118,25 +118,12 @@ impl<'a, 'r> Crew<'a, 'r> {
 
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
+        let helper = Helper { crew: self, shared: Some(shared) };
+        let Some(shared) = &helper.shared else { return Ok(()) };
         let fetch = self.fetch_of(shared.blob);
         let is_told = Cell::new(true);
-        let helped = loop {
-            match fetch_piece(fetch, &shared, &is_told, || ()) {
-                Ok(Fetched::Piece) => {}
-                Ok(Fetched::Nothing | Fetched::OnlyWhole) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        if let Err(error) = &helped {
-            self.fail(error.clone());
-        }
-        // The leader waits for the count, and then wants to be the only holder.
-        let floor = self.floor.lock();
-        shared.helpers.fetch_sub(1, Ordering::Relaxed);
-        drop(shared);
-        drop(floor);
-        self.changed.notify_all();
-        helped
+        while fetch_piece(fetch, shared, &is_told, || ())? == Fetched::Piece {}
+        Ok(())
     }
 
     /// Lets nobody join any more, and waits until all helpers have left.
@@ -147,6 +134,24 @@ impl<'a, 'r> Crew<'a, 'r> {
             self.changed.wait(&mut floor);
         }
         Arc::into_inner(shared)
+    }
+}
+
+/// One who helps; leaves when dropped, also by a panic, for the leader waits for that.
+struct Helper<'c, 'a, 'r> {
+    crew: &'c Crew<'a, 'r>,
+    shared: Option<Arc<Shared<'a>>>,
+}
+
+impl Drop for Helper<'_, '_, '_> {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else { return };
+        // Under the lock the leader sees the count only when it is the only holder again.
+        let floor = self.crew.floor.lock();
+        shared.helpers.fetch_sub(1, Ordering::Relaxed);
+        drop(shared);
+        drop(floor);
+        self.crew.changed.notify_all();
     }
 }
 
@@ -165,7 +170,7 @@ fn fetch_piece(
     let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
         let started = || {
             if !is_told.replace(true) {
-                fetch.report_start(endpoint, shared.there());
+                fetch.report_start(&endpoint.name, shared.there());
             }
         };
         download(fetch, endpoint, pieces, &mut piece, &reached, &started, &came)
@@ -190,7 +195,8 @@ fn download(
     let named = |error: Error| error.with_host(&endpoint.name);
     let path = format!("blobs/{}", fetch.blob.digest);
     let range = format!("bytes={}-{}", piece.next, piece.end - 1);
-    let question = Question { path: &path, accept: None, range: Some(&range), phase: fetch.phase };
+    let question =
+        Question { whence: Whence::Api(&path), accept: None, range: Some(&range), phase: fetch.phase };
     let answer = fetch.repository.ask(endpoint, question)?;
     if answer.reply.status() == 200 {
         return Ok(Fetched::OnlyWhole);

@@ -2,7 +2,9 @@
 //! context of the pull it is for.
 
 mod lookup;
+mod pace;
 mod tie;
+mod tls;
 mod wire;
 
 use std::fmt;
@@ -12,16 +14,18 @@ use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::{HeaderMap, Request};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 pub use lookup::{Resolver, SystemResolver};
 // What URLs and headers are made of; for those who only look at them.
+pub(crate) use pace::Slowest;
 pub(super) use ureq::http::{HeaderName, HeaderValue, Uri, uri};
 
 use self::lookup::Lookup;
+use self::pace::Pace;
 use self::tie::Tie;
-use self::wire::{TcpWire, TlsWire};
+use self::tls::TlsWire;
+use self::wire::TcpWire;
 use crate::context::{CancelHook, PullContext};
 use crate::error::{Error, ErrorKind};
 
@@ -38,12 +42,14 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limits {
-    /// Connecting, TLS included.
+    /// Looking a name up; and then connecting, TLS included.
     pub(crate) connect: Duration,
     /// From the request to the end of the reply's head.
     pub(crate) head: Duration,
     /// Between one byte and the next.
     pub(crate) silence: Duration,
+    /// A body that comes slower is given up.
+    pub(crate) slowest: Slowest,
     /// Connections kept open for a host while nobody uses them.
     pub(crate) idle_connections: usize,
 }
@@ -89,6 +95,7 @@ impl fmt::Debug for ProxyChoice {
 #[derive(Clone)]
 pub(crate) struct Http {
     agent: ureq::Agent,
+    slowest: Slowest,
 }
 
 impl Http {
@@ -111,15 +118,17 @@ impl Http {
             .output_buffer_size(OUTPUT_SIZE)
             .max_idle_connections(limits.idle_connections.saturating_mul(8))
             .max_idle_connections_per_host(limits.idle_connections)
+            .timeout_resolve(Some(limits.connect))
             .timeout_connect(Some(limits.connect))
             .timeout_recv_response(Some(limits.head))
             .timeout_per_read(Some(limits.silence))
             .timeout_per_write(Some(limits.silence))
-            .tls_config(tls_config(trust)?)
             .proxy(proxy_of(proxy)?)
             .build();
-        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpWire).chain(TlsWire::default());
-        Ok(Http { agent: ureq::Agent::with_parts(config, connector, Lookup::new(resolver)) })
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(TcpWire).chain(TlsWire(tls::config(trust)?));
+        let agent = ureq::Agent::with_parts(config, connector, Lookup::new(resolver));
+        Ok(Http { agent, slowest: limits.slowest })
     }
 
     /// Asks for `url`; a reply of any status is one.
@@ -127,10 +136,7 @@ impl Http {
     /// # Errors
     /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Protocol`, `Cancelled`.
     pub(crate) fn get(&self, cx: &PullContext, url: &Uri, headers: &[(&str, &str)]) -> Result<Reply, Error> {
-        let request = with_headers(Request::get(url), headers).body(());
-        let (tie, hook) = Tie::to(cx)?;
-        let reply = tie.during(|| self.agent.run(request.map_err(ureq::Error::from)?));
-        Reply::new(reply, tie, hook)
+        self.ask(cx, with_headers(Request::get(url), headers).body(()))
     }
 
     /// Posts a form to `url`.
@@ -139,10 +145,21 @@ impl Http {
     /// As [`get`](Self::get).
     pub(crate) fn post_form(&self, cx: &PullContext, url: &Uri, form: &str) -> Result<Reply, Error> {
         let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
-        let request = with_headers(Request::post(url), &headers).body(form);
+        self.ask(cx, with_headers(Request::post(url), &headers).body(form))
+    }
+
+    fn ask(
+        &self,
+        cx: &PullContext,
+        request: Result<Request<impl ureq::AsSendBody>, ureq::http::Error>,
+    ) -> Result<Reply, Error> {
         let (tie, hook) = Tie::to(cx)?;
-        let reply = tie.during(|| self.agent.run(request.map_err(ureq::Error::from)?));
-        Reply::new(reply, tie, hook)
+        let reply = tie.during(|| self.agent.run(request.map_err(ureq::Error::from)?)).map_err(error_of)?;
+        let (head, body) = reply.into_parts();
+        let body = Body { reader: body.into_reader(), pace: Pace::new(self.slowest), tie, _hook: hook };
+        let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };
+        reply.refuse_encoding()?;
+        Ok(reply)
     }
 }
 
@@ -167,14 +184,14 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn new(
-        reply: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-        tie: Arc<Tie>,
-        hook: Option<CancelHook>,
-    ) -> Result<Self, Error> {
-        let (head, body) = reply.map_err(error_of)?.into_parts();
-        let body = Body { reader: body.into_reader(), tie, _hook: hook };
-        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
+    /// No encoding is asked for, and digests are of what is not encoded.
+    fn refuse_encoding(&self) -> Result<(), Error> {
+        let is_encoded = |encoding: &str| !encoding.eq_ignore_ascii_case("identity");
+        if self.status < 300 && self.headers("content-encoding").any(is_encoded) {
+            let message = "the answer is encoded, which was not asked for";
+            return Err(Error::new(ErrorKind::Protocol, message).with_retryable(false));
+        }
+        Ok(())
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -202,6 +219,16 @@ impl Reply {
     pub(crate) fn read_all(mut self, limit: usize) -> Result<Vec<u8>, Error> {
         self.body.read_to_end(limit)
     }
+
+    /// Passes over a body that nobody wants. A short one is read, so that its connection can be used
+    /// again; that it failed is noticed by the next who use the connection.
+    pub(crate) fn discard(self) {
+        const SHORT: usize = 16 * 1024;
+        let length = self.header("content-length").and_then(|length| length.parse::<usize>().ok());
+        if length.is_some_and(|length| length <= SHORT) {
+            let _ = self.read_all(SHORT);
+        }
+    }
 }
 
 impl fmt::Debug for Reply {
@@ -213,6 +240,7 @@ impl fmt::Debug for Reply {
 /// A body that is being read. Dropped before its end it closes its connection.
 pub(crate) struct Body {
     reader: ureq::BodyReader<'static>,
+    pace: Pace,
     tie: Arc<Tie>,
     _hook: Option<CancelHook>,
 }
@@ -224,7 +252,11 @@ impl Body {
     /// `ConnectionFailed` if it ends too soon, `Timeout`, `Protocol`, `Cancelled`.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         let reader = &mut self.reader;
-        self.tie.during(|| reader.read(buffer)).map_err(|error| error_of(error.into()))
+        let read = self.tie.during(|| reader.read(buffer)).map_err(|error| error_of(error.into()))?;
+        if read > 0 {
+            self.pace.note(read)?;
+        }
+        Ok(read)
     }
 
     /// All that is left.
@@ -251,46 +283,6 @@ impl Body {
     }
 }
 
-fn tls_config(trust: &Trust) -> Result<TlsConfig, Error> {
-    let mut config = TlsConfig::builder().disable_verification(trust.skip_verify);
-    if !trust.authorities.is_empty() {
-        config = config.root_certs(roots_with(&trust.authorities)?);
-    } else if cfg!(feature = "platform-verifier") {
-        config = config.root_certs(RootCerts::PlatformVerifier);
-    }
-    if let Some((chain, key)) = &trust.client {
-        let key = PrivateKey::from_pem(key).map_err(|error| bad_pem("client key", &error))?;
-        config = config.client_cert(Some(ClientCert::new_with_certs(&certificates(chain)?, key)));
-    }
-    Ok(config.build())
-}
-
-/// A private authority takes the place of the public ones: what it signs, and nothing else, is meant.
-fn roots_with(authorities: &[Vec<u8>]) -> Result<RootCerts, Error> {
-    let mut roots = Vec::new();
-    for pem in authorities {
-        roots.extend(certificates(pem)?);
-    }
-    Ok(RootCerts::new_with_certs(&roots))
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Error> {
-    let mut certificates = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| bad_pem("certificate", &error))? {
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidConfig, "a certificate file holds no PEM certificate"));
-    }
-    Ok(certificates)
-}
-
-fn bad_pem(what: &str, error: &ureq::Error) -> Error {
-    Error::new(ErrorKind::InvalidConfig, format!("a {what} is not valid PEM: {error}"))
-}
-
 fn proxy_of(choice: &ProxyChoice) -> Result<Option<ureq::Proxy>, Error> {
     match choice {
         ProxyChoice::Environment => Ok(ureq::Proxy::try_from_env()),
@@ -309,7 +301,6 @@ fn error_of(error: ureq::Error) -> Error {
         ureq::Error::Timeout(what) => Error::new(ErrorKind::Timeout, silence_while(what)),
         ureq::Error::HostNotFound => Error::new(ErrorKind::HostNotFound, "the name has no address"),
         ureq::Error::Tls(what) => Error::new(ErrorKind::Tls, what),
-        ureq::Error::Rustls(error) => Error::new(ErrorKind::Tls, error.to_string()).with_retryable(false),
         ureq::Error::ConnectionFailed => Error::new(ErrorKind::ConnectionFailed, "no connection was made"),
         other => Error::new(ErrorKind::Protocol, other.to_string()),
     }

@@ -1,4 +1,4 @@
-//! Sockets for ureq that a cancel and a deadline interrupt, and TLS on top of them.
+//! Sockets for ureq that a cancel and a deadline interrupt.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with, sockopt};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
 use super::tie::Tie;
-use crate::error::{Error, ErrorKind};
 
 /// A socket cannot be told to wait for no time at all.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -191,28 +190,5 @@ fn read_uninterrupted(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").field("peer", &self.socket.peer_addr().ok()).finish()
-    }
-}
-
-/// ureq's TLS, whose failures are told from those of the connection beneath.
-#[derive(Debug, Default)]
-pub(super) struct TlsWire(RustlsConnector);
-
-impl<In: Transport> Connector<In> for TlsWire {
-    type Out = <RustlsConnector as Connector<In>>::Out;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
-        self.0.connect(details, chained).map_err(|error| match error {
-            // rustls hands its own errors through as invalid data.
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let refused = Error::new(ErrorKind::Tls, error.to_string()).with_retryable(false);
-                ureq::Error::Io(io::Error::other(refused))
-            }
-            other => other,
-        })
     }
 }

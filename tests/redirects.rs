@@ -1,0 +1,126 @@
+//! Redirects: followed by hand, with nothing of ours shown to another host.
+
+mod common;
+
+use common::pulls::{hosts_toml, quick};
+use oci_puller::testing::images::{Image, ImageBuilder};
+use oci_puller::testing::{Action, Fault, Registry, Target};
+use oci_puller::{Credential, ErrorKind};
+
+fn image() -> Image {
+    ImageBuilder::new("library/app").layer(50_000).build()
+}
+
+fn layer_fault(image: &Image) -> Fault {
+    Fault::on(Target::Blob).path_containing(image.layers()[0].digest.as_str())
+}
+
+/// A registry that wants a password and sends who asks for layers to another host.
+fn registry_and_cdn(location: &str) -> (Registry, Registry, Image, String) {
+    let (registry, cdn, image) = (Registry::start().unwrap(), Registry::start().unwrap(), image());
+    let name = registry.push(&image, "v1");
+    registry.require_basic("ann", "marker-password");
+    cdn.put_file("/cdn", image.layers()[0].data.clone());
+    let location = location.replace("CDN", &cdn.url());
+    registry.fault(layer_fault(&image).with(Action::Redirect(location)));
+    (registry, cdn, image, name)
+}
+
+#[test]
+fn another_host_sees_neither_credentials_nor_headers() {
+    let (registry, cdn, _, name) = registry_and_cdn("CDN/cdn?signature=x");
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = format!("server = '{}'\n[header]\nx-own = 'marker-header'", registry.url());
+    let service = quick(dir.path())
+        .hosts_dir(hosts_toml(dir.path(), &registry.host(), &hosts))
+        .credential(registry.host(), Credential::basic("ann", "marker-password"));
+    service.build().unwrap().pull(&*name).unwrap();
+    let seen = cdn.requests();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].header("authorization"), seen[0].header("x-own")), (None, None));
+    assert_eq!(seen[0].query, "signature=x");
+    assert!(registry.requests().iter().all(|request| request.header("x-own") == Some("marker-header")));
+}
+
+#[test]
+fn what_broke_off_behind_a_redirect_goes_on_there_at_its_offset() {
+    let (registry, cdn, image, name) = registry_and_cdn("CDN/cdn");
+    cdn.fault(Fault::anywhere().times(1).with(Action::Cut(20_000)));
+    let dir = tempfile::tempdir().unwrap();
+    let credential = Credential::basic("ann", "marker-password");
+    quick(dir.path()).credential(registry.host(), credential).build().unwrap().pull(&*name).unwrap();
+    let ranges: Vec<_> = cdn.requests().iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some("bytes=20000-".to_owned())]);
+    assert_eq!(cdn.stats().body_bytes, image.layers()[0].size());
+}
+
+#[test]
+fn a_signed_url_that_expired_is_asked_for_anew() {
+    for status in [401, 403, 410] {
+        let (registry, cdn, _, name) = registry_and_cdn("CDN/cdn");
+        cdn.fault(Fault::anywhere().times(1).with(Action::Status(status)));
+        let dir = tempfile::tempdir().unwrap();
+        let credential = Credential::basic("ann", "marker-password");
+        quick(dir.path()).credential(registry.host(), credential).build().unwrap().pull(&*name).unwrap();
+        assert_eq!(cdn.stats().requests, 2, "{status}");
+    }
+}
+
+#[test]
+fn a_host_that_refuses_behind_a_redirect_says_nothing_of_our_credentials() {
+    let (registry, cdn, _, name) = registry_and_cdn("CDN/cdn");
+    cdn.fault(Fault::anywhere().with(Action::Status(403)));
+    let dir = tempfile::tempdir().unwrap();
+    let credential = Credential::basic("ann", "marker-password");
+    let service = quick(dir.path()).credential(registry.host(), credential).build().unwrap();
+    let error = service.pull(&*name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    // The password is still good for the next pull.
+    cdn.clear_faults();
+    service.pull(&*name).unwrap();
+}
+
+#[test]
+fn redirects_that_are_not_followed() {
+    for location in ["ftp://127.0.0.1/x", "http://ann:pw@127.0.0.1/x", "http://", "{path}"] {
+        let (registry, _, _, name) = registry_and_cdn(location);
+        let dir = tempfile::tempdir().unwrap();
+        let credential = Credential::basic("ann", "marker-password");
+        let service = quick(dir.path()).credential(registry.host(), credential).build().unwrap();
+        let error = service.pull(&*name).unwrap_err();
+        assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::Protocol, 1), "{location}: {error}");
+    }
+}
+
+#[test]
+fn a_layers_own_urls_are_used_only_if_the_builder_allows_and_anonymously() {
+    let elsewhere = Registry::start().unwrap();
+    let plain = image();
+    elsewhere.put_file("/foreign", plain.layers()[0].data.clone());
+    let url = format!("{}/foreign", elsewhere.url());
+    let image = ImageBuilder::new("library/app")
+        .layer(50_000)
+        .rewrite_manifest(move |json| {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            manifest["layers"][0]["urls"] = serde_json::json!(["http://10.0.0.1/x", url]);
+            manifest.to_string().into_bytes()
+        })
+        .build();
+    for allowed in [false, true] {
+        let registry = Registry::start().unwrap();
+        let name = registry.push(&image, "v1");
+        registry.require_basic("ann", "marker-password");
+        registry.fault(layer_fault(&image).with(Action::Status(404)));
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder =
+            quick(dir.path()).credential(registry.host(), Credential::basic("ann", "marker-password"));
+        if allowed {
+            builder = builder.allow_foreign_urls();
+        }
+        let outcome = builder.build().unwrap().pull(&*name);
+        assert_eq!(outcome.map_err(|error| error.kind()).err(), (!allowed).then_some(ErrorKind::NotFound));
+    }
+    let seen = elsewhere.requests();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].header("authorization"), None);
+}
