@@ -19,7 +19,7 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::reference::Reference;
 use crate::progress::ProgressEvent;
-use crate::service::ImageRef;
+use crate::service::{ImageRef, PulledImage};
 
 /// What a look at the store found.
 #[derive(Debug)]
@@ -236,25 +236,22 @@ impl Core {
             News::Present(image_ref) => Ok(self.present(ask, image_ref, ImageSource::Present)),
             News::Left(error) => Err(error.with_image(ask.typed()).with_phase(Phase::Queued)),
             News::Landed { landing, is_first } => match &landing.outcome {
-                Ok(_) => Ok(self.pulled(ask, &landing)),
+                Ok(image) => Ok(self.pulled(ask, image, &landing)),
                 Err(error) => self.failed(cx, ask, error, is_first),
             },
         }
     }
 
-    fn pulled(&self, ask: &Ask, landing: &Landing) -> EnsuredImage {
+    fn pulled(&self, ask: &Ask, image: &PulledImage, landing: &Landing) -> EnsuredImage {
         let began_at = landing.began_at.unwrap_or(ask.asked_at);
         let wait_duration = began_at.saturating_duration_since(ask.asked_at);
         let Landing { size, pull_duration, .. } = *landing;
         let message = events::pulled(ask.typed(), pull_duration, wait_duration, size);
         self.tell(ask, EventReason::Pulled, message.clone());
-        // `landing.outcome` is `Ok`, or this would not be called.
-        let image =
-            landing.outcome.clone().unwrap_or_else(|_| crate::service::PulledImage::new(ImageRef::default()));
         EnsuredImage {
             image_ref: image.image_ref.clone(),
             image: ask.image.clone(),
-            source: ImageSource::Pulled { image, size, wait_duration, pull_duration },
+            source: ImageSource::Pulled { image: image.clone(), size, wait_duration, pull_duration },
             message,
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub mod clock;
+pub mod node;
 pub mod service;
 
 /// Long enough for anything that should happen, also on a machine that is busy with other things.
