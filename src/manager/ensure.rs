@@ -10,7 +10,7 @@ use super::Throttle;
 use super::backoff::{Held, Key, is_permanent};
 use super::core::{Core, Settling, Submitted, panicked, shut_down};
 use super::events::{self, EventReason, GoDuration};
-use super::flight::{Ask, Landing, News, Ticket, Waker, report};
+use super::flight::{Ask, Landing, News, Stage, Ticket, Waker, report};
 use super::flights::{Refusal, Refused};
 use super::metrics::RequestLabels;
 use super::request::{EnsureRequest, EnsuredImage, ImageSource, PullPolicy};
@@ -207,9 +207,13 @@ impl Core {
     ) -> Result<Ticket, Box<Refused>> {
         let joined = self.flights.lock().join(ask, cx, waker, self.clock.now())?;
         self.push_ready(joined.ready);
-        if joined.is_pulling {
-            self.tell(ask, EventReason::Pulling, events::pulling(ask.typed()));
-            report(cx, &ProgressEvent::Started);
+        match joined.stage {
+            Stage::Queued => report(cx, &ProgressEvent::Queued),
+            Stage::Handed => {}
+            Stage::Pulling(_) => {
+                self.tell(ask, EventReason::Pulling, events::pulling(ask.typed()));
+                report(cx, &ProgressEvent::Started);
+            }
         }
         Ok(joined.ticket)
     }

@@ -54,8 +54,8 @@ pub(super) struct Refused {
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) ticket: Ticket,
-    /// The pull has begun before.
-    pub(super) is_pulling: bool,
+    /// How far the pull is.
+    pub(super) stage: Stage,
     /// Flights whose turn has come.
     pub(super) ready: Vec<u64>,
 }
@@ -141,12 +141,12 @@ impl Flights {
         self.seat(ticket, ask, cx, waker, is_first);
         self.raise(flight, ask);
         let ready = self.start_ready(now);
-        let mut is_pulling = false;
+        let mut stage = Stage::Handed;
         if let Some(flight) = self.flights.get_mut(&flight) {
-            flight.has_waited |= flight.stage == Stage::Queued;
-            is_pulling = matches!(flight.stage, Stage::Pulling(_));
+            stage = flight.stage;
+            flight.has_waited |= stage == Stage::Queued;
         }
-        Ok(Joined { ticket, is_pulling, ready })
+        Ok(Joined { ticket, stage, ready })
     }
 
     fn admit(&mut self, ask: &Ask, now: Instant) -> Result<(), Refusal> {

@@ -7,22 +7,27 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use oci_puller::{
-    Error, ErrorKind, Event, EventSink, ImageFsInfo, ImageInfo, ImageManager, ImageManagerBuilder,
-    ImagePuller, ImageRef, ImageService, ImageSpec, ParallelImagePuller, PullContext, PullRequest,
-    PulledImage, SerialImagePuller,
+    EnsureRequest, EnsureResult, EnsuredImage, Error, ErrorKind, Event, EventReason, EventSink, ImageFsInfo,
+    ImageInfo, ImageManager, ImageManagerBuilder, ImagePuller, ImageRef, ImageService, ImageSpec,
+    ParallelImagePuller, Progress, ProgressEvent, PullContext, PullRequest, PullSecret, PulledImage,
+    SerialImagePuller,
 };
 
 use super::clock::ManualClock;
 
 /// An image service that has images. A pull of an image whose name holds `gate` waits for
-/// [`open`](Node::open), of one that holds `panic` panics; one that was told to fail fails; all others
+/// [`open`](Node::open), of one that holds `deaf` also when it is cancelled; of one that holds `panic`
+/// panics; one that was told to fail fails; all others
 /// succeed, and the image is there.
 pub struct Node {
     /// Each pull that begins, by its image.
     pub started: Receiver<String>,
     pub running: AtomicUsize,
     pub most_running: AtomicUsize,
+    /// Each pull that ended, and how; but for panics.
+    pub ended: Receiver<(String, Option<ErrorKind>)>,
     start: Sender<String>,
+    end: Sender<(String, Option<ErrorKind>)>,
     gate: (Sender<()>, Receiver<()>),
     state: Mutex<State>,
 }
@@ -38,7 +43,10 @@ struct State {
 impl Node {
     pub fn new() -> Self {
         let (start, started) = unbounded();
+        let (end, ended) = unbounded();
         Node {
+            ended,
+            end,
             started,
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
@@ -93,11 +101,14 @@ impl Node {
     }
 
     fn act(&self, cx: &PullContext, image: &str) -> Result<PulledImage, Error> {
-        if image.contains("panic") {
-            panic!("as {image} says");
-        }
         if image.contains("gate") {
             cx.wait_for(&self.gate.1)?;
+        }
+        if image.contains("deaf") {
+            self.gate.1.recv().unwrap();
+        }
+        if image.contains("panic") {
+            panic!("as {image} says");
         }
         let mut state = self.state.lock().unwrap();
         if let Some(error) = state.failures.get(image) {
@@ -124,7 +135,9 @@ impl ImageService for Node {
         self.note("PullImage");
         self.start.send(image.clone()).unwrap();
         let _running = Running(&self.running);
-        self.act(cx, image)
+        let outcome = self.act(cx, image);
+        self.end.send((image.clone(), outcome.as_ref().err().map(Error::kind))).unwrap();
+        outcome
     }
 
     fn image_size(&self, _: &PullContext, _: &ImageSpec) -> Result<u64, Error> {
@@ -165,24 +178,62 @@ impl Drop for Running<'_> {
 }
 
 /// Keeps the events.
-#[derive(Default)]
-pub struct Recorder(Mutex<Vec<Event>>);
+pub struct Recorder {
+    send: Sender<Event>,
+    pub events: Receiver<Event>,
+}
 
 impl EventSink for Recorder {
     fn event(&self, event: &Event) {
-        self.0.lock().unwrap().push(event.clone());
+        self.send.send(event.clone()).unwrap();
     }
 }
 
 impl Recorder {
+    pub fn new() -> Self {
+        let (send, events) = unbounded();
+        Recorder { send, events }
+    }
+
     /// The events since the last time.
     pub fn take(&self) -> Vec<Event> {
-        std::mem::take(&mut self.0.lock().unwrap())
+        self.events.try_iter().collect()
     }
 
     /// Their reasons.
     pub fn take_reasons(&self) -> Vec<&'static str> {
         self.take().into_iter().map(|event| event.reason.as_str()).collect()
+    }
+
+    /// Waits for so many events of this reason.
+    pub fn wait_for(&self, count: usize, reason: EventReason) {
+        let mut seen = 0;
+        while seen < count {
+            let event = self.events.recv_timeout(super::SOON).expect("an event");
+            seen += usize::from(event.reason == reason);
+        }
+    }
+}
+
+/// Watches a pull until it waits for its turn, or begins.
+pub struct Watch(Sender<&'static str>);
+
+impl Watch {
+    /// A context that is watched, and what is seen.
+    pub fn new() -> (PullContext, Receiver<&'static str>) {
+        let (send, seen) = unbounded();
+        (PullContext::new().with_progress(Arc::new(Watch(send))), seen)
+    }
+}
+
+impl Progress for Watch {
+    fn event(&self, event: &ProgressEvent<'_>) {
+        let seen = match event {
+            ProgressEvent::Queued => "queued",
+            ProgressEvent::Started => "started",
+            _ => return,
+        };
+        let _ = self.0.send(seen);
     }
 }
 
@@ -226,7 +277,7 @@ impl Bench {
                 ("parallel", Arc::new(ParallelImagePuller::new(Arc::clone(&node), Some(limit)).unwrap()))
             }
         };
-        let (clock, events) = (Arc::new(ManualClock::new()), Arc::new(Recorder::default()));
+        let (clock, events) = (Arc::new(ManualClock::new()), Arc::new(Recorder::new()));
         let builder = ImageManager::builder(Arc::clone(&node))
             .puller(puller)
             .clock(Arc::clone(&clock) as _)
@@ -235,6 +286,32 @@ impl Bench {
             .jitter(0.0);
         Bench { name, manager: set(builder).build().unwrap(), node, clock, events }
     }
+}
+
+impl Bench {
+    /// Has the image, on this thread.
+    pub fn ensure(&self, request: &EnsureRequest) -> Result<EnsuredImage, Error> {
+        self.manager.ensure_image_exists(&PullContext::new(), request)
+    }
+
+    /// Submits the request, and waits until it waits for its turn.
+    pub fn enqueue(&self, request: EnsureRequest, results: &Sender<EnsureResult>) {
+        let (cx, seen) = Watch::new();
+        self.manager.submit(cx, request, results.clone());
+        assert_eq!(seen.recv_timeout(super::SOON), Ok("queued"), "{}", self.name);
+    }
+
+    /// Submits the request, and waits until its pull has begun.
+    pub fn begin(&self, request: EnsureRequest, results: &Sender<EnsureResult>) {
+        let image = request.image.image.clone();
+        self.manager.submit(PullContext::new(), request, results.clone());
+        assert!(self.node.next_started().starts_with(&image), "{}", self.name);
+    }
+}
+
+/// Pull secrets that hold this, and are no object of an API server.
+pub fn secrets(content: &str) -> Vec<PullSecret> {
+    vec![PullSecret::docker_config_json(content)]
 }
 
 /// An error of this kind.
