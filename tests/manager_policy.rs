@@ -158,6 +158,10 @@ fn a_service_that_cannot_tell_what_is_there_or_panics_is_an_error() {
         assert_eq!(bench.events.take_reasons(), ["InspectFailed"]);
     }
     assert_eq!(bench.node.take_calls(), ["GetImageRef", "GetImageRef"]);
+
+    let error = bench.ensure(&EnsureRequest::new("pod", "no-look")).unwrap_err();
+    assert_eq!((error.kind(), error.image()), (ErrorKind::Panicked, Some("no-look")));
+    assert_eq!(bench.events.take_reasons(), ["InspectFailed"]);
 }
 
 #[test]
