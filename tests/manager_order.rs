@@ -1,5 +1,8 @@
 //! Which pull is next: priority, age, limits, and images to have before somebody asks.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::HashSet;
@@ -126,7 +129,7 @@ fn the_puller_is_handed_no_more_than_it_can_start() {
 fn who_leaves_the_queue_is_not_pulled_for() {
     let bench = occupied();
     let token = CancelToken::new();
-    let (cx, seen) = common::node::Watch::new();
+    let (cx, seen) = common::node::Watch::context();
     let (results, answers) = unbounded();
     bench.manager.submit(cx.with_cancel(&token), request("gate/left:v1", 0), results.clone());
     assert_eq!(seen.recv_timeout(SOON), Ok("queued"));
@@ -174,7 +177,7 @@ fn the_throttle_makes_them_wait_and_refuses_none() {
 fn what_somebody_waits_for_goes_before_them() {
     let bench = occupied();
     std::thread::scope(|scope| {
-        let (cx, seen) = common::node::Watch::new();
+        let (cx, seen) = common::node::Watch::context();
         let bench = &bench;
         let prepulled =
             scope.spawn(move || bench.manager.prepull(&cx, &PrepullRequest::new("node", ["gate/later:v1"])));

@@ -24,44 +24,25 @@ fn ask(bench: &Bench, policy: PullPolicy) -> Result<oci_puller::EnsuredImage, oc
 #[test]
 fn each_policy_looks_pulls_and_tells_as_it_should() {
     use ErrorKind::{Denied, NeverPull, NotFound, Unavailable};
-    let look = "GetImageRef";
-    let pull = ["PullImage", "GetImageSize"];
+    const LOOK: &str = "GetImageRef";
+    const PULL: &str = "PullImage";
+    const SIZE: &str = "GetImageSize";
     // policy, present, how the pull fails, error, calls, events
-    let table: Vec<(_, bool, Option<ErrorKind>, Option<ErrorKind>, Vec<&str>, Vec<&str>)> = vec![
-        (Always, false, None, None, pull.to_vec(), vec!["Pulling", "Pulled"]),
-        (Always, true, None, None, pull.to_vec(), vec!["Pulling", "Pulled"]),
-        (Always, true, Some(Unavailable), Some(Unavailable), vec!["PullImage"], vec!["Pulling", "Failed"]),
-        (IfNotPresent, true, None, None, vec![look], vec!["Pulled"]),
-        (IfNotPresent, false, None, None, vec![look, pull[0], pull[1]], vec!["Pulling", "Pulled"]),
-        (
-            IfNotPresent,
-            false,
-            Some(NotFound),
-            Some(NotFound),
-            vec![look, "PullImage"],
-            vec!["Pulling", "Failed"],
-        ),
-        (Never, true, None, None, vec![look], vec!["Pulled"]),
-        (Never, false, None, Some(NeverPull), vec![look], vec!["ErrImageNeverPull"]),
-        (PullIfPossible, false, None, None, pull.to_vec(), vec!["Pulling", "Pulled"]),
-        (PullIfPossible, true, None, None, pull.to_vec(), vec!["Pulling", "Pulled"]),
-        (
-            PullIfPossible,
-            true,
-            Some(Unavailable),
-            None,
-            vec!["PullImage", look],
-            vec!["Pulling", "Failed", "Pulled"],
-        ),
-        (
-            PullIfPossible,
-            false,
-            Some(Unavailable),
-            Some(Unavailable),
-            vec!["PullImage", look],
-            vec!["Pulling", "Failed"],
-        ),
-        (PullIfPossible, true, Some(Denied), Some(Denied), vec!["PullImage"], vec!["Pulling", "Failed"]),
+    #[rustfmt::skip]
+    let table = [
+        (Always, false, None, None, &[PULL, SIZE][..], &["Pulling", "Pulled"][..]),
+        (Always, true, None, None, &[PULL, SIZE], &["Pulling", "Pulled"]),
+        (Always, true, Some(Unavailable), Some(Unavailable), &[PULL], &["Pulling", "Failed"]),
+        (IfNotPresent, true, None, None, &[LOOK], &["Pulled"]),
+        (IfNotPresent, false, None, None, &[LOOK, PULL, SIZE], &["Pulling", "Pulled"]),
+        (IfNotPresent, false, Some(NotFound), Some(NotFound), &[LOOK, PULL], &["Pulling", "Failed"]),
+        (Never, true, None, None, &[LOOK], &["Pulled"]),
+        (Never, false, None, Some(NeverPull), &[LOOK], &["ErrImageNeverPull"]),
+        (PullIfPossible, false, None, None, &[PULL, SIZE], &["Pulling", "Pulled"]),
+        (PullIfPossible, true, None, None, &[PULL, SIZE], &["Pulling", "Pulled"]),
+        (PullIfPossible, true, Some(Unavailable), None, &[PULL, LOOK], &["Pulling", "Failed", "Pulled"]),
+        (PullIfPossible, false, Some(Unavailable), Some(Unavailable), &[PULL, LOOK], &["Pulling", "Failed"]),
+        (PullIfPossible, true, Some(Denied), Some(Denied), &[PULL], &["Pulling", "Failed"]),
     ];
     for (policy, is_present, fails, expected, calls, reasons) in table {
         for kind in BOTH {

@@ -1,5 +1,8 @@
 //! Who may use an image that is there: records of who pulled it, across restarts and damage.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

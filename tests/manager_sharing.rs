@@ -1,5 +1,8 @@
 //! One pull for many askers.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Many askers, many images, a registry that fails one request in ten: nothing is left behind.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -132,16 +132,16 @@ impl Core {
         let _ = self.jobs.0.send(job);
     }
 
+    /// Has the pulls started whose turn has come, and the timer look whether it has to wake earlier.
     pub(super) fn push_ready(&self, ready: Vec<u64>) {
         for flight in ready {
             self.push(Job::Begin(flight));
         }
-        self.set_timer();
-    }
-
-    /// The timer looks again when it has to wake.
-    pub(super) fn set_timer(&self) {
-        let _ = self.times.0.try_send(());
+        let has_times = self.flights.lock().has_times();
+        if has_times {
+            // One that is full wakes the timer as well.
+            let _ = self.times.0.try_send(());
+        }
     }
 
     pub(super) fn wake(&self, seat: Seat, news: News) {

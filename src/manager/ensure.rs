@@ -32,7 +32,7 @@ enum Found {
 
 /// What a request needs.
 enum Next {
-    Answer(EnsuredImage),
+    Answer(Box<EnsuredImage>),
     Pull,
 }
 
@@ -45,7 +45,7 @@ impl Core {
     ) -> Result<EnsuredImage, Error> {
         let ask = self.read(cx, request, self.throttle)?;
         if let Next::Answer(image) = self.decide(cx, &ask)? {
-            return Ok(image);
+            return Ok(*image);
         }
         let (sender, receiver) = bounded(1);
         let ticket = match self.join(cx, &ask, Waker::Thread(sender)) {
@@ -69,7 +69,7 @@ impl Core {
         let asked = self.read(&cx, &request, throttle).and_then(|ask| Ok((self.decide(&cx, &ask)?, ask)));
         let ask = match asked {
             Ok((Next::Pull, ask)) => ask,
-            Ok((Next::Answer(image), _)) => return reply.answer(Ok(image), &self.closing),
+            Ok((Next::Answer(image), _)) => return reply.answer(Ok(*image), &self.closing),
             Err(error) => return reply.answer(Err(error), &self.closing),
         };
         match self.join(&cx, &ask, Waker::Reply(reply)) {
@@ -113,11 +113,10 @@ impl Core {
                 Error::new(ErrorKind::InvalidConfig, "owner is empty").with_image(&request.image.image)
             );
         }
-        let reference = parse(&request.image.image).map_err(|error| {
+        let reference = parse(&request.image.image).inspect_err(|error| {
             self.count(request, None, None);
-            let message = events::no_name(&request.image.image, &error);
+            let message = events::no_name(&request.image.image, error);
             self.tell_of(request, EventReason::InspectFailed, message);
-            error
         })?;
         cx.check().map_err(|error| error.with_image(&request.image.image).with_phase(Phase::Queued))?;
         let mut image = request.image.clone();
@@ -152,7 +151,8 @@ impl Core {
         match (found, request.policy) {
             (Found::Usable(image_ref), _) => {
                 self.count(request, Some(true), Some(false));
-                Ok(Next::Answer(self.present(ask, image_ref, ImageSource::Present)))
+                let image = self.present(ask, image_ref, ImageSource::Present);
+                Ok(Next::Answer(Box::new(image)))
             }
             (Found::Nothing, PullPolicy::Never) => {
                 self.count(request, Some(false), None);
@@ -287,7 +287,6 @@ impl Core {
         }
         match self.look(cx, ask) {
             Ok(Found::Usable(image_ref)) => {
-                self.flights.lock().metrics.fallbacks += 1;
                 Some(Ok(self.present(ask, image_ref, ImageSource::Fallback { cause: cause.clone() })))
             }
             Ok(Found::Nothing | Found::Unproven) => None,
@@ -300,7 +299,7 @@ impl Core {
 
     fn present(&self, ask: &Ask, image_ref: ImageRef, source: ImageSource) -> EnsuredImage {
         let message = events::already_present(ask.typed());
-        self.flights.lock().metrics.present += 1;
+        self.flights.lock().metrics.count_present(&source);
         self.tell(ask, EventReason::Pulled, message.clone());
         EnsuredImage { image_ref, image: ask.image.clone(), source, message }
     }

@@ -363,11 +363,18 @@ impl Flights {
                 self.metrics.bytes_reused += image.bytes_reused;
                 self.metrics.count_pull(landing.size, wait, landing.pull_duration);
             }
+            // One that was given up before it began was no pull.
+            Err(error) if error.kind() == ErrorKind::Cancelled && landing.began_at.is_none() => {}
             Err(error) => self.metrics.count_failure(error.kind()),
         }
     }
 
     // ---- time and the end ----
+
+    /// Whether there is anything that the timer is needed for.
+    pub(super) fn has_times(&self) -> bool {
+        self.next_token_at.is_some() || !self.deadlines.is_empty()
+    }
 
     pub(super) fn nearest_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::request::PullPolicy;
+use super::request::{ImageSource, PullPolicy};
 use crate::error::ErrorKind;
 
 /// Upper bounds, seconds: those of
@@ -141,6 +141,13 @@ impl RequestLabels {
 impl ManagerMetrics {
     pub(super) fn count_request(&mut self, labels: RequestLabels) {
         *self.requests.entry(labels).or_default() += 1;
+    }
+
+    pub(super) fn count_present(&mut self, source: &ImageSource) {
+        match source {
+            ImageSource::Fallback { .. } => self.fallbacks += 1,
+            _ => self.present += 1,
+        }
     }
 
     pub(super) fn count_pull(&mut self, size: Option<u64>, wait: Duration, pull: Duration) {

@@ -1,5 +1,5 @@
 //! What several test files share; none of them uses all of it.
-#![allow(dead_code, unreachable_pub, missing_docs, missing_debug_implementations)]
+#![allow(dead_code, unreachable_pub, missing_docs, missing_debug_implementations, clippy::unwrap_used)]
 
 use std::time::Duration;
 

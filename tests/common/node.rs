@@ -221,7 +221,7 @@ pub struct Watch(Sender<&'static str>);
 
 impl Watch {
     /// A context that is watched, and what is seen.
-    pub fn new() -> (PullContext, Receiver<&'static str>) {
+    pub fn context() -> (PullContext, Receiver<&'static str>) {
         let (send, seen) = unbounded();
         (PullContext::new().with_progress(Arc::new(Watch(send))), seen)
     }
@@ -297,7 +297,7 @@ impl Bench {
 
     /// Submits the request, and waits until it waits for its turn.
     pub fn enqueue(&self, request: EnsureRequest, results: &Sender<EnsureResult>) {
-        let (cx, seen) = Watch::new();
+        let (cx, seen) = Watch::context();
         self.manager.submit(cx, request, results.clone());
         assert_eq!(seen.recv_timeout(super::SOON), Ok("queued"), "{}", self.name);
     }
