@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use common::node::{BOTH, Bench, Kind, Node, error, secrets};
 use oci_puller::{
-    EnsureRequest, ErrorKind, ImageSource, PullContext, PullPolicy, PullSecret, VerificationPolicy,
+    EnsureRequest, ErrorKind, ImageManager, ImageSource, PullContext, PullPolicy, PullSecret,
+    VerificationPolicy,
 };
 
 const IMAGE: &str = "r.io/team/app:v1";
@@ -146,6 +147,18 @@ fn a_pull_that_cannot_be_recorded_is_not_begun() {
     assert_eq!(error.kind(), ErrorKind::Store);
     assert!(error.message().starts_with("records: "), "{error}");
     assert!(node.started.is_empty());
+}
+
+#[test]
+fn a_folder_that_another_manager_has_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let build = || ImageManager::builder(Node::new()).records(dir.path()).build();
+    let first = build().unwrap();
+    let error = build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.message().starts_with("records: "), "{error}");
+    drop(first);
+    build().unwrap();
 }
 
 #[test]

@@ -19,6 +19,7 @@ use oci_puller::{
 
 const THREADS: u64 = 64;
 const IMAGES: u64 = 500;
+const OWNERS: u64 = 20;
 
 /// A registry that fails one request in ten, and a store that forgets.
 #[derive(Default)]
@@ -76,10 +77,11 @@ fn ask_until(manager: &ImageManager, end: Instant, seed: u64) -> u64 {
     let mut chance = fastrand::Rng::with_seed(seed);
     let mut asked = 0;
     while Instant::now() < end {
-        let image = format!("r{}.io/app{}:v1", chance.u64(..8), chance.u64(..IMAGES));
+        let number = chance.u64(..IMAGES);
+        let image = format!("r{}.io/app{number}:v1", number % 8);
         let policy =
             [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::PullIfPossible][chance.usize(..3)];
-        let mut request = EnsureRequest::new(format!("pod-{}", chance.u64(..200)), image)
+        let mut request = EnsureRequest::new(format!("pod-{}", chance.u64(..OWNERS)), image)
             .with_policy(policy)
             .with_priority(chance.i8(-3..3));
         if chance.u8(..4) == 0 {
@@ -139,7 +141,7 @@ fn run(manager: &ImageManager, clock: &ManualClock, duration: Duration) -> u64 {
         // Time passes quickly, so that what failed comes back.
         let ticks = (0..).take_while(|_| Instant::now() < end);
         for _ in ticks {
-            clock.advance(Duration::from_secs(2));
+            clock.advance(Duration::from_millis(200));
             thread::sleep(Duration::from_millis(20));
         }
         askers.into_iter().map(|asker| asker.join().unwrap()).sum()

@@ -141,7 +141,7 @@ impl ImageManagerBuilder {
     }
 
     /// The folder where it is recorded who pulled an image with which credential, hashes only; it is
-    /// made if it is not there, and belongs to one manager at a time. Default: nothing is recorded, and
+    /// made if it is not there, and belongs to one manager at a time: another is refused. Default: nothing is recorded, and
     /// all may use what is there.
     pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
         self.records = Some(folder.into());

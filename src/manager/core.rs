@@ -4,8 +4,9 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::events::{Event, EventReason, EventSink};
@@ -169,6 +170,17 @@ impl Core {
     }
 
     // ---- what calls out ----
+
+    /// What the caller's clock says; the machine's, should that one panic.
+    pub(super) fn now(&self) -> Instant {
+        catch_unwind(AssertUnwindSafe(|| self.clock.now())).unwrap_or_else(|_| Instant::now())
+    }
+
+    /// Rings when the clock has come to `due`.
+    pub(super) fn alarm(&self, due: Instant) -> Receiver<Instant> {
+        let delay = due.saturating_duration_since(self.now());
+        catch_unwind(AssertUnwindSafe(|| self.clock.after(delay))).unwrap_or_else(|_| after(delay))
+    }
 
     pub(super) fn tell(&self, ask: &Ask, reason: EventReason, message: String) {
         self.tell_of(&ask.request, reason, message);

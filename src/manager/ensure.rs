@@ -129,7 +129,7 @@ impl Core {
             request: request.clone(),
             image,
             reference,
-            asked_at: self.clock.now(),
+            asked_at: self.now(),
             throttle,
         }))
     }
@@ -205,7 +205,8 @@ impl Core {
         ask: &Arc<Ask>,
         waker: Waker,
     ) -> Result<Ticket, Box<Refused>> {
-        let joined = self.flights.lock().join(ask, cx, waker, self.clock.now())?;
+        let now = self.now();
+        let joined = self.flights.lock().join(ask, cx, waker, now)?;
         self.push_ready(joined.ready);
         match joined.stage {
             Stage::Queued => report(cx, &ProgressEvent::Queued),

@@ -154,7 +154,7 @@ impl ImageManager {
 
     /// What it has done so far, and what it is doing.
     pub fn metrics(&self) -> ManagerMetrics {
-        let now = self.core.clock.now();
+        let now = self.core.now();
         self.core.flights.lock().snapshot(now)
     }
 

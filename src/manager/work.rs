@@ -154,28 +154,29 @@ impl Core {
         }
     }
 
-    /// A panic, which could only be our own, costs the thread nothing: what owes an answer says so when
-    /// it is dropped.
     fn run(self: &Arc<Self>, job: Job) {
-        let flight = if let Job::Begin(flight) = job { Some(flight) } else { None };
-        let done = catch_unwind(AssertUnwindSafe(|| match job {
-            Job::Ask(submitted) => self.ensure_submitted(*submitted),
-            Job::Settle(settling) => self.settle_submitted(*settling),
-            Job::Begin(flight) => self.begin(flight),
-        }));
-        if let Err(panic) = done {
-            let error = panicked(&*panic, "the image manager");
-            log::error!("{error}");
-            if let Some(flight) = flight {
-                self.land(flight, never_begun(error));
-            }
+        match job {
+            Job::Ask(submitted) => self.guard(None, || self.ensure_submitted(*submitted)),
+            Job::Settle(settling) => self.guard(None, || self.settle_submitted(*settling)),
+            Job::Begin(flight) => self.guard(Some(flight), || self.begin(flight)),
         }
     }
 
-    fn run_landing(self: &Arc<Self>, result: PullResult) {
+    fn run_landing(&self, result: PullResult) {
         let PullResult { id, outcome, image_size, pull_duration, .. } = result;
         let landing = Landing { outcome, size: image_size, pull_duration, began_at: None };
-        self.land(id, landing);
+        self.guard(Some(id), || self.land(id, landing));
+    }
+
+    /// A panic, which could only be our own, leaves nobody without an answer: a request's says so when it
+    /// is dropped, and a flight lands.
+    fn guard(&self, flight: Option<u64>, work: impl FnOnce()) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(work)) else { return };
+        let error = panicked(&*panic, "the image manager");
+        log::error!("{error}");
+        if let Some(flight) = flight {
+            self.land(flight, never_begun(error));
+        }
     }
 
     // ---- one pull ----
@@ -249,7 +250,8 @@ impl Core {
 
     /// The puller has begun.
     fn pulling(&self, number: u64) {
-        let told = self.flights.lock().begin_pull(number, self.clock.now());
+        let now = self.now();
+        let told = self.flights.lock().begin_pull(number, now);
         for ask in told {
             self.tell(&ask, EventReason::Pulling, events::pulling(ask.typed()));
         }
@@ -261,10 +263,11 @@ impl Core {
         if let Some(begun) = begun {
             self.record_end(number, begun, &landing);
         }
+        let now = self.now();
         let landed = {
             let mut flights = self.flights.lock();
             landing.began_at = flights.get_mut(number).and_then(|flight| flight.began_at());
-            flights.land(number, &landing, self.clock.now())
+            flights.land(number, &landing, now)
         };
         let Some(landed) = landed else { return };
         self.flight_ended.notify_all();
@@ -327,7 +330,7 @@ impl Core {
             };
             token_alarm = next_token_at.map(|due| match token_alarm.take() {
                 Some(set) if set.0 == due => set,
-                _ => (due, self.clock.after(due.saturating_duration_since(self.clock.now()))),
+                _ => (due, self.alarm(due)),
             });
             let token = token_alarm.as_ref().map_or_else(never, |(_, alarm)| alarm.clone());
             let expired = deadline.map_or_else(never, at);
@@ -335,7 +338,8 @@ impl Core {
                 recv(self.times.1) -> _ => {}
                 recv(token) -> _ => {
                     token_alarm = None;
-                    let ready = self.flights.lock().start_ready(self.clock.now());
+                    let now = self.now();
+                    let ready = self.flights.lock().start_ready(now);
                     self.push_ready(ready);
                 }
                 recv(expired) -> _ => self.dismiss_expired(),

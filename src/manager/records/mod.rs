@@ -4,6 +4,7 @@
 //! ```text
 //! pulling/IMAGE-NUMBER        a pull of the image has begun, and has not ended
 //! pulled/REF-WHO-NUMBER       a pull that gave this image id succeeded with these credentials
+//! lock                        held by the one manager that has the folder
 //! ```
 //!
 //! IMAGE, REF and WHO are hashes, so that a file that cannot be read still tells what it is about:
@@ -27,12 +28,13 @@ use serde::{Deserialize, Serialize};
 
 use self::index::{FileName, Index};
 use super::secrets::{SecretMark, hash};
-use crate::durable::{Access, Disk, Flush, RealDisk, create_dirs, replace};
+use crate::durable::{Access, Disk, DiskFile, Flush, Lock, RealDisk, create_dirs, replace};
 use crate::image::reference::Reference;
 use crate::service::ImageRef;
 
 const PULLING: &str = "pulling";
 const PULLED: &str = "pulled";
+const LOCK: &str = "lock";
 /// What a file's name begins with while it is written.
 const TEMP: &str = "tmp-";
 
@@ -91,6 +93,8 @@ pub(super) struct Records {
     disk: Box<dyn Disk>,
     index: Mutex<Index>,
     next_number: AtomicU64,
+    /// Two who answer from memory would not know of each other's pulls.
+    _lock: Box<dyn DiskFile>,
 }
 
 impl Records {
@@ -101,6 +105,10 @@ impl Records {
     }
 
     fn on(disk: Box<dyn Disk>) -> io::Result<Self> {
+        let lock = disk.open(LOCK, Access::Update)?;
+        if !lock.try_lock(Lock::Exclusive)? {
+            return Err(io::Error::other("another image manager has it"));
+        }
         for dir in [PULLING, PULLED] {
             create_dirs(&*disk, dir, Flush::Wait)?;
         }
@@ -115,8 +123,12 @@ impl Records {
             let grant = read_json(&*disk, &format!("{PULLED}/{name}"));
             index.add_found(&name, grant.inspect_err(|why| log::warn!("{PULLED}/{name}: {why}")).ok());
         }
-        let records =
-            Records { next_number: AtomicU64::new(index.next_number()), disk, index: Mutex::new(index) };
+        let records = Records {
+            next_number: AtomicU64::new(index.next_number()),
+            disk,
+            index: Mutex::new(index),
+            _lock: lock,
+        };
         records.check_writable()?;
         Ok(records)
     }

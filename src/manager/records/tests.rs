@@ -75,7 +75,7 @@ fn a_pull_that_failed_leaves_nothing() {
     let begun = records.begin(TYPED).unwrap();
     assert!(records.was_pulled(&image_ref(), TYPED), "who can tell, while it runs");
     records.failed(begun);
-    for records in [records, on(&disk)] {
+    for records in [records, on(&disk.after_kill())] {
         assert!(!records.was_pulled(&image_ref(), TYPED));
         assert!(records.left_over().is_empty());
     }
@@ -91,12 +91,21 @@ fn a_pull_that_never_ended_is_known_and_may_be_adopted() {
         assert_eq!(image, TYPED);
         records.adopt(begun, &image_ref(), &Reference::parse(&image).unwrap()).unwrap();
     }
-    let records = on(&disk);
+    let records = on(&disk.after_kill());
     assert!(records.left_over().is_empty());
     assert!(records.was_pulled(&image_ref(), "r.io/team/app:other-name"));
     assert!(!may(&records, &[]) && !may(&records, &["a"]));
     pull(&records, &["a"]).unwrap();
     assert!(may(&records, &["a"]));
+}
+
+#[test]
+fn the_folder_belongs_to_one_manager_at_a_time() {
+    let disk = SimDisk::new();
+    let first = on(&disk);
+    assert!(Records::on(Box::new(disk.clone())).is_err());
+    drop(first);
+    on(&disk);
 }
 
 #[test]
@@ -106,7 +115,7 @@ fn a_pull_that_succeeds_clears_what_was_left_over_of_its_image() {
     let records = on(&disk);
     pull(&records, &["a"]).unwrap();
     assert!(records.left_over().is_empty());
-    assert!(on(&disk).left_over().is_empty());
+    assert!(on(&disk.after_kill()).left_over().is_empty());
 }
 
 #[test]
@@ -140,7 +149,7 @@ fn a_renewed_secret_takes_the_place_of_the_old_one() {
         let begun = records.begin(TYPED).unwrap();
         records.succeeded(begun, &image_ref(), &image(), secret(content)).unwrap();
     }
-    for records in [records, on(&disk)] {
+    for records in [records, on(&disk.after_kill())] {
         assert!(may(&records, &["new"]));
         assert!(!may(&records, &["old"]));
     }
