@@ -13,7 +13,7 @@ use common::SOON;
 use common::node::{Bench, Kind, error};
 use crossbeam_channel::unbounded;
 use oci_puller::{
-    CancelToken, EnsureRequest, ErrorKind, ImageManager, PrepullRequest, PullContext, Throttle,
+    CancelToken, EnsureRequest, ErrorKind, EventReason, ImageManager, PrepullRequest, PullContext, Throttle,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,6 +123,21 @@ fn the_puller_is_handed_no_more_than_it_can_start() {
         }
         assert_eq!(bench.node.most_running.load(Ordering::SeqCst), most);
     }
+}
+
+#[test]
+fn a_pull_is_told_when_it_begins_and_not_when_it_queues() {
+    let bench = occupied();
+    bench.events.wait_for(1, EventReason::Pulling);
+    bench.enqueue(request("gate/queued:v1", 0), &unbounded().0);
+    assert!(bench.events.take().is_empty());
+    bench.clock.advance(7 * SECOND);
+    bench.node.open(2);
+    // The first one's end, and the second one's beginning and end.
+    let events = (0..3).map(|_| bench.events.events.recv_timeout(SOON).unwrap());
+    let queued: Vec<_> = events.filter(|event| event.image == "gate/queued:v1").collect();
+    assert_eq!(queued[0].message, "Pulling image \"gate/queued:v1\"");
+    assert!(queued[1].message.contains("(7"), "with the wait: {}", queued[1].message);
 }
 
 #[test]

@@ -45,9 +45,13 @@ fn each_policy_looks_pulls_and_tells_as_it_should() {
         (PullIfPossible, true, Some(Denied), Some(Denied), &[PULL], &["Pulling", "Failed"]),
     ];
     for (policy, is_present, fails, expected, calls, reasons) in table {
-        for kind in BOTH {
-            let bench = Bench::new(kind);
-            let case = format!("{}: {policy}, present: {is_present}, fails: {fails:?}", bench.name);
+        for (kind, has_records) in BOTH.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let dir = tempfile::tempdir().unwrap();
+            let bench = Bench::with(kind, |b| if has_records { b.records(dir.path()) } else { b });
+            let case = format!(
+                "{}: {policy}, present: {is_present}, fails: {fails:?}, records: {has_records}",
+                bench.name
+            );
             if is_present {
                 bench.node.add(TAGGED);
             }
