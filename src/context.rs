@@ -276,6 +276,11 @@ impl PullContext {
         }
     }
 
+    /// Whether somebody is told.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.progress.is_some()
+    }
+
     /// Why a wait that the context interrupted ended.
     pub(crate) fn ended(&self) -> Error {
         self.check().err().unwrap_or_else(|| Error::new(ErrorKind::Timeout, "the pull's deadline passed"))

@@ -33,6 +33,7 @@ mod credentials;
 mod durable;
 mod error;
 pub mod image;
+mod manager;
 mod progress;
 mod puller;
 mod registry;
@@ -55,6 +56,11 @@ pub use image::digest::{Algorithm, Digest};
 pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};
 pub use image::platform::{Platform, Preference};
 pub use image::reference::Reference;
+pub use manager::{
+    EnsureRequest, EnsureResult, EnsuredImage, Event, EventReason, EventSink, Histogram, ImageManager,
+    ImageManagerBuilder, ImageSource, ManagerMetrics, PREPULL_PRIORITY, PrepullRequest, PrepullSummary,
+    PullPolicy, RequestLabels, Throttle, VerificationPolicy,
+};
 pub use progress::{Progress, ProgressEvent};
 pub use puller::{
     ImagePuller, MAX_IMAGE_PULL_REQUESTS, ParallelImagePuller, ParallelImagePullerBuilder, PullResult,

@@ -15,6 +15,8 @@ pub trait Progress: Send + Sync {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ProgressEvent<'a> {
+    /// The pull waits for its turn; told by the image manager, for a pull that cannot start at once.
+    Queued,
     /// The token or the worker is there: the pull begins.
     Started,
     /// The name became a manifest for this platform.

@@ -46,6 +46,12 @@ pub trait ImagePuller: Send + Sync {
         results: Sender<PullResult>,
     ) -> Result<(), Rejected>;
 
+    /// How many pulls it runs side by side; `None` is no limit, and what is said of a puller that does
+    /// not tell.
+    fn capacity(&self) -> Option<usize> {
+        None
+    }
+
     /// How many requests there are, and where they stand.
     fn stats(&self) -> PullerStats;
 

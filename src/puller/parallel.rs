@@ -165,6 +165,10 @@ impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
             .map_err(|(pending, reason)| Rejected::new(*pending, reason))
     }
 
+    fn capacity(&self) -> Option<usize> {
+        self.tokens.channel.as_ref().and_then(|(taken, _)| taken.capacity())
+    }
+
     fn stats(&self) -> PullerStats {
         self.desk.stats()
     }

@@ -175,6 +175,10 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
         pending.map_or(Ok(()), |pending| Err(Rejected::new(*pending, RejectReason::Full)))
     }
 
+    fn capacity(&self) -> Option<usize> {
+        Some(1)
+    }
+
     fn stats(&self) -> PullerStats {
         let stats = self.desk.stats();
         let waiting = self.standing.load(Ordering::Relaxed);

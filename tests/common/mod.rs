@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub mod clock;
+pub mod node;
 pub mod pulls;
 pub mod service;
 

@@ -1,0 +1,291 @@
+//! The settings of a manager, and what they must not be.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::{BackOff, Series};
+use super::core::{Core, Parts};
+use super::events::EventSink;
+use super::flights::Flights;
+use super::records::Records;
+use super::schedule::{Limits, Schedule};
+use super::throttle::TokenBucket;
+use super::verification::{Verification, VerificationPolicy};
+use super::work::Crew;
+use super::{ImageManager, Throttle, ensure};
+use crate::clock::{Clock, SystemClock};
+use crate::context::PullContext;
+use crate::error::{Error, ErrorKind};
+use crate::puller::{ImagePuller, ParallelImagePuller};
+use crate::service::{ImageService, ImageSpec};
+
+/// The most pulls that may run side by side.
+const MAX_PARALLEL: usize = 4096;
+/// How many do where nobody says.
+const DEFAULT_PARALLEL: usize = 4;
+const MAX_RATE: f64 = 1e6;
+const MAX_BURST: u32 = 1_000_000;
+/// Longer delays than a day make no sense.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Builds an [`ImageManager`].
+#[must_use]
+pub struct ImageManagerBuilder {
+    service: Arc<dyn ImageService>,
+    puller: Option<Arc<dyn ImagePuller>>,
+    sink: Option<Arc<dyn EventSink>>,
+    clock: Arc<dyn Clock>,
+    qps: f64,
+    burst: u32,
+    throttle: Throttle,
+    back_off: Series,
+    max_parallel: Option<usize>,
+    max_per_registry: Option<usize>,
+    aging: Duration,
+    records: Option<PathBuf>,
+    verification: Option<VerificationPolicy>,
+}
+
+impl ImageManagerBuilder {
+    pub(super) fn new(service: Arc<dyn ImageService>) -> Self {
+        ImageManagerBuilder {
+            service,
+            puller: None,
+            sink: None,
+            clock: Arc::new(SystemClock),
+            qps: 5.0,
+            burst: 10,
+            throttle: Throttle::default(),
+            back_off: Series { initial: Duration::from_secs(10), max: Duration::from_secs(300), jitter: 0.1 },
+            max_parallel: None,
+            max_per_registry: None,
+            aging: Duration::from_secs(10),
+            records: None,
+            verification: None,
+        }
+    }
+
+    /// The puller, over the same service. It is the caller's: a manager that ends leaves it running.
+    /// Default: a [`ParallelImagePuller`] of the manager's own.
+    pub fn puller(mut self, puller: Arc<dyn ImagePuller>) -> Self {
+        self.puller = Some(puller);
+        self
+    }
+
+    /// Who is told what happens. Default: nobody.
+    pub fn events(mut self, sink: Arc<dyn EventSink>) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// The clock of back-off, throttle and age. Default: the machine's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How many pulls may begin in a second, up to a million; 0 is no throttle. Default: 5, as kubelet's.
+    pub fn qps(mut self, pulls: f64) -> Self {
+        self.qps = pulls;
+        self
+    }
+
+    /// How many pulls may begin at once after a time without, 1 to a million. Default: 10, as kubelet's.
+    pub fn burst(mut self, pulls: u32) -> Self {
+        self.burst = pulls;
+        self
+    }
+
+    /// What becomes of a request when too many pulls have begun. Default: it is refused, as by kubelet.
+    pub fn throttle(mut self, throttle: Throttle) -> Self {
+        self.throttle = throttle;
+        self
+    }
+
+    /// How long an image that failed is not tried again: `initial` at first, then twice as long with
+    /// each failure up to `max`, which is a day at most. Default: 10 s and 300 s, as kubelet's.
+    pub fn back_off(mut self, initial: Duration, max: Duration) -> Self {
+        self.back_off.initial = initial;
+        self.back_off.max = max;
+        self
+    }
+
+    /// By how much of itself a delay grows by chance, 0 to 1, so that a thousand nodes do not come back
+    /// at once; never above the maximum. 0 gives kubelet's exact series. Default: 0.1.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.back_off.jitter = part;
+        self
+    }
+
+    /// How many pulls run side by side, 1 to 4,096, and no more than the puller can run. Default: as
+    /// many as the puller can run; 4 for the manager's own.
+    pub fn max_parallel(mut self, pulls: usize) -> Self {
+        self.max_parallel = Some(pulls);
+        self
+    }
+
+    /// How many of them go to one registry, 1 to all of them. Default: all of them.
+    pub fn max_per_registry(mut self, pulls: usize) -> Self {
+        self.max_per_registry = Some(pulls);
+        self
+    }
+
+    /// How long a wait counts as much as one level of priority, 1 ms to a day. A request can only be
+    /// overtaken by later ones of a higher priority, and only by those that come within so long for each
+    /// level between the two. Default: 10 s.
+    pub fn aging(mut self, wait: Duration) -> Self {
+        self.aging = wait;
+        self
+    }
+
+    /// The folder where it is recorded who pulled an image with which credential, hashes only; it is
+    /// made if it is not there, and belongs to one manager at a time: another is refused. Default: nothing is recorded, and
+    /// all may use what is there.
+    pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.records = Some(folder.into());
+        self
+    }
+
+    /// Which images may be used only by who could have pulled them; needs [`records`](Self::records).
+    /// Default: [`NeverVerifyPreloadedImages`](VerificationPolicy::NeverVerifyPreloadedImages) where
+    /// there are records.
+    pub fn verification_policy(mut self, policy: VerificationPolicy) -> Self {
+        self.verification = Some(policy);
+        self
+    }
+
+    /// The manager, with its threads running.
+    ///
+    /// # Errors
+    /// `InvalidConfig` names the setting that is out of range or contradicts another, or the folder of
+    /// records that cannot be used; `ResourceExhausted` if no thread could be started.
+    pub fn build(self) -> Result<ImageManager, Error> {
+        let limits = self.limits()?;
+        self.check_throttle()?;
+        self.check_delays()?;
+        let verification = self.verification()?;
+        let records = self.records.as_deref().map(open_records).transpose()?;
+        if let Some(records) = &records {
+            adopt_leftovers(&*self.service, records);
+        }
+        let owns_puller = self.puller.is_none();
+        let puller = match self.puller {
+            Some(puller) => puller,
+            None => own_puller(Arc::clone(&self.service), limits.in_all)?,
+        };
+        let now = self.clock.now();
+        let bucket = (self.qps > 0.0).then(|| TokenBucket::new(self.qps, self.burst, now));
+        let schedule = Schedule::new(limits, self.aging, now);
+        let core = Core::new(Parts {
+            service: self.service,
+            puller,
+            clock: self.clock,
+            sink: self.sink,
+            throttle: self.throttle,
+            verification,
+            records,
+            flights: Flights::new(schedule, bucket, BackOff::new(self.back_off)),
+        });
+        let crew = Crew::start(&core)?;
+        Ok(ImageManager { core, crew, owns_puller })
+    }
+
+    fn limits(&self) -> Result<Limits, Error> {
+        let possible = self.puller.as_ref().map_or(Some(MAX_PARALLEL), |puller| puller.capacity());
+        let possible = possible.unwrap_or(MAX_PARALLEL).min(MAX_PARALLEL);
+        let default = if self.puller.is_some() { possible } else { DEFAULT_PARALLEL };
+        let in_all = self.max_parallel.unwrap_or(default);
+        within("max_parallel", in_all, possible)?;
+        let per_registry = self.max_per_registry.unwrap_or(in_all);
+        within("max_per_registry", per_registry, in_all)?;
+        Ok(Limits { in_all, per_registry })
+    }
+
+    fn check_throttle(&self) -> Result<(), Error> {
+        if !(0.0..=MAX_RATE).contains(&self.qps) {
+            return Err(invalid(format!("qps is {}; it is 0 to {MAX_RATE}", self.qps)));
+        }
+        if self.qps > 0.0 && !(1..=MAX_BURST).contains(&self.burst) {
+            return Err(invalid(format!("burst is {}; with a qps it is 1 to {MAX_BURST}", self.burst)));
+        }
+        Ok(())
+    }
+
+    fn check_delays(&self) -> Result<(), Error> {
+        let Series { initial, max, jitter } = self.back_off;
+        if initial.is_zero() || initial > max || max > LONGEST {
+            let range = "the first is above 0, the longest no shorter and a day at most";
+            return Err(invalid(format!("back_off is {initial:?} to {max:?}; {range}")));
+        }
+        if !(0.0..=1.0).contains(&jitter) {
+            return Err(invalid(format!("jitter is {jitter}; it is 0 to 1")));
+        }
+        if !(Duration::from_millis(1)..=LONGEST).contains(&self.aging) {
+            return Err(invalid(format!("aging is {:?}; it is 1 ms to a day", self.aging)));
+        }
+        Ok(())
+    }
+
+    fn verification(&self) -> Result<Verification, Error> {
+        let policy = self.verification.clone().unwrap_or_default();
+        let verification = Verification::new(&policy)?;
+        match (&self.verification, &self.records) {
+            (_, Some(_)) | (None | Some(VerificationPolicy::NeverVerify), None) => Ok(verification),
+            (Some(_), None) => Err(invalid("verification_policy needs records to verify by".to_owned())),
+        }
+    }
+}
+
+fn within(field: &str, value: usize, most: usize) -> Result<(), Error> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(format!("{field} is {value}; here it is 1 to {most}")))
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+fn own_puller(service: Arc<dyn ImageService>, limit: usize) -> Result<Arc<dyn ImagePuller>, Error> {
+    // It is within 4,096.
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    Ok(Arc::new(ParallelImagePuller::new(service, Some(limit))?))
+}
+
+fn open_records(folder: &Path) -> Result<Records, Error> {
+    Records::open(folder).map_err(|error| {
+        let folder = folder.display();
+        invalid(format!("records: the folder {folder} cannot be used: {error}")).with_source(error)
+    })
+}
+
+/// Pulls that were cut short may have given an image all the same, by whom nobody knows.
+fn adopt_leftovers(service: &dyn ImageService, records: &Records) {
+    for (image, begun) in records.left_over() {
+        let found = service.image_ref(&PullContext::new(), &ImageSpec::from(image.as_str()));
+        if let (Ok(Some(image_ref)), Ok(reference)) = (found, ensure::parse(&image))
+            && let Err(error) = records.adopt(begun, &image_ref, &reference)
+        {
+            log::warn!("{image}: a pull that was cut short could not be recorded: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for ImageManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageManagerBuilder")
+            .field("qps", &self.qps)
+            .field("burst", &self.burst)
+            .field("throttle", &self.throttle)
+            .field("back_off", &self.back_off)
+            .field("max_parallel", &self.max_parallel)
+            .field("max_per_registry", &self.max_per_registry)
+            .field("aging", &self.aging)
+            .field("records", &self.records)
+            .field("verification_policy", &self.verification)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,276 @@
+//! Who pulled an image with which credential:
+//! [KEP-2535](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/2535-ensure-secret-pulled-images).
+//!
+//! ```text
+//! pulling/IMAGE-NUMBER        a pull of the image has begun, and has not ended
+//! pulled/REF-WHO-NUMBER       a pull that gave this image id succeeded with these credentials
+//! lock                        held by the one manager that has the folder
+//! ```
+//!
+//! IMAGE, REF and WHO are hashes, so that a file that cannot be read still tells what it is about:
+//! such an image was pulled, and nobody knows by whom. No file is written twice. One that says "pulling"
+//! is there before the pull begins, and goes after the one that says "pulled" is durable: a cut leaves
+//! at worst a pull whose asker has to ask again.
+
+mod index;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use self::index::{FileName, Index};
+use super::secrets::{SecretMark, hash};
+use crate::durable::{Access, Disk, DiskFile, Flush, Lock, RealDisk, create_dirs, replace};
+use crate::image::reference::Reference;
+use crate::service::ImageRef;
+
+const PULLING: &str = "pulling";
+const PULLED: &str = "pulled";
+const LOCK: &str = "lock";
+/// What a file's name begins with while it is written.
+const TEMP: &str = "tmp-";
+
+/// A record is some hundred bytes for each secret; what is larger is none of ours.
+const MAX_RECORD: u64 = 1 << 20;
+
+/// A pull succeeded, and with what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Grant {
+    image_ref: String,
+    /// Without tag and digest: who may pull a repository may pull all of it.
+    repository: String,
+    /// It needed no pull secrets.
+    everyone: bool,
+    /// The pull secrets it was given. Which one of them worked is not known: who has all of them has
+    /// that one, too.
+    secrets: Vec<SecretMark>,
+}
+
+impl Grant {
+    /// The mark of who it is for: a renewed secret takes the place of the one it was.
+    fn who(&self) -> String {
+        let secret = |mark: &SecretMark| match mark.uid.as_str() {
+            "" => mark.credential_hash.clone(),
+            uid => format!("{}/{}/{uid}", mark.namespace, mark.name),
+        };
+        let mut who: Vec<String> = self.secrets.iter().map(secret).collect();
+        who.sort_unstable();
+        hash(format!("{}\n{}\n{}", self.repository, self.everyone, who.join("\n")).as_bytes())
+    }
+
+    fn holds_for(&self, repository: &str, secrets: &[SecretMark]) -> bool {
+        let has = |wanted: &SecretMark| secrets.iter().any(|own| own.is_same_as(wanted));
+        let may = self.everyone || (!self.secrets.is_empty() && self.secrets.iter().all(has));
+        self.repository == repository && may
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pulling {
+    image: String,
+}
+
+/// A pull that was recorded as begun.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Begun {
+    file: FileName,
+}
+
+/// The records, in memory and on disk. What is asked is answered from memory.
+#[derive(Debug)]
+pub(super) struct Records {
+    disk: Box<dyn Disk>,
+    index: Mutex<Index>,
+    next_number: AtomicU64,
+    /// Two who answer from memory would not know of each other's pulls.
+    _lock: Box<dyn DiskFile>,
+}
+
+impl Records {
+    /// The records in `dir`, which is made if it is not there.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        Self::on(Box::new(RealDisk::open(dir)?))
+    }
+
+    fn on(disk: Box<dyn Disk>) -> io::Result<Self> {
+        let lock = disk.open(LOCK, Access::Update)?;
+        if !lock.try_lock(Lock::Exclusive)? {
+            return Err(io::Error::other("another image manager has it"));
+        }
+        for dir in [PULLING, PULLED] {
+            create_dirs(&*disk, dir, Flush::Wait)?;
+        }
+        for leftover in disk.read_dir("")?.iter().filter(|name| name.starts_with(TEMP)) {
+            disk.unlink(leftover)?;
+        }
+        let mut index = Index::default();
+        for name in disk.read_dir(PULLING)? {
+            index.add_leftover(&name);
+        }
+        for name in disk.read_dir(PULLED)? {
+            let grant = read_json(&*disk, &format!("{PULLED}/{name}"));
+            index.add_found(&name, grant.inspect_err(|why| log::warn!("{PULLED}/{name}: {why}")).ok());
+        }
+        let records = Records {
+            next_number: AtomicU64::new(index.next_number()),
+            disk,
+            index: Mutex::new(index),
+            _lock: lock,
+        };
+        records.check_writable()?;
+        Ok(records)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        let probe = format!("{TEMP}{}", self.number());
+        self.disk.open(&probe, Access::Update)?;
+        self.disk.unlink(&probe)
+    }
+
+    /// Pulls that a process before this one began and did not end, by their images.
+    pub(super) fn left_over(&self) -> Vec<(String, Begun)> {
+        let files = self.index.lock().leftovers();
+        let read = files.into_iter().filter_map(|file| {
+            let pulling: Pulling = read_json(&*self.disk, &file.path(PULLING)).ok()?;
+            Some((pulling.image, Begun { file }))
+        });
+        read.collect()
+    }
+
+    /// Records that a pull of `image` begins. Without that record there must be no pull.
+    pub(super) fn begin(&self, image: &str) -> io::Result<Begun> {
+        let file = FileName::new(&hash(image.as_bytes()), self.number());
+        self.index.lock().add_pulling(&file);
+        let written = self.write(&file.path(PULLING), &Pulling { image: image.to_owned() });
+        if let Err(error) = written {
+            self.index.lock().remove_pulling(&file);
+            return Err(error);
+        }
+        Ok(Begun { file })
+    }
+
+    /// Records that the pull gave this image, to who has these secrets; to all, if there are none.
+    pub(super) fn succeeded(
+        &self,
+        begun: Begun,
+        image_ref: &ImageRef,
+        image: &Reference,
+        secrets: Vec<SecretMark>,
+    ) -> io::Result<()> {
+        self.grant(Grant {
+            image_ref: image_ref.as_str().to_owned(),
+            repository: image.name().to_owned(),
+            everyone: secrets.is_empty(),
+            secrets,
+        })?;
+        let ended = self.index.lock().take_ended(&begun.file);
+        self.unlink_all(PULLING, &ended);
+        Ok(())
+    }
+
+    /// Records that there is such an image, pulled by nobody knows whom.
+    pub(super) fn adopt(&self, begun: Begun, image_ref: &ImageRef, image: &Reference) -> io::Result<()> {
+        self.grant(Grant {
+            image_ref: image_ref.as_str().to_owned(),
+            repository: image.name().to_owned(),
+            everyone: false,
+            secrets: Vec::new(),
+        })?;
+        self.failed(begun);
+        Ok(())
+    }
+
+    /// Forgets that the pull began: it failed, and gave nothing.
+    pub(super) fn failed(&self, begun: Begun) {
+        self.index.lock().remove_pulling(&begun.file);
+        self.unlink_all(PULLING, &[begun.file]);
+    }
+
+    /// Whether this image came by a pull of ours, or may have.
+    pub(super) fn was_pulled(&self, image_ref: &ImageRef, typed: &str) -> bool {
+        let (image_ref, image) = (hash(image_ref.as_str().as_bytes()), hash(typed.as_bytes()));
+        self.index.lock().is_known(&image_ref, &image)
+    }
+
+    /// Whether who has these secrets could have pulled the image.
+    pub(super) fn may_use(&self, image_ref: &ImageRef, image: &Reference, secrets: &[SecretMark]) -> bool {
+        let grants = self.index.lock().grants(&hash(image_ref.as_str().as_bytes()));
+        grants
+            .iter()
+            .any(|grant| grant.image_ref == image_ref.as_str() && grant.holds_for(image.name(), secrets))
+    }
+
+    /// From here on nothing that is recorded is thrown away by [`prune`](Self::prune).
+    pub(super) fn mark(&self) -> u64 {
+        self.number()
+    }
+
+    /// Forgets the images that are not there any more; not what was recorded after `mark`. Tells how
+    /// many records that were.
+    pub(super) fn prune(&self, there: &HashSet<ImageRef>, mark: u64) -> usize {
+        let keep = there.iter().map(|image_ref| hash(image_ref.as_str().as_bytes())).collect();
+        let gone = self.index.lock().take_unknown(&keep, mark);
+        self.unlink_all(PULLED, &gone);
+        gone.len()
+    }
+
+    fn grant(&self, grant: Grant) -> io::Result<()> {
+        let file =
+            FileName::new(&format!("{}-{}", hash(grant.image_ref.as_bytes()), grant.who()), self.number());
+        if self.index.lock().has(&file, &grant) {
+            return Ok(());
+        }
+        self.write(&file.path(PULLED), &grant)?;
+        let replaced = self.index.lock().add_grant(file, grant);
+        self.unlink_all(PULLED, &replaced);
+        Ok(())
+    }
+
+    fn write(&self, path: &str, record: &impl Serialize) -> io::Result<()> {
+        let temp = format!("{TEMP}{}", self.number());
+        replace(&*self.disk, path, &temp, &serde_json::to_vec(record)?, Flush::Wait).map(drop)
+    }
+
+    /// A file that stays says no more than that somebody has to ask again.
+    fn unlink_all(&self, dir: &str, files: &[FileName]) {
+        for file in files {
+            let path = file.path(dir);
+            if let Err(error) = self.disk.unlink(&path) {
+                log::warn!("the record {path} could not be removed: {error}");
+            }
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(disk: &dyn Disk, path: &str) -> io::Result<T> {
+    let file = disk.open(path, Access::Read)?;
+    let len = file.metadata()?.len;
+    if len > MAX_RECORD {
+        return Err(io::Error::other("it is too large for a record"));
+    }
+    let mut bytes = vec![0; len as usize];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, filled as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}

@@ -1,0 +1,223 @@
+//! Which pull is next: priority, age, limits, and images to have before somebody asks.
+
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::SOON;
+use common::node::{Bench, Kind, error};
+use crossbeam_channel::unbounded;
+use oci_puller::{
+    CancelToken, EnsureRequest, ErrorKind, EventReason, ImageManager, PrepullRequest, PullContext, Throttle,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn request(image: &str, priority: i8) -> EnsureRequest {
+    EnsureRequest::new("pod", image).with_priority(priority)
+}
+
+/// A manager over one worker, which is busy until the gate is opened once.
+fn occupied() -> Bench {
+    let bench = Bench::new(Kind::Serial);
+    bench.begin(request("gate/occupied:v1", 0), &unbounded().0);
+    bench
+}
+
+/// Opens the gate for one pull after the other: the order in which they begin.
+fn order(bench: &Bench, count: usize) -> Vec<String> {
+    let next = |_| {
+        bench.node.open(1);
+        bench.node.next_started()
+    };
+    let order = (0..count).map(next).collect();
+    bench.node.open(1);
+    order
+}
+
+#[test]
+fn higher_priorities_go_first_and_equals_in_the_order_asked() {
+    let bench = occupied();
+    let (results, _answers) = unbounded();
+    for (image, priority) in
+        [("gate/a:v1", 0), ("gate/b:v1", 5), ("gate/c:v1", 0), ("gate/d:v1", -3), ("gate/e:v1", 5)]
+    {
+        bench.enqueue(request(image, priority), &results);
+    }
+    assert_eq!(order(&bench, 5), ["gate/b:v1", "gate/e:v1", "gate/a:v1", "gate/c:v1", "gate/d:v1"]);
+}
+
+#[test]
+fn a_pull_goes_as_soon_as_the_most_urgent_of_its_askers_would() {
+    let bench = occupied();
+    let (results, _answers) = unbounded();
+    bench.enqueue(request("gate/a:v1", 0), &results);
+    bench.enqueue(request("gate/b:v1", -1), &results);
+    bench.enqueue(request("gate/b:v1", 7), &results);
+    assert_eq!(order(&bench, 2), ["gate/b:v1", "gate/a:v1"]);
+}
+
+#[test]
+fn nobody_starves_behind_a_stream_of_more_urgent_ones() {
+    let bench = occupied();
+    let (results, _answers) = unbounded();
+    bench.enqueue(request("gate/patient:v1", 0), &results);
+    let mut began = Vec::new();
+    for n in 0..6 {
+        bench.enqueue(request(&format!("gate/urgent{n}:v1"), 3), &results);
+        bench.node.open(1);
+        began.push(bench.node.next_started());
+        bench.clock.advance(10 * SECOND);
+    }
+    // Three levels of ten seconds; then age has made up for it.
+    assert_eq!(began.iter().position(|image| image == "gate/patient:v1"), Some(3), "{began:?}");
+    bench.node.open(9);
+}
+
+#[test]
+fn a_slow_registry_does_not_take_every_token() {
+    let bench = Bench::with(Kind::Parallel(3), |b| b.max_per_registry(2));
+    let (results, answers) = unbounded();
+    for n in 0..2 {
+        bench.begin(request(&format!("slow.io/gate{n}:v1"), 0), &results);
+    }
+    for n in 2..5 {
+        bench.enqueue(request(&format!("slow.io/gate{n}:v1"), 100), &results);
+    }
+    bench.ensure(&request("quick.io/app:v1", 0)).expect("a free token is for another registry");
+    assert_eq!(bench.node.next_started(), "quick.io/app:v1");
+    assert_eq!(bench.node.most_running.load(Ordering::SeqCst), 3);
+    bench.node.open(5);
+    for _ in 0..5 {
+        answers.recv_timeout(SOON).unwrap().outcome.unwrap();
+    }
+    assert_eq!(bench.manager.metrics().registries, 0);
+}
+
+#[test]
+fn the_puller_is_handed_no_more_than_it_can_start() {
+    for (kind, most) in [(Kind::Serial, 1), (Kind::Parallel(3), 3), (Kind::Parallel(0), 7)] {
+        let bench = Bench::with(kind, |b| if most == 7 { b.max_parallel(7) } else { b });
+        let (results, answers) = unbounded();
+        for n in 0..most {
+            bench.begin(request(&format!("gate/{n}:v1"), 0), &results);
+        }
+        for n in 0..20 {
+            bench.enqueue(request(&format!("gate/queued{n}:v1"), 0), &results);
+        }
+        let metrics = bench.manager.metrics();
+        assert_eq!(
+            (metrics.running, metrics.queued, metrics.waiting),
+            (most, 20, 20 + most),
+            "{}",
+            bench.name
+        );
+        bench.node.open(20 + most);
+        for _ in 0..20 + most {
+            answers.recv_timeout(SOON).unwrap().outcome.unwrap();
+        }
+        assert_eq!(bench.node.most_running.load(Ordering::SeqCst), most);
+    }
+}
+
+#[test]
+fn a_pull_is_told_when_it_begins_and_not_when_it_queues() {
+    let bench = occupied();
+    bench.events.wait_for(1, EventReason::Pulling);
+    bench.enqueue(request("gate/queued:v1", 0), &unbounded().0);
+    assert!(bench.events.take().is_empty());
+    bench.clock.advance(7 * SECOND);
+    bench.node.open(2);
+    // The first one's end, and the second one's beginning and end.
+    let events = (0..3).map(|_| bench.events.events.recv_timeout(SOON).unwrap());
+    let queued: Vec<_> = events.filter(|event| event.image == "gate/queued:v1").collect();
+    assert_eq!(queued[0].message, "Pulling image \"gate/queued:v1\"");
+    assert!(queued[1].message.contains("(7"), "with the wait: {}", queued[1].message);
+}
+
+#[test]
+fn who_leaves_the_queue_is_not_pulled_for() {
+    let bench = occupied();
+    let token = CancelToken::new();
+    let (cx, seen) = common::node::Watch::context();
+    let (results, answers) = unbounded();
+    bench.manager.submit(cx.with_cancel(&token), request("gate/left:v1", 0), results.clone());
+    assert_eq!(seen.recv_timeout(SOON), Ok("queued"));
+    bench.enqueue(request("gate/stays:v1", -1), &results);
+    token.cancel();
+    assert_eq!(answers.recv_timeout(SOON).unwrap().outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(order(&bench, 1), ["gate/stays:v1"]);
+}
+
+#[test]
+fn images_are_had_before_somebody_asks() {
+    let bench = Bench::new(Kind::Parallel(3));
+    bench.node.add("there:v1");
+    bench.node.fail("missing:v1", error(ErrorKind::NotFound));
+    let images = ["there:v1", "a:v1", "missing:v1", "b:v1", "http://no-name", "a:v1"];
+    let summary = bench.manager.prepull(&PullContext::new(), &PrepullRequest::new("node", images));
+    let pulled: HashSet<_> = summary.pulled.iter().chain(&summary.present).map(String::as_str).collect();
+    assert_eq!(pulled, HashSet::from(["there:v1", "a:v1", "b:v1"]));
+    let mut failed: Vec<_> =
+        summary.failed.iter().map(|(image, error)| (image.as_str(), error.kind())).collect();
+    failed.sort_unstable_by_key(|(image, _)| *image);
+    assert_eq!(
+        failed,
+        [("http://no-name", ErrorKind::InvalidReference), ("missing:v1", ErrorKind::NotFound)]
+    );
+    assert_eq!(summary.bytes_fetched % 40, 0);
+    assert_eq!(summary.pulled.len() + summary.present.len() + summary.failed.len(), 6);
+}
+
+#[test]
+fn the_throttle_makes_them_wait_and_refuses_none() {
+    let bench = Bench::with(Kind::Parallel(3), |b| b.qps(1.0).burst(1).throttle(Throttle::Refuse));
+    let request = PrepullRequest::new("node", ["a:v1", "b:v1", "c:v1"]);
+    let summary = std::thread::scope(|scope| {
+        let prepulled = scope.spawn(|| bench.manager.prepull(&PullContext::new(), &request));
+        for _ in 0..2 {
+            bench.clock.advance(bench.clock.waits.recv_timeout(SOON).unwrap());
+        }
+        prepulled.join().unwrap()
+    });
+    assert_eq!(summary.pulled.len(), 3, "{summary:?}");
+}
+
+#[test]
+fn what_somebody_waits_for_goes_before_them() {
+    let bench = occupied();
+    std::thread::scope(|scope| {
+        let (cx, seen) = common::node::Watch::context();
+        let bench = &bench;
+        let prepulled =
+            scope.spawn(move || bench.manager.prepull(&cx, &PrepullRequest::new("node", ["gate/later:v1"])));
+        assert_eq!(seen.recv_timeout(SOON), Ok("queued"));
+        bench.enqueue(request("gate/now:v1", 0), &unbounded().0);
+        assert_eq!(order(bench, 2), ["gate/now:v1", "gate/later:v1"]);
+        assert_eq!(prepulled.join().unwrap().pulled, ["gate/later:v1"]);
+    });
+}
+
+#[test]
+fn a_prepull_ends_with_its_context() {
+    let bench = occupied();
+    let token = CancelToken::new();
+    token.cancel();
+    let cx = PullContext::new().with_cancel(&token);
+    let summary = bench.manager.prepull(&cx, &PrepullRequest::new("node", ["a:v1", "b:v1"]));
+    assert!(summary.failed.iter().all(|(_, error)| error.kind() == ErrorKind::Cancelled));
+    assert_eq!(summary.failed.len(), 2);
+}
+
+#[test]
+fn a_manager_without_a_puller_makes_its_own() {
+    let node = std::sync::Arc::new(common::node::Node::new());
+    let manager = ImageManager::builder(std::sync::Arc::clone(&node)).build().unwrap();
+    manager.ensure_image_exists(&PullContext::new(), &request("app:v1", 0)).unwrap();
+    assert_eq!(node.next_started(), "app:v1");
+}
