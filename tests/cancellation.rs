@@ -53,10 +53,11 @@ impl Progress for Tell {
 }
 
 /// Each state, by name, and how a pull gets into it.
-const STATES: [(&str, fn(&Path) -> Waiting); 12] = [
+const STATES: [(&str, fn(&Path) -> Waiting); 13] = [
     ("connecting", connecting),
     ("looking a name up", looking_up),
     ("TLS", handshake),
+    ("a proxy that says nothing", proxy),
     ("waiting for the head of an answer", head),
     ("in the middle of a head", half_a_head),
     ("reading a manifest that stalls", stalled_manifest),
@@ -74,7 +75,8 @@ fn a_cancel_is_answered_at_once_in_every_state() {
         let dir = tempfile::tempdir().unwrap();
         let waiting = prepare(dir.path());
         let cancel = CancelToken::new();
-        let (outcome, ended) = start(&waiting.service, &waiting.image, PullContext::new().with_cancel(&cancel), waiting.arrived);
+        let (outcome, ended) =
+            start(&waiting.service, &waiting.image, PullContext::new().with_cancel(&cancel), waiting.arrived);
         let begin = Instant::now();
         cancel.cancel();
         let error = outcome.recv_timeout(SOON).unwrap().unwrap_err();
@@ -92,7 +94,8 @@ fn a_deadline_is_kept_in_every_state() {
         let dir = tempfile::tempdir().unwrap();
         let waiting = prepare(dir.path());
         let begin = Instant::now();
-        let (outcome, ended) = start(&waiting.service, &waiting.image, PullContext::new().with_timeout(LIMIT), |_| {});
+        let (outcome, ended) =
+            start(&waiting.service, &waiting.image, PullContext::new().with_timeout(LIMIT), |_| {});
         let error = outcome.recv_timeout(SOON).unwrap().unwrap_err();
         let took = ended.recv_timeout(SOON).unwrap() - begin;
         // A gate that opens too late is not waited at.
@@ -184,18 +187,28 @@ fn looking_up(dir: &Path) -> Waiting {
     waiting(service, "registry.test/library/app:v1".into(), arrived, end)
 }
 
-/// A server that accepts and says nothing.
-fn handshake(dir: &Path) -> Waiting {
+/// A server that accepts and says nothing: its address, and when it did.
+fn silent_server() -> (String, Box<dyn FnOnce(&Events) + Send>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let (accepted, connection) = bounded(1);
     thread::spawn(move || {
         let (socket, _) = listener.accept().unwrap();
-        accepted.send(()).unwrap();
+        let _ = accepted.send(());
         let _ = io::copy(&mut &socket, &mut io::sink());
     });
-    let arrived = Box::new(move |_: &Events| connection.recv_timeout(SOON).unwrap());
+    (host, Box::new(move |_| connection.recv_timeout(SOON).unwrap()))
+}
+
+fn handshake(dir: &Path) -> Waiting {
+    let (host, arrived) = silent_server();
     waiting(quick(dir).tls(&host), format!("{host}/library/app:v1"), arrived, ())
+}
+
+fn proxy(dir: &Path) -> Waiting {
+    let (host, arrived) = silent_server();
+    let service = quick(dir).proxy(format!("http://{host}"));
+    waiting(service, "registry.test/library/app:v1".into(), arrived, ())
 }
 
 fn head(dir: &Path) -> Waiting {
@@ -240,7 +253,8 @@ fn another_token(dir: &Path) -> Waiting {
 
 fn gate(dir: &Path) -> Waiting {
     let (registry, image) = registry();
-    let busy = Fault::on(Target::Manifest).with(Action::Status(429)).with(Action::header("Retry-After", "60"));
+    let busy =
+        Fault::on(Target::Manifest).with(Action::Status(429)).with(Action::header("Retry-After", "60"));
     registry.fault(busy);
     let service = quick(dir).max_retry_after(Duration::from_secs(60)).tries(1).build().unwrap();
     service.pull(&*image).unwrap_err();

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use common::pulls::quick;
 use common::SOON;
+use common::pulls::quick;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Stage, Target, TokenServer};
-use oci_puller::{Credential, ErrorKind, PullSecret, PullContext, PullRequest, ImageService};
+use oci_puller::{Credential, ErrorKind, ImageService, PullContext, PullRequest, PullSecret};
 
 fn image(repository: &str) -> Image {
     ImageBuilder::new(repository).layer(5_000).layer(3_000).build()
@@ -56,7 +56,9 @@ fn a_token_is_asked_for_once_however_many_pulls_need_it() {
     let tokens = TokenServer::new().anonymous();
     let (registry, _) = registry(&tokens);
     let names: Vec<String> = (0..8)
-        .map(|n| registry.push(&ImageBuilder::new("library/app").seed(n).layer(1_000).build(), &format!("t{n}")))
+        .map(|n| {
+            registry.push(&ImageBuilder::new("library/app").seed(n).layer(1_000).build(), &format!("t{n}"))
+        })
         .collect();
     let slow = registry.fault(Fault::on(Target::Token).with(Action::Hold(Stage::BeforeHead)));
     let dir = tempfile::tempdir().unwrap();
@@ -166,7 +168,8 @@ fn basic_authentication_is_shown_from_the_second_question_on() {
     request.pull_secrets.push(PullSecret::docker_config_json(secret));
     let pulled = service.pull_image(&PullContext::new(), &request).unwrap();
     assert_eq!(pulled.credential, Some(Credential::basic("ann", "right").fingerprint()));
-    let shown = registry.requests().iter().filter(|request| request.header("authorization").is_some()).count();
+    let shown =
+        registry.requests().iter().filter(|request| request.header("authorization").is_some()).count();
     assert_eq!((registry.stats().requests, shown), (5, 4));
 }
 
@@ -191,7 +194,9 @@ fn an_identity_token_is_posted_and_a_registry_token_shown_as_it_is() {
 
 #[test]
 fn a_realm_that_leads_into_our_own_network_is_not_asked() {
-    for realm in ["http://10.0.0.1/token", "http://169.254.169.254/token", "http://[::1]/token", "file:///etc"] {
+    for realm in
+        ["http://10.0.0.1/token", "http://169.254.169.254/token", "http://[::1]/token", "file:///etc"]
+    {
         let (registry, name) = registry(&TokenServer::new().anonymous().realm(realm));
         let dir = tempfile::tempdir().unwrap();
         let error = quick(dir.path()).build().unwrap().pull(&*name).unwrap_err();

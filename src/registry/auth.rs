@@ -291,7 +291,11 @@ impl std::fmt::Debug for Authority {
 }
 
 /// Keeps `value`; the value that it takes the place of.
-fn remember<K: std::hash::Hash + Eq>(known: &mut HashMap<K, Scheme>, key: K, value: Scheme) -> Option<Scheme> {
+fn remember<K: std::hash::Hash + Eq>(
+    known: &mut HashMap<K, Scheme>,
+    key: K,
+    value: Scheme,
+) -> Option<Scheme> {
     if known.len() >= MAX_REMEMBERED && !known.contains_key(&key) {
         known.clear();
     }
@@ -322,8 +326,7 @@ fn ask_for_token(
     };
     let server = Server { cx, audience, realm: parse_realm(realm)?, service, scope };
     let named = |error: Error| error.with_phase(Phase::Token).with_host(server.host());
-    policy::may_ask_for_token(&server.realm, audience.root)
-        .map_err(|refusal| named(refused_url(refusal)))?;
+    policy::may_ask_for_token(&server.realm, audience.root).map_err(|refusal| named(refused_url(refusal)))?;
     let asked_at = Instant::now();
     let answer = match credential.map(Credential::kind) {
         Some(CredentialKind::IdentityToken(token)) => server.by_post(token),

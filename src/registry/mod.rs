@@ -150,13 +150,13 @@ impl ImageService for RegistryImageService {
 
     fn image_fs_info(&self, _: &PullContext) -> Result<ImageFsInfo, Error> {
         let info = self.0.store.fs_info()?;
-        let mut told = ImageFsInfo::default();
-        told.path = info.path;
-        told.used_bytes = info.used_bytes;
-        told.inodes_used = info.inodes_used;
-        told.capacity_bytes = info.capacity_bytes;
-        told.available_bytes = info.available_bytes;
-        Ok(told)
+        Ok(ImageFsInfo {
+            path: info.path,
+            used_bytes: info.used_bytes,
+            inodes_used: info.inodes_used,
+            capacity_bytes: info.capacity_bytes,
+            available_bytes: info.available_bytes,
+        })
     }
 }
 

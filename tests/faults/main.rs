@@ -50,7 +50,9 @@ fn every_trouble_has_its_outcome_and_harms_nothing() {
     let mut cases = Vec::new();
     for &trouble in Trouble::ALL {
         for (thing, cell) in Thing::ALL.into_iter().zip(trouble.row()) {
-            for setting in [Setting::AlwaysAtTheOnlyHost, Setting::OnceAtTheOnlyHost, Setting::AlwaysAtTheMirror] {
+            for setting in
+                [Setting::AlwaysAtTheOnlyHost, Setting::OnceAtTheOnlyHost, Setting::AlwaysAtTheMirror]
+            {
                 cases.push((trouble, thing, setting, cell));
             }
         }
@@ -141,7 +143,8 @@ fn a_host_that_cannot_be_spoken_to_is_told_by_its_kind_and_passed_over_as_a_mirr
         assert_eq!(error.host(), Some(&*host), "{error}");
 
         let origin = with(ServerCertificate::Good);
-        let mirrored = service("mirrored").tls(origin.host()).mirror(origin.host(), format!("https://{host}"));
+        let mirrored =
+            service("mirrored").tls(origin.host()).mirror(origin.host(), format!("https://{host}"));
         mirrored.build().unwrap().pull(format!("{}/library/app:v1", origin.host())).unwrap();
     }
 }

@@ -101,7 +101,9 @@ impl World {
         match self.thing {
             Thing::Manifest => asked
                 .iter()
-                .filter(|request| request.target == Target::Manifest && request.header("authorization").is_some())
+                .filter(|request| {
+                    request.target == Target::Manifest && request.header("authorization").is_some()
+                })
                 .count(),
             Thing::Token => asked.iter().filter(|request| request.target == Target::Token).count(),
             Thing::Config => blob_requests(&asked, self.image.config_digest()),

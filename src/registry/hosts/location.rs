@@ -79,10 +79,6 @@ impl Location {
         &self.authority
     }
 
-    pub(crate) fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     pub(super) fn with_authority_instead_of(mut self, old: &str, new: &str) -> Self {
         if self.authority == old {
             self.authority = new.to_owned();

@@ -124,7 +124,8 @@ impl Http {
             .timeout_per_write(Some(limits.silence))
             .proxy(proxy_of(proxy)?)
             .build();
-        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpWire).chain(TlsWire(tls::config(trust)?));
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(TcpWire).chain(TlsWire(tls::config(trust)?));
         let agent = ureq::Agent::with_parts(config, connector, Lookup::new(resolver));
         Ok(Http { agent, slowest: limits.slowest })
     }

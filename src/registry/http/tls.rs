@@ -52,10 +52,7 @@ fn authorities(trust: &Trust) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 #[cfg(not(feature = "platform-verifier"))]
-fn trusting(
-    provider: Arc<CryptoProvider>,
-    added: Vec<CertificateDer<'static>>,
-) -> Result<Builder, Error> {
+fn trusting(provider: Arc<CryptoProvider>, added: Vec<CertificateDer<'static>>) -> Result<Builder, Error> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for authority in added {
         roots
@@ -66,13 +63,9 @@ fn trusting(
 }
 
 #[cfg(feature = "platform-verifier")]
-fn trusting(
-    provider: Arc<CryptoProvider>,
-    added: Vec<CertificateDer<'static>>,
-) -> Result<Builder, Error> {
-    let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(added, Arc::clone(&provider))
-            .map_err(|error| invalid(format!("whom this system trusts cannot be told: {error}")))?;
+fn trusting(provider: Arc<CryptoProvider>, added: Vec<CertificateDer<'static>>) -> Result<Builder, Error> {
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(added, Arc::clone(&provider))
+        .map_err(|error| invalid(format!("whom this system trusts cannot be told: {error}")))?;
     Ok(with_versions(provider)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
@@ -120,7 +113,8 @@ impl<In: Transport> Connector<In> for TlsWire {
             return Ok(Some(Either::A(transport)));
         }
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("the host has no name for TLS"))?;
+        let name =
+            ServerName::try_from(host).map_err(|_| ureq::Error::Tls("the host has no name for TLS"))?;
         let mut session = ClientConnection::new(Arc::clone(&self.0), name).map_err(refused)?;
         let mut below = TransportAdapter::new(transport, details.current_time.clone());
         below.set_timeout(left_of(details));
