@@ -119,7 +119,7 @@ mod tests {
         fn no_header_panics(any in any::<String>(), like in "(bytes )?[0-9*/ -]{0,44}") {
             for header in [any.as_str(), like.as_str()] {
                 let range = ContentRange::parse([header].into_iter());
-                prop_assert!(range.is_none_or(|range| range.first <= range.last));
+                prop_assert!(range.is_none_or(|r| r.first <= r.last));
                 retry_after(header, SystemTime::UNIX_EPOCH, Duration::MAX);
             }
         }
