@@ -16,6 +16,14 @@ mod store;
 pub mod testing;
 mod workers;
 
+/// Doors for the targets in `tests/fuzz`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::credentials::docker_config;
+    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
+}
+
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use credentials::{Credential, CredentialQuery, Keychain};

@@ -5,6 +5,8 @@ mod auth;
 mod builder;
 mod challenge;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod governor;
 mod headers;
 mod hosts;
