@@ -6,7 +6,7 @@ mod builder;
 mod challenge;
 mod fetch;
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod governor;
 mod headers;
 mod hosts;
