@@ -16,14 +16,6 @@ mod store;
 pub mod testing;
 mod workers;
 
-/// Doors for the targets in `tests/fuzz`.
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing {
-    pub use crate::credentials::docker_config;
-    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
-}
-
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use credentials::{Credential, CredentialQuery, Keychain};
@@ -47,3 +39,11 @@ pub use service::{
 pub use store::{
     Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
 };
+
+/// Doors for the targets in `tests/fuzz`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::credentials::docker_config;
+    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
+}
