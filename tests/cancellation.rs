@@ -26,12 +26,17 @@ use oci_puller::{
 /// What is promised is 100 ms; a machine that is busy with other tests gets more.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
+/// Blocks until the pull waits.
+type Arrived = Box<dyn FnOnce(&Events) + Send>;
+
+/// A state's name, and how a pull gets into it.
+type State = (&'static str, fn(&Path) -> Waiting);
+
 /// A pull that waits, and how it is known that it does.
 struct Waiting {
     service: RegistryImageService,
     image: String,
-    /// Blocks until the pull waits.
-    arrived: Box<dyn FnOnce(&Events) + Send>,
+    arrived: Arrived,
     /// What has to live as long.
     _scene: Box<dyn Send>,
 }
@@ -53,8 +58,7 @@ impl Progress for Tell {
     }
 }
 
-/// Each state, by name, and how a pull gets into it.
-const STATES: [(&str, fn(&Path) -> Waiting); 13] = [
+const STATES: [State; 13] = [
     ("connecting", connecting),
     ("looking a name up", looking_up),
     ("TLS", handshake),
@@ -148,7 +152,7 @@ fn held(dir: &Path, fault: Fault) -> Waiting {
 fn waiting(
     service: RegistryImageServiceBuilder,
     image: String,
-    arrived: Box<dyn FnOnce(&Events) + Send>,
+    arrived: Arrived,
     scene: impl Send + 'static,
 ) -> Waiting {
     Waiting { service: service.build().unwrap(), image, arrived, _scene: Box::new(scene) }
@@ -189,7 +193,7 @@ fn looking_up(dir: &Path) -> Waiting {
 }
 
 /// A server that accepts and says nothing: its address, and when it did.
-fn silent_server() -> (String, Box<dyn FnOnce(&Events) + Send>) {
+fn silent_server() -> (String, Arrived) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let (accepted, connection) = bounded(1);
