@@ -76,3 +76,11 @@ pub use service::{
 pub use store::{
     Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
 };
+
+/// Doors for the targets in `tests/fuzz`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::credentials::docker_config;
+    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
+}

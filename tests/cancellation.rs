@@ -1,5 +1,6 @@
 //! Whatever a pull is waiting for, a cancel and a deadline end it at once, and cost no other pull
 //! its connections.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "common/tls.rs"]
@@ -25,12 +26,17 @@ use oci_puller::{
 /// What is promised is 100 ms; a machine that is busy with other tests gets more.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
+/// Blocks until the pull waits.
+type Arrived = Box<dyn FnOnce(&Events) + Send>;
+
+/// A state's name, and how a pull gets into it.
+type State = (&'static str, fn(&Path) -> Waiting);
+
 /// A pull that waits, and how it is known that it does.
 struct Waiting {
     service: RegistryImageService,
     image: String,
-    /// Blocks until the pull waits.
-    arrived: Box<dyn FnOnce(&Events) + Send>,
+    arrived: Arrived,
     /// What has to live as long.
     _scene: Box<dyn Send>,
 }
@@ -52,11 +58,11 @@ impl Progress for Tell {
     }
 }
 
-/// Each state, by name, and how a pull gets into it.
-const STATES: [(&str, fn(&Path) -> Waiting); 12] = [
+const STATES: [State; 13] = [
     ("connecting", connecting),
     ("looking a name up", looking_up),
     ("TLS", handshake),
+    ("a proxy that says nothing", proxy),
     ("waiting for the head of an answer", head),
     ("in the middle of a head", half_a_head),
     ("reading a manifest that stalls", stalled_manifest),
@@ -146,7 +152,7 @@ fn held(dir: &Path, fault: Fault) -> Waiting {
 fn waiting(
     service: RegistryImageServiceBuilder,
     image: String,
-    arrived: Box<dyn FnOnce(&Events) + Send>,
+    arrived: Arrived,
     scene: impl Send + 'static,
 ) -> Waiting {
     Waiting { service: service.build().unwrap(), image, arrived, _scene: Box::new(scene) }
@@ -186,18 +192,28 @@ fn looking_up(dir: &Path) -> Waiting {
     waiting(service, "registry.test/library/app:v1".into(), arrived, end)
 }
 
-/// A server that accepts and says nothing.
-fn handshake(dir: &Path) -> Waiting {
+/// A server that accepts and says nothing: its address, and when it did.
+fn silent_server() -> (String, Arrived) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let (accepted, connection) = bounded(1);
     thread::spawn(move || {
         let (socket, _) = listener.accept().unwrap();
-        accepted.send(()).unwrap();
+        let _ = accepted.send(());
         let _ = io::copy(&mut &socket, &mut io::sink());
     });
-    let arrived = Box::new(move |_: &Events| connection.recv_timeout(SOON).unwrap());
+    (host, Box::new(move |_| connection.recv_timeout(SOON).unwrap()))
+}
+
+fn handshake(dir: &Path) -> Waiting {
+    let (host, arrived) = silent_server();
     waiting(quick(dir).tls(&host), format!("{host}/library/app:v1"), arrived, ())
+}
+
+fn proxy(dir: &Path) -> Waiting {
+    let (host, arrived) = silent_server();
+    let service = quick(dir).proxy(format!("http://{host}"));
+    waiting(service, "registry.test/library/app:v1".into(), arrived, ())
 }
 
 fn head(dir: &Path) -> Waiting {

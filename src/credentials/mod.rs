@@ -27,6 +27,13 @@ use files::ConfigFile;
 use helper::Helpers;
 use keyring::Keyring;
 
+/// Reads a credentials file, for a fuzz target.
+#[cfg(fuzzing)]
+pub fn docker_config(json: &[u8]) {
+    let _ = docker_config::DockerConfig::parse(json);
+    let _ = docker_config::DockerConfig::parse_legacy(json);
+}
+
 /// Credentials of the caller's own: a vault, a cloud's metadata, a prompt.
 pub trait Keychain: Send + Sync {
     /// The credentials to try for an image, the best first; none if it knows none.

@@ -362,6 +362,7 @@ impl<'a> Repository<'a> {
 }
 
 /// What came of a credential.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Verdict {
     Answered(Answer),
     /// The host told, for the first time, how it wants to be asked.

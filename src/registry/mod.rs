@@ -5,6 +5,8 @@ mod auth;
 mod builder;
 mod challenge;
 mod fetch;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod governor;
 mod headers;
 mod hosts;

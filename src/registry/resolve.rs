@@ -7,11 +7,16 @@ use super::ask::{Endpoint, Question, Repository, Whence};
 use super::retry::{self, Trial};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::{Algorithm, Digest};
-use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, Manifest, media_type};
+use crate::image::manifest::{
+    Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, media_type,
+};
 use crate::progress::ProgressEvent;
 
 /// Indexes may stand within indexes, so deep.
 const MAX_DEPTH: usize = 4;
+
+/// Manifests of an index that names no platforms are asked what they are for; no more than so many.
+const MAX_DOUBTFUL: usize = 32;
 
 /// What a reference stands for, for this platform.
 pub(super) struct Resolved {
@@ -38,36 +43,119 @@ pub(super) struct Fetched {
 /// `NotFound`, `Unauthorized` and the like from the hosts; `InvalidManifest`, `Unsupported`,
 /// `DigestMismatch`, `NoMatchingPlatform`.
 pub(super) fn resolve(repository: &Repository<'_>) -> Result<Resolved, Error> {
-    let mut current = match repository.reference.digest() {
+    let root = match repository.reference.digest() {
         Some(digest) => by_digest(repository, digest, None)?,
         None => by_tag(repository, repository.reference.tag().unwrap_or("latest"))?,
     };
-    let root = current.descriptor.clone();
-    let mut documents = Vec::new();
-    for _ in 0..=MAX_DEPTH {
-        let index = match &current.document {
-            Document::Manifest(manifest) => {
-                let manifest = manifest.clone();
-                check(repository.service, &manifest)?;
-                let manifest_descriptor = current.descriptor.clone();
-                report(repository, &current, &manifest);
-                documents.push(current);
-                return Ok(Resolved { root, manifest, manifest_descriptor, documents });
-            }
-            Document::Index(index) => index,
-        };
-        let chosen = choose(repository.service, index)?;
-        let next = by_digest(repository, &chosen.digest, Some(&chosen))?;
-        documents.push(std::mem::replace(&mut current, next));
+    let root_descriptor = root.descriptor.clone();
+    let mut search = Search { repository, documents: Vec::new(), doubtful: 0, lacking: None };
+    match search.descend(root, true)? {
+        Some((manifest, manifest_descriptor)) => {
+            Ok(Resolved { root: root_descriptor, manifest, manifest_descriptor, documents: search.documents })
+        }
+        None => Err(search.nothing().with_phase(Phase::Manifest)),
     }
-    Err(Error::new(ErrorKind::InvalidManifest, format!("indexes within indexes, more than {MAX_DEPTH} deep"))
-        .with_phase(Phase::Manifest))
 }
 
-fn choose(service: &Service, index: &Index) -> Result<Descriptor, Error> {
-    let chosen =
-        service.settings.platform.choose(index).map_err(|error| error.with_phase(Phase::Manifest))?;
-    Ok(chosen.clone())
+/// A walk through indexes to the manifest for this platform.
+struct Search<'a, 'r> {
+    repository: &'a Repository<'r>,
+    /// The indexes on the way, and in the end the manifest.
+    documents: Vec<Fetched>,
+    /// How many manifests had to be asked what they are for.
+    doubtful: usize,
+    /// What an index said that has nothing for this platform.
+    lacking: Option<Error>,
+}
+
+impl Search<'_, '_> {
+    /// The manifest that `found` is or leads to; `None` if that is for another platform, which an entry
+    /// without a platform may turn out to be. `is_sure` when the platform was compared already.
+    fn descend(&mut self, found: Fetched, is_sure: bool) -> Result<Option<(Manifest, Descriptor)>, Error> {
+        match found.document.clone() {
+            Document::Manifest(manifest) => {
+                check(self.repository.service, &manifest)?;
+                if !is_sure && !self.is_by_its_config_for_us(&manifest.config)? {
+                    return Ok(None);
+                }
+                report(self.repository, &found, &manifest);
+                let descriptor = found.descriptor.clone();
+                self.documents.push(found);
+                Ok(Some((manifest, descriptor)))
+            }
+            Document::Index(index) => {
+                self.documents.push(found);
+                let chosen = self.choose(&index, is_sure)?;
+                if chosen.is_none() {
+                    self.documents.pop();
+                }
+                Ok(chosen)
+            }
+        }
+    }
+
+    fn choose(&mut self, index: &Index, is_sure: bool) -> Result<Option<(Manifest, Descriptor)>, Error> {
+        if self.documents.len() > MAX_DEPTH {
+            let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
+            return Err(Error::new(ErrorKind::InvalidManifest, message).with_phase(Phase::Manifest));
+        }
+        let platform = &self.repository.service.settings.platform;
+        self.lacking = platform.choose(index).err().or(self.lacking.take());
+        let is_root = self.documents.len() == 1;
+        for entry in platform.candidates(index) {
+            let is_sure = entry.platform.is_some() || (is_sure && !is_root);
+            let found = by_digest(self.repository, &entry.digest, Some(entry))?;
+            if let Some(chosen) = self.descend(found, is_sure)? {
+                return Ok(Some(chosen));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why nothing was found.
+    fn nothing(self) -> Error {
+        let platform = &self.repository.service.settings.platform;
+        self.lacking.unwrap_or_else(|| {
+            let message = format!("no entry names its platform, and no config is for {platform}");
+            Error::new(ErrorKind::NoMatchingPlatform, message)
+        })
+    }
+
+    /// Whether a manifest that no index spoke for is for this platform.
+    fn is_by_its_config_for_us(&mut self, config: &Descriptor) -> Result<bool, Error> {
+        self.doubtful += 1;
+        if self.doubtful > MAX_DOUBTFUL {
+            return Ok(false);
+        }
+        let platform = ImageConfig::parse(&config_bytes(self.repository, config)?)
+            .map_err(|error| error.with_phase(Phase::Config))?
+            .platform;
+        Ok(self.repository.service.settings.platform.preference(&platform).is_some())
+    }
+}
+
+/// The config's bytes, from the store or from a host.
+fn config_bytes(repository: &Repository<'_>, config: &Descriptor) -> Result<Vec<u8>, Error> {
+    if let Ok(bytes) = repository.service.store.document(&config.digest) {
+        return Ok(bytes);
+    }
+    let path = format!("blobs/{}", config.digest);
+    let gained = Cell::new(0);
+    let trial = Trial { phase: Phase::Config, may: |host| host.capabilities.pull, gained: &gained };
+    retry::over_hosts(repository, &trial, |endpoint| {
+        let named = |error: Error| error.with_host(&endpoint.name);
+        let question =
+            Question { whence: Whence::Api(&path), accept: None, range: None, phase: Phase::Config };
+        let (mut body, _slot) = repository.ask(endpoint, question)?.into_body();
+        let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;
+        match config.digest.matches(&bytes) {
+            true => Ok(bytes),
+            false => {
+                let message = format!("the bytes of {} do not hash to it", config.digest);
+                Err(named(Error::new(ErrorKind::DigestMismatch, message)))
+            }
+        }
+    })
 }
 
 /// Refuses what would be refused later, before any blob is fetched.

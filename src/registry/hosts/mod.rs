@@ -248,6 +248,12 @@ fn docker_certificates(folder: &Path) -> Result<TlsSettings, Error> {
     Ok(tls)
 }
 
+/// For a fuzz target.
+#[cfg(fuzzing)]
+pub(super) fn read_for_fuzzing(text: &str, folder: &Path) {
+    let _ = file::parse(text, folder, &|_| Scheme::Https);
+}
+
 fn invalid(path: &Path, what: String) -> Error {
     Error::new(ErrorKind::InvalidConfig, format!("{}: {what}", path.display()))
 }

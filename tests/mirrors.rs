@@ -1,0 +1,218 @@
+//! Mirrors: from the builder and from `hosts.toml`, who is asked for what, and who takes over.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use common::SOON;
+use common::pulls::{hosts_toml, quick};
+use oci_puller::testing::images::{Image, ImageBuilder};
+use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
+use oci_puller::{
+    ErrorKind, ImageService, Progress, ProgressEvent, PullContext, PullRequest, RegistryImageServiceBuilder,
+};
+
+/// An image at a registry and at a mirror of it.
+struct Pair {
+    image: Image,
+    name: String,
+    origin: Registry,
+    mirror: Registry,
+    dir: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new(layer: usize) -> Self {
+        let image = ImageBuilder::new("library/app").layer(layer).build();
+        let (origin, mirror) = (Registry::start().unwrap(), Registry::start().unwrap());
+        let name = origin.push(&image, "v1");
+        mirror.push(&image, "v1");
+        Pair { image, name, origin, mirror, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A service that knows the mirror from its builder.
+    fn built(&self) -> RegistryImageServiceBuilder {
+        quick(self.dir.path()).mirror(self.origin.host(), self.mirror.url())
+    }
+
+    /// A service that knows the mirror from a file, with `settings`.
+    fn configured(&self, settings: &str) -> RegistryImageServiceBuilder {
+        let hosts = format!(
+            "server = '{}'\n[header]\nx-own = 'for-origin'\n[host.'{mirror}']\n{settings}\n[host.'{mirror}'.header]\nx-own = 'for-mirror'\n",
+            self.origin.url(),
+            mirror = self.mirror.url(),
+        );
+        quick(self.dir.path()).hosts_dir(hosts_toml(self.dir.path(), &self.origin.host(), &hosts))
+    }
+
+    fn layer(&self) -> Fault {
+        Fault::on(Target::Blob).path_containing(self.image.layers()[0].digest.as_str())
+    }
+}
+
+#[test]
+fn a_mirror_serves_all_and_is_told_whose_image_it_is() {
+    let pair = Pair::new(5_000);
+    pair.built().build().unwrap().pull(&*pair.name).unwrap();
+    assert_eq!(pair.origin.stats().requests, 0);
+    let told = format!("ns={}", pair.origin.host());
+    assert!(pair.mirror.requests().iter().all(|request| request.query == told));
+}
+
+#[test]
+fn the_registry_itself_is_not_told_its_own_name() {
+    let pair = Pair::new(5_000);
+    pair.mirror.shutdown();
+    pair.built().build().unwrap().pull(&*pair.name).unwrap();
+    assert!(pair.origin.requests().iter().all(|request| request.query.is_empty()));
+}
+
+#[test]
+fn a_header_for_one_host_never_reaches_another() {
+    let pair = Pair::new(5_000);
+    pair.mirror.fault(pair.layer().with(Action::Status(404)));
+    pair.configured("").build().unwrap().pull(&*pair.name).unwrap();
+    for (registry, own) in [(&pair.origin, "for-origin"), (&pair.mirror, "for-mirror")] {
+        assert!(!registry.requests().is_empty());
+        assert!(registry.requests().iter().all(|request| request.header("x-own") == Some(own)), "{own}");
+    }
+}
+
+#[test]
+fn capabilities_are_kept() {
+    use Target::{Blob, Manifest};
+    // What the mirror may do, and what the mirror and the registry are asked for.
+    for (capabilities, of_mirror, of_origin) in [
+        ("['pull', 'resolve']", vec![Manifest, Blob, Blob], vec![]),
+        ("['pull']", vec![Blob, Blob], vec![Manifest]),
+        ("['resolve']", vec![Manifest], vec![Blob, Blob]),
+        ("['push']", vec![], vec![Manifest, Blob, Blob]),
+    ] {
+        let pair = Pair::new(5_000);
+        let service = pair.configured(&format!("capabilities = {capabilities}")).build().unwrap();
+        service.pull(&*pair.name).unwrap();
+        for (registry, expected) in [(&pair.mirror, of_mirror), (&pair.origin, of_origin)] {
+            let asked: Vec<Target> = registry.requests().iter().map(|request| request.target).collect();
+            assert_eq!(asked, expected, "{capabilities}");
+        }
+    }
+}
+
+#[test]
+fn a_tag_is_not_resolved_by_a_mirror_that_must_not_even_if_the_registry_is_gone() {
+    let pair = Pair::new(5_000);
+    pair.origin.shutdown();
+    let service = pair.configured("capabilities = ['pull']").build().unwrap();
+    assert_eq!(service.pull(&*pair.name).unwrap_err().kind(), ErrorKind::ConnectionFailed);
+    assert_eq!(pair.mirror.stats().requests, 0);
+    // What a digest stands for needs nobody's word.
+    let by_digest = format!("{}/library/app@{}", pair.origin.host(), pair.image.digest());
+    service.pull(by_digest).unwrap();
+}
+
+#[test]
+fn another_host_takes_over_in_the_middle_of_a_blob_at_the_offset_reached() {
+    for action in
+        [Action::Cut(300_000), Action::Reset(Stage::Body(300_000)), Action::Hold(Stage::Body(300_000))]
+    {
+        let pair = Pair::new(1_000_000);
+        let size = pair.image.layers()[0].size();
+        pair.mirror.fault(pair.layer().with(action.clone()));
+        let service = pair.built().silence_timeout(Duration::from_millis(300)).build().unwrap();
+        service.pull(&*pair.name).unwrap();
+        // The config may be asked for there, too, once the mirror has failed.
+        let layer = pair.image.layers()[0].digest.as_str();
+        let mut seen = pair.origin.requests();
+        seen.retain(|request| request.path.ends_with(layer));
+        assert_eq!(seen.len(), 1, "{action:?}: {seen:?}");
+        let range = seen[0].header("range").unwrap().to_owned();
+        let offset: u64 = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+        // A reset may cost what was on its way.
+        assert!(offset <= 300_000, "{range}");
+        if !matches!(action, Action::Reset(_)) {
+            assert_eq!(offset, 300_000, "{action:?}");
+        }
+        assert!(pair.origin.stats().blob_bytes < size - offset + 1_000, "only the rest comes from there");
+    }
+}
+
+#[test]
+fn a_host_that_failed_is_tried_last_for_a_while() {
+    let pair = Pair::new(5_000);
+    let broken = pair.mirror.fault(Fault::anywhere().with(Action::Status(503)));
+    let service = pair.built().build().unwrap();
+    service.pull(&*pair.name).unwrap();
+    assert_eq!(broken.fired(), 1, "one failure, and the blobs are asked for elsewhere");
+    broken.remove();
+    pair.mirror.forget_requests();
+    let other = ImageBuilder::new("library/other").layer(1_000).build();
+    let other = pair.origin.push(&other, "v1");
+    service.pull(&*other).unwrap();
+    assert!(pair.mirror.requests().is_empty());
+    // When the others fail it has its chance.
+    pair.origin.shutdown();
+    pair.mirror.push(&ImageBuilder::new("library/third").layer(1_000).build(), "v1");
+    service.pull(format!("{}/library/third:v1", pair.origin.host())).unwrap();
+}
+
+#[test]
+fn a_mirror_that_asks_to_be_left_alone_holds_nobody_up() {
+    let pair = Pair::new(5_000);
+    let busy = Fault::anywhere().with(Action::Status(429)).with(Action::header("Retry-After", "60"));
+    let busy = pair.mirror.fault(busy);
+    let service = pair.built().max_retry_after(Duration::from_secs(60)).build().unwrap();
+    let begin = std::time::Instant::now();
+    service.pull(&*pair.name).unwrap();
+    let absent = service.pull(format!("{}/library/absent:v1", pair.origin.host())).unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+    assert!(begin.elapsed() < SOON);
+    assert_eq!(busy.fired(), 1);
+}
+
+#[test]
+fn a_failure_lists_each_attempt_at_each_host() {
+    let pair = Pair::new(5_000);
+    pair.mirror.fault(Fault::anywhere().with(Action::Status(500)));
+    pair.origin.fault(Fault::anywhere().with(Action::Status(404)));
+    let error = pair.built().build().unwrap().pull(&*pair.name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "the registry's own word counts");
+    let attempts: Vec<_> = error.attempts().iter().map(|it| (it.host.clone(), it.error.kind())).collect();
+    let expected = [(pair.mirror.host(), ErrorKind::Unavailable), (pair.origin.host(), ErrorKind::NotFound)];
+    assert_eq!(attempts, expected);
+}
+
+#[derive(Default)]
+struct Hosts(Mutex<Vec<(String, u64)>>);
+
+impl Progress for Hosts {
+    fn event(&self, event: &ProgressEvent<'_>) {
+        if let ProgressEvent::BlobStarted { host, offset, size, .. } = event
+            && *size > 100_000
+        {
+            self.0.lock().unwrap().push(((*host).to_owned(), *offset));
+        }
+    }
+}
+
+#[test]
+fn progress_tells_which_host_serves_and_which_takes_over() {
+    let pair = Pair::new(200_000);
+    pair.mirror.fault(pair.layer().with(Action::Cut(70_000)));
+    let hosts = std::sync::Arc::new(Hosts::default());
+    let cx = PullContext::new().with_progress(hosts.clone());
+    pair.built().build().unwrap().pull_image(&cx, &PullRequest::new(0, &*pair.name)).unwrap();
+    let told = hosts.0.lock().unwrap().clone();
+    assert_eq!(told, [(pair.mirror.host(), 0), (pair.origin.host(), 70_000)]);
+}
+
+#[test]
+fn a_hosts_file_that_is_wrong_stops_the_pull_before_any_host_is_asked() {
+    let pair = Pair::new(5_000);
+    let folder = hosts_toml(pair.dir.path(), &pair.origin.host(), "server = 'x\n");
+    let error = quick(pair.dir.path()).hosts_dir(folder).build().unwrap().pull(&*pair.name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("hosts.toml: line 1"), "{error}");
+    assert_eq!(pair.origin.stats().requests, 0);
+}

@@ -1,0 +1,161 @@
+//! What is refused before any blob is fetched, and what is taken as it is.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::pulls::quick;
+use oci_puller::testing::images::{Image, ImageBuilder};
+use oci_puller::testing::{Fault, Registry, Target};
+use oci_puller::{Digest, Error, ErrorKind, Platform, PulledImage, RegistryImageServiceBuilder};
+use serde_json::{Value, json};
+
+/// Pulls an image, as `platform` if one is said.
+fn pull(
+    image: &Image,
+    change: impl FnOnce(RegistryImageServiceBuilder) -> RegistryImageServiceBuilder,
+) -> (Result<PulledImage, Error>, Registry) {
+    let registry = Registry::start().unwrap();
+    let name = registry.push(image, "v1");
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = change(quick(dir.path())).build().unwrap().pull(&*name);
+    (outcome, registry)
+}
+
+fn with_manifest(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Image {
+    let rewrite = move |bytes: Vec<u8>| {
+        let mut manifest: Value = serde_json::from_slice(&bytes).unwrap();
+        change(&mut manifest);
+        manifest.to_string().into_bytes()
+    };
+    ImageBuilder::new("library/app").layer(5_000).rewrite_manifest(rewrite).build()
+}
+
+#[test]
+fn a_manifest_that_is_wrong_is_refused_once_and_before_any_blob_is_fetched() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change, ErrorKind); 12] = [
+        ("fields of an index", |it| it["manifests"] = json!([]), ErrorKind::InvalidManifest),
+        ("null for a list", |it| it["layers"] = Value::Null, ErrorKind::InvalidManifest),
+        ("a negative size", |it| it["layers"][0]["size"] = json!(-1), ErrorKind::InvalidManifest),
+        ("an absurd size", |it| it["layers"][0]["size"] = json!(1e300), ErrorKind::InvalidManifest),
+        ("a config too large", |it| it["config"]["size"] = json!(5 << 20), ErrorKind::InvalidManifest),
+        ("another case", |it| it["Layers"] = json!([]), ErrorKind::InvalidManifest),
+        ("another media type", |it| it["mediaType"] = json!("text/plain"), ErrorKind::InvalidManifest),
+        ("schema 1", |it| it["schemaVersion"] = json!(1), ErrorKind::Unsupported),
+        (
+            "too many descriptors",
+            |it| it["layers"] = Value::Array(vec![it["layers"][0].clone(); 4097]),
+            ErrorKind::InvalidManifest,
+        ),
+        ("wrong inline data", |it| it["layers"][0]["data"] = json!("AAAA"), ErrorKind::InvalidManifest),
+        ("no hash", |it| it["layers"][0]["digest"] = json!("sha256:xyz"), ErrorKind::InvalidManifest),
+        ("nothing, by another hash", |it| it["layers"][0]["size"] = json!(0), ErrorKind::InvalidManifest),
+    ];
+    for (name, change, kind) in cases {
+        let (outcome, registry) = pull(&with_manifest(change), |builder| builder);
+        let error = outcome.expect_err(name);
+        assert_eq!(error.kind(), kind, "{name}: {error}");
+        assert_eq!((registry.stats().manifests, registry.stats().blobs), (1, 0), "{name}");
+    }
+}
+
+#[test]
+fn an_image_larger_than_the_builder_allows_is_refused() {
+    let image = ImageBuilder::new("library/app").layer(5_000).build();
+    let (outcome, registry) = pull(&image, |builder| builder.max_image_size(1_000));
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidManifest);
+    assert_eq!(registry.stats().blobs, 0);
+}
+
+#[test]
+fn a_repeated_layer_is_fetched_once() {
+    let image = ImageBuilder::new("library/app").layer_shared(1, 5_000).layer_shared(1, 5_000).build();
+    let (outcome, registry) = pull(&image, |builder| builder);
+    outcome.unwrap();
+    assert_eq!(registry.stats().blobs, 2, "the config, and the layer");
+}
+
+#[test]
+fn inline_data_is_used() {
+    const EMPTY: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let image = with_manifest(|manifest| {
+        manifest["layers"][0] = json!({
+            "mediaType": "application/vnd.oci.empty.v1+json", "digest": EMPTY, "size": 2, "data": "e30="
+        });
+    });
+    let (outcome, registry) = pull(&image, |builder| builder);
+    outcome.unwrap();
+    assert_eq!(registry.stats().blobs, 1, "the config alone");
+}
+
+#[test]
+fn nothing_is_a_layer_too() {
+    let nothing = Digest::sha256(b"");
+    let media_type = "application/vnd.oci.image.layer.v1.tar";
+    let image = ImageBuilder::new("library/app").layer_made(media_type, Vec::new(), nothing).build();
+    pull(&image, |builder| builder).0.unwrap();
+}
+
+#[test]
+fn no_encoding_is_asked_for() {
+    let image = ImageBuilder::new("library/app").layer(5_000).build();
+    let (outcome, registry) = pull(&image, |builder| builder);
+    outcome.unwrap();
+    let encodings: Vec<_> =
+        registry.requests().iter().map(|seen| seen.header("accept-encoding").map(str::to_owned)).collect();
+    assert!(encodings.iter().all(|encoding| encoding.as_deref() == Some("identity")), "{encodings:?}");
+}
+
+fn without_platforms(index: Vec<u8>) -> Vec<u8> {
+    let mut index: Value = serde_json::from_slice(&index).unwrap();
+    for entry in index["manifests"].as_array_mut().unwrap() {
+        entry.as_object_mut().unwrap().remove("platform");
+    }
+    index.to_string().into_bytes()
+}
+
+#[test]
+fn where_an_index_names_no_platforms_the_configs_tell() {
+    let image = ImageBuilder::new("library/app")
+        .layer(5_000)
+        .platforms(["linux/s390x", "linux/arm64", "linux/amd64"])
+        .rewrite_index(without_platforms)
+        .build();
+    for (platform, expected) in [("linux/amd64", true), ("linux/arm64", true), ("windows/amd64", false)] {
+        let (outcome, registry) =
+            pull(&image, |builder| builder.platform(Platform::parse(platform).unwrap()));
+        match outcome {
+            Ok(pulled) => {
+                let variant = image.variant(platform).unwrap();
+                assert_eq!(pulled.image_ref.as_str(), variant.config.digest.as_str(), "{platform}");
+            }
+            Err(error) => {
+                assert!(!expected, "{platform}: {error}");
+                assert_eq!(error.kind(), ErrorKind::NoMatchingPlatform);
+                assert_eq!(registry.stats().blobs, 3, "no more than the configs");
+            }
+        }
+    }
+}
+
+#[test]
+fn indexes_stand_within_indexes_to_a_depth_of_four() {
+    for (levels, kind) in [(3, None), (4, Some(ErrorKind::InvalidManifest))] {
+        let image = ImageBuilder::new("library/app").layer(1_000).nested(levels).build();
+        let (outcome, _) = pull(&image, |builder| builder);
+        assert_eq!(outcome.err().map(|error| error.kind()), kind, "{levels}");
+    }
+}
+
+#[test]
+fn a_digest_that_is_in_the_store_is_not_asked_for() {
+    let registry = Registry::start().unwrap();
+    let image = ImageBuilder::new("library/app").layer(5_000).build();
+    let name = registry.push(&image, "v1");
+    let dir = tempfile::tempdir().unwrap();
+    let service = quick(dir.path()).build().unwrap();
+    service.pull(&*name).unwrap();
+    registry.fault(Fault::on(Target::Manifest).with(oci_puller::testing::Action::Status(500)));
+    service.pull(format!("{}/library/app@{}", registry.host(), image.digest())).unwrap();
+    assert_eq!(registry.stats().manifests, 1);
+}
