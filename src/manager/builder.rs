@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::backoff::{BackOff, Series};
 use super::core::{Core, Parts};
+use super::crew::Crew;
 use super::events::EventSink;
 use super::flights::Flights;
 use super::records::Records;
 use super::schedule::{Limits, Schedule};
 use super::throttle::TokenBucket;
 use super::verification::{Verification, VerificationPolicy};
-use super::work::Crew;
 use super::{ImageManager, Throttle, ensure};
 use crate::clock::{Clock, SystemClock};
 use crate::context::PullContext;

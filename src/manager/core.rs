@@ -115,16 +115,13 @@ impl Core {
         results: Sender<EnsureResult>,
     ) {
         let reply = Reply::new(&request, results);
-        let submitted = {
+        {
             // Under the lock: what is pushed while the manager is open is worked off before its end.
             let flights = self.flights.lock();
             if flights.is_open {
-                self.push(Job::Ask(Box::new(Submitted { cx, request, throttle, reply })));
-                return;
+                return self.push(Job::Ask(Box::new(Submitted { cx, request, throttle, reply })));
             }
-            (request, reply)
-        };
-        let (request, reply) = submitted;
+        }
         reply.offer(Err(shut_down().with_image(request.image.image)));
     }
 
@@ -140,7 +137,7 @@ impl Core {
         }
         let has_times = self.flights.lock().has_times();
         if has_times {
-            // One that is full wakes the timer as well.
+            // If it is full, the timer is about to look anyway.
             let _ = self.times.0.try_send(());
         }
     }
@@ -158,12 +155,13 @@ impl Core {
     pub(super) fn leave(&self, ticket: Ticket, why: Error) {
         let left = self.flights.lock().leave(ticket);
         if let Some(left) = left {
-            self.dismiss(left, why);
+            self.dismiss(left, News::Left(why));
         }
     }
 
-    pub(super) fn dismiss(&self, left: Left, why: Error) {
-        self.wake(left.seat, News::Left(why));
+    /// Tells an asker that has left why; with the last one, the pull is cancelled.
+    pub(super) fn dismiss(&self, left: Left, news: News) {
+        self.wake(left.seat, news);
         if let Some(pull) = left.cancel {
             pull.cancel();
         }

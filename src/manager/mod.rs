@@ -4,6 +4,7 @@
 mod backoff;
 mod builder;
 mod core;
+mod crew;
 mod ensure;
 mod events;
 mod flight;
@@ -35,7 +36,7 @@ pub use verification::VerificationPolicy;
 
 use self::backoff::Key;
 use self::core::Core;
-use self::work::Crew;
+use self::crew::Crew;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::ImageService;
@@ -46,7 +47,8 @@ use crate::service::ImageService;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Throttle {
-    /// It is refused with `RateLimited`: kubelet's way, and the default.
+    /// It is refused with `RateLimited`, whatever its policy: kubelet's way, and the default. To share a
+    /// pull that waits or runs needs no token.
     #[default]
     Refuse,
     /// It waits for its turn, and can be cancelled meanwhile.

@@ -1,17 +1,15 @@
-//! The manager's own threads: a few that work, and one that keeps time.
+//! What the manager's threads do: begin and land pulls, keep time, and end it all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, at, never, select};
-use parking_lot::{Condvar, Mutex};
 
 use super::core::{Core, Job, panicked, shut_down};
+use super::crew::LISTENING_TIME;
 use super::events::{self, EventReason};
 use super::flight::{Audience, Flight, Landing, News, Ticket};
-use super::flights::Left;
 use super::records::Begun;
 use super::secrets::SecretMark;
 use crate::context::PullContext;
@@ -19,121 +17,11 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::progress::{Progress, ProgressEvent};
 use crate::puller::PullResult;
 
-/// How many threads look into the store, write records and call the puller.
-const WORKERS: usize = 4;
-
-/// The stack of each, bytes.
-const STACK_SIZE: usize = 256 * 1024;
-
-/// How long pulls that are cancelled may take to end, and the threads after them.
-const LISTENING_TIME: Duration = Duration::from_millis(900);
-
-/// The threads, and how they end.
-#[derive(Debug)]
-pub(super) struct Crew {
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    alive: Arc<Alive>,
-}
-
-#[derive(Debug, Default)]
-struct Alive {
-    count: Mutex<usize>,
-    one_less: Condvar,
-}
-
-/// Counts a thread as long as it runs.
-struct Running(Arc<Alive>);
-
-impl Running {
-    fn begin(alive: &Arc<Alive>) -> Self {
-        *alive.count.lock() += 1;
-        Running(Arc::clone(alive))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        *self.0.count.lock() -= 1;
-        self.0.one_less.notify_all();
-    }
-}
-
-impl Crew {
-    /// # Errors
-    /// `ResourceExhausted`.
-    pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
-        let crew = Crew { threads: Mutex::default(), alive: Arc::default() };
-        for number in 1..=WORKERS {
-            let worker = Arc::clone(core);
-            crew.start_thread(core, format!("manager-{number}"), move || worker.work())?;
-        }
-        let timer = Arc::clone(core);
-        crew.start_thread(core, "manager-timer".to_owned(), move || timer.keep_time())?;
-        Ok(crew)
-    }
-
-    fn start_thread(
-        &self,
-        core: &Core,
-        name: String,
-        body: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Error> {
-        let running = Running::begin(&self.alive);
-        let started = thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(move || {
-            let _running = running;
-            body();
-        });
-        match started {
-            Ok(handle) => {
-                self.threads.lock().push(handle);
-                Ok(())
-            }
-            Err(error) => {
-                core.close();
-                self.join();
-                Err(Error::new(ErrorKind::ResourceExhausted, format!("no thread could be started: {error}"))
-                    .with_source(error))
-            }
-        }
-    }
-
-    /// Joins the threads, but not this one should it be one of them; one that does not end soon is left
-    /// behind, and named.
-    pub(super) fn join(&self) {
-        let me = thread::current().id();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let (mine, others): (Vec<_>, Vec<_>) =
-            threads.into_iter().partition(|handle| handle.thread().id() == me);
-        let have_ended = self.alive.wait_until_only(mine.len());
-        for handle in others {
-            if have_ended || handle.is_finished() {
-                let _ = handle.join();
-            } else {
-                let name = handle.thread().name().unwrap_or("a thread");
-                log::warn!("{name}: something that it calls does not return; the thread is left behind");
-            }
-        }
-    }
-}
-
-impl Alive {
-    /// Whether no more than so many threads are left, soon.
-    fn wait_until_only(&self, threads: usize) -> bool {
-        let deadline = Instant::now() + LISTENING_TIME;
-        let mut count = self.count.lock();
-        while *count > threads {
-            if self.one_less.wait_until(&mut count, deadline).timed_out() {
-                return *count <= threads;
-            }
-        }
-        true
-    }
-}
-
 // ---- the workers ----
 
 impl Core {
-    fn work(self: &Arc<Self>) {
+    /// The life of a `manager-N` thread.
+    pub(super) fn work(self: &Arc<Self>) {
         loop {
             select! {
                 recv(self.jobs.1) -> job => if let Ok(job) = job {
@@ -224,11 +112,8 @@ impl Core {
         let Ok(Some(image_ref)) = self.image_ref(&cx, first) else { return };
         for (seat, _) in askers.iter().filter(|(_, ask)| self.can_do_without(ask, &image_ref)) {
             let left = self.flights.lock().leave(Ticket { flight: number, seat: *seat });
-            if let Some(Left { seat, cancel }) = left {
-                self.wake(seat, News::Present(image_ref.clone()));
-                if let Some(pull) = cancel {
-                    pull.cancel();
-                }
+            if let Some(left) = left {
+                self.dismiss(left, News::Present(image_ref.clone()));
             }
         }
     }
@@ -320,8 +205,8 @@ impl Progress for Watch {
 // ---- time ----
 
 impl Core {
-    /// Sleeps to the nearest time at which somebody's deadline passes, or the throttle has a token.
-    fn keep_time(self: &Arc<Self>) {
+    /// The life of the `manager-timer`: sleeps to the nearest time at which somebody's deadline passes, or the throttle has a token.
+    pub(super) fn keep_time(self: &Arc<Self>) {
         let mut token_alarm: Option<(Instant, Receiver<Instant>)> = None;
         loop {
             let (deadline, next_token_at) = {
@@ -351,7 +236,8 @@ impl Core {
     fn dismiss_expired(&self) {
         let expired = self.flights.lock().take_expired(Instant::now());
         for left in expired {
-            self.dismiss(left, Error::new(ErrorKind::Timeout, "the request's deadline passed"));
+            let error = Error::new(ErrorKind::Timeout, "the request's deadline passed");
+            self.dismiss(left, News::Left(error));
         }
     }
 }
