@@ -140,8 +140,8 @@ fn config_bytes(repository: &Repository<'_>, config: &Descriptor) -> Result<Vec<
         return Ok(bytes);
     }
     let path = format!("blobs/{}", config.digest);
-    let gained = Cell::new(0);
-    let trial = Trial { phase: Phase::Config, may: |host| host.capabilities.pull, gained: &gained };
+    let reached = Cell::new(0);
+    let trial = Trial { phase: Phase::Config, may: |host| host.capabilities.pull, reached: &reached };
     retry::over_hosts(repository, &trial, |endpoint| {
         let named = |error: Error| error.with_host(&endpoint.name);
         let question =
