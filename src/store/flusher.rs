@@ -84,6 +84,21 @@ struct Verified {
     _place: Place,
 }
 
+/// A blob whose file was closed.
+struct Settled {
+    digest: Digest,
+    partial: Option<String>,
+    identity: (u64, u64),
+    awaited: Arc<Awaited>,
+}
+
+impl Verified {
+    fn closed(self) -> Settled {
+        let Verified { digest, partial, identity, awaited, .. } = self;
+        Settled { digest, partial, identity, awaited }
+    }
+}
+
 /// One of the places for blobs that wait; given back when dropped.
 #[derive(Debug)]
 struct Place(Sender<()>);
@@ -313,17 +328,23 @@ impl Flusher {
             .collect();
         let folders = self.flush_folders(&blobs);
         let outcomes = placed.into_iter().map(|placed| placed.and_then(|()| folders.clone()));
+        // Closed before the answer: what is removed then gives its room back at once.
+        let settled: Vec<_> =
+            blobs.into_iter().zip(outcomes).map(|(blob, outcome)| (blob.closed(), outcome)).collect();
+        for (blob, outcome) in &settled {
+            if let (Err(_), Some(partial)) = (outcome, &blob.partial) {
+                drop(self.disk.unlink(partial));
+            }
+        }
         let mut queue = self.queue.lock();
         if queue.durable.len() > REMEMBERED {
             queue.durable.clear();
         }
-        for (blob, outcome) in blobs.iter().zip(outcomes) {
-            match (&outcome, &blob.partial) {
-                (Ok(()), _) => drop(queue.durable.insert(blob.digest.clone(), blob.identity)),
-                (Err(_), Some(partial)) => drop(self.disk.unlink(partial)),
-                (Err(_), None) => {}
-            }
+        for (blob, outcome) in settled {
             queue.unsettled.remove(&blob.digest);
+            if outcome.is_ok() {
+                queue.durable.insert(blob.digest, blob.identity);
+            }
             let _ = blob.awaited.outcome.set(outcome);
         }
     }
