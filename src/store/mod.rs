@@ -240,6 +240,14 @@ impl Store {
         self.0.leases.lease()
     }
 
+    /// Counts on all these blobs at once, as [`begin`](Self::begin) does on each.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`, `ResourceExhausted`.
+    pub(crate) fn count_on(&self, cx: &PullContext, lease: &Lease, digests: &[&Digest]) -> Result<(), Error> {
+        self.0.leases.count_on(cx, lease, digests)
+    }
+
     /// Stores a small blob whose bytes are at hand.
     ///
     /// # Errors
