@@ -44,6 +44,7 @@ fn name(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Resu
     let naming = Naming {
         id: Some(resolved.manifest.config.digest.clone()),
         repo_digest: Some(repo_digest(repository.reference, resolved)),
+        size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
     };
     let names = [stored_name(repository.reference)];
     store.tag(repository.cx, lease, &names, &resolved.manifest_descriptor, &naming)

@@ -38,6 +38,7 @@ use flusher::Flusher;
 use index::Entry;
 use ingest::Ingests;
 use lease::Leases;
+use read::Sizes;
 
 pub use collect::{PrunePolicy, Removed};
 pub(crate) use ingest::{Begun, Ingest};
@@ -60,6 +61,7 @@ struct Inner {
     ingests: Arc<Ingests>,
     leases: Leases,
     flusher: Arc<Flusher>,
+    sizes: Sizes,
 }
 
 /// What an answered pull outlives.
@@ -189,6 +191,8 @@ pub(crate) struct Naming {
     pub(crate) id: Option<Digest>,
     /// `repository@digest` of the manifest, or of the index that it was chosen from.
     pub(crate) repo_digest: Option<String>,
+    /// Manifest, config and layers, bytes: what is likely to be asked for next.
+    pub(crate) size: Option<u64>,
 }
 
 impl Store {
@@ -219,6 +223,7 @@ impl Store {
         let store = Store(Arc::new(Inner {
             ingests: Arc::default(),
             leases: Leases::new(disk.clone()),
+            sizes: Sizes::default(),
             flusher: Flusher::new(disk.clone(), settings.flush(), settings.has_threads),
             dir,
             disk,
@@ -294,6 +299,7 @@ impl Store {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
         self.touch(&manifest.digest);
+        self.0.sizes.note(&manifest.digest, naming.size);
         Ok(())
     }
 
