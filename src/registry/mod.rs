@@ -137,7 +137,7 @@ impl ImageService for RegistryImageService {
 
     fn image_size(&self, _: &PullContext, image: &ImageSpec) -> Result<u64, Error> {
         let absent = || Error::new(ErrorKind::NotFound, "it is not in the store").with_image(&image.image);
-        Ok(self.find(image)?.ok_or_else(absent)?.size)
+        self.0.store.size_of(&key_of(&image.image)?)?.ok_or_else(absent)
     }
 
     fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {

@@ -21,9 +21,18 @@ pub(super) fn pull(service: &Service, cx: &PullContext, request: &PullRequest) -
     let repository = Repository::open(service, &own_cx, &reference, &request.pull_secrets)?;
     let resolved = resolve::resolve(&repository)?;
     verify::ask_the_caller(&repository, &resolved)?;
+    count_on_all(&repository, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     let tally = fetch::blobs(&repository, &stop, &lease, &resolved.manifest)?;
     name(&repository, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     Ok(pulled(&repository, &resolved, &tally))
+}
+
+/// Says of which blobs the store shall remove none: all that the image is made of.
+fn count_on_all(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+    let documents = resolved.documents.iter().map(|document| &document.descriptor);
+    let digests: Vec<_> =
+        documents.chain(resolved.manifest.blobs()).map(|descriptor| &descriptor.digest).collect();
+    repository.service.store.count_on(repository.cx, lease, &digests)
 }
 
 /// Stores what the blobs hang on, and gives it its name.
@@ -35,6 +44,7 @@ fn name(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Resu
     let naming = Naming {
         id: Some(resolved.manifest.config.digest.clone()),
         repo_digest: Some(repo_digest(repository.reference, resolved)),
+        size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
     };
     let names = [stored_name(repository.reference)];
     store.tag(repository.cx, lease, &names, &resolved.manifest_descriptor, &naming)

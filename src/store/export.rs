@@ -36,7 +36,7 @@ impl Store {
         write_folders(&mut writer, &blobs).map_err(not_written)?;
         for blob in blobs {
             // Where nothing may be written nothing is removed by us either.
-            let _ = self.0.leases.count_on(cx, &lease, &blob.digest);
+            let _ = self.0.leases.count_on(cx, &lease, &[&blob.digest]);
             self.export_blob(cx, blob, &mut writer)?;
         }
         writer.finish().map_err(not_written)?;

@@ -54,6 +54,8 @@ struct Partial {
     disk: Arc<dyn Disk>,
     path: String,
     file: Box<dyn DiskFile>,
+    /// Bytes that were there when it was locked.
+    found: u64,
 }
 
 impl Store {
@@ -65,7 +67,7 @@ impl Store {
     /// descriptor says; `Store`, `DiskFull`, `ResourceExhausted`.
     pub(crate) fn begin(&self, cx: &PullContext, lease: &Lease, blob: &Descriptor) -> Result<Begun, Error> {
         let store = &self.0;
-        store.leases.count_on(cx, lease, &blob.digest)?;
+        self.count_on(cx, lease, &[&blob.digest])?;
         let claim = store.ingests.claim(cx, &blob.digest)?;
         let mut pauses = wait::Pauses::new();
         loop {
@@ -155,12 +157,13 @@ impl Ingest {
         partial: Partial,
         claim: Claim,
     ) -> Result<Self, Error> {
-        let len = partial.len()?;
-        let note = Note::read(&*partial.file, blob.size, len);
-        if len > blob.size && note.is_none() {
-            partial.cut()?;
-        }
-        let whole = note.as_ref().map_or(blob.size, |note| note.whole_up_to(blob.size));
+        let found = partial.found;
+        let note = Note::read(&*partial.file, blob.size, found);
+        let whole = match &note {
+            Some(note) => note.whole_up_to(blob.size),
+            None if found > blob.size => partial.cut().map(|()| 0)?,
+            None => found,
+        };
         let mut hasher = Hasher::new(blob.digest.algorithm());
         let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
         Ok(Ingest {
@@ -370,13 +373,12 @@ impl Partial {
                 return Ok(None);
             }
             // Between the two steps its last holder may have given it its name, or thrown it away.
-            let is_there = match disk.metadata(&path) {
-                Ok(there) => there.identity == file.metadata().map_err(failed)?.identity,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-                Err(error) => return Err(failed(error)),
-            };
-            if is_there {
-                return Ok(Some(Partial { disk: disk.clone(), path, file }));
+            match disk.metadata(&path) {
+                Ok(there) if there.identity == file.metadata().map_err(failed)?.identity => {
+                    return Ok(Some(Partial { disk: disk.clone(), path, file, found: there.len }));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
             }
         }
     }
@@ -385,7 +387,7 @@ impl Partial {
     fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
         let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let file = wait::for_files(cx, "make a file", || disk.open(&path, Access::Create))?;
-        let partial = Partial { disk: disk.clone(), path, file };
+        let partial = Partial { disk: disk.clone(), path, file, found: 0 };
         match partial.file.try_lock(Lock::Exclusive) {
             Ok(true) => Ok(partial),
             Ok(false) => Err(Error::new(ErrorKind::Store, format!("{} was taken away", partial.path))),
@@ -407,10 +409,6 @@ impl Partial {
             offset += read as u64;
         }
         Ok((hasher, offset))
-    }
-
-    fn len(&self) -> Result<u64, Error> {
-        self.file.metadata().map(|metadata| metadata.len).map_err(|error| self.failed(&error))
     }
 
     fn cut(&self) -> Result<(), Error> {
@@ -440,15 +438,14 @@ fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
     }
 }
 
-/// Hashes the file's first `limit` bytes, or fewer if it ends before: how many there were.
+/// Hashes the file's first `len` bytes, or fewer if it ends before: how many there were.
 fn hash_file(
     cx: &PullContext,
     file: &dyn DiskFile,
-    limit: u64,
+    len: u64,
     hasher: &mut Hasher,
     doing: &str,
 ) -> Result<u64, Error> {
-    let len = file.metadata().map_err(|error| refused(&error, doing))?.len.min(limit);
     let mut buffer = vec![0; usize::try_from(len).unwrap_or(READ).min(READ)];
     let mut offset = 0;
     while offset < len {

@@ -77,51 +77,55 @@ impl Leases {
         }))
     }
 
-    /// Writes down that `lease` counts on `digest`. While a collection runs it waits.
-    pub(super) fn count_on(&self, cx: &PullContext, lease: &Lease, digest: &Digest) -> Result<(), Error> {
+    /// Writes down that `lease` counts on `digests`, by one write. While a collection runs it waits.
+    pub(super) fn count_on(&self, cx: &PullContext, lease: &Lease, digests: &[&Digest]) -> Result<(), Error> {
         let state = &*lease.0;
-        if state.digests.lock().contains(digest) {
+        let known = state.digests.lock();
+        let new: Vec<_> = digests.iter().filter(|digest| !known.contains(digest)).copied().collect();
+        drop(known);
+        if new.is_empty() {
             return Ok(());
         }
         let mut pauses = wait::Pauses::new();
         // Not with the mutex held: others can leave while this waits, and leases can end.
-        while !self.try_count_on(cx, digest)? {
+        while !self.try_count_on(cx, &new)? {
             pauses.wait(cx)?;
         }
-        state.digests.lock().push(digest.clone());
+        state.digests.lock().extend(new.into_iter().cloned());
         Ok(())
     }
 
-    /// Counts on `digest`, unless a collection runs just now.
-    fn try_count_on(&self, cx: &PullContext, digest: &Digest) -> Result<bool, Error> {
+    /// Counts on `digests`, unless a collection runs just now.
+    fn try_count_on(&self, cx: &PullContext, digests: &[&Digest]) -> Result<bool, Error> {
         let mut held = self.held.lock();
-        if let Some(count) = held.digests.get_mut(digest) {
-            *count += 1;
-            return Ok(true);
+        let is_new = |digest: &&&Digest| !held.digests.contains_key(**digest);
+        let unwritten: Vec<_> = digests.iter().filter(is_new).copied().collect();
+        if !unwritten.is_empty() {
+            if held.file.is_none() {
+                held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
+            }
+            if !held.try_write_down(&unwritten).map_err(|error| refused(&error, "write a lease"))? {
+                return Ok(false);
+            }
         }
-        if held.file.is_none() {
-            held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
+        for digest in digests {
+            *held.digests.entry((*digest).clone()).or_default() += 1;
         }
-        let is_written = held.try_write_down(digest).map_err(|error| refused(&error, "write a lease"))?;
-        if is_written {
-            held.digests.insert(digest.clone(), 1);
-        }
-        Ok(is_written)
+        Ok(true)
     }
 }
 
 impl Held {
-    fn try_write_down(&mut self, digest: &Digest) -> io::Result<bool> {
+    fn try_write_down(&mut self, digests: &[&Digest]) -> io::Result<bool> {
         let live = self.digests.len() as u64 * 160;
         let Some(file) = &mut self.file else { return Ok(false) };
         if !file.collect_lock.try_lock(Lock::Shared)? {
             return Ok(false);
         }
         let written = if file.len > LONG_FILE && file.len > 2 * live {
-            let lines = self.digests.keys().chain([digest]).map(|digest| format!("{digest}\n"));
-            file.rewrite(&lines.collect::<String>())
+            file.rewrite(&lines(self.digests.keys().chain(digests.iter().copied())))
         } else {
-            file.append(&format!("{digest}\n"))
+            file.append(&lines(digests.iter().copied()))
         };
         let unlocked = file.collect_lock.unlock();
         written.and(unlocked).map(|()| true)
@@ -145,6 +149,10 @@ impl Held {
             file.len = 0;
         }
     }
+}
+
+fn lines<'a>(digests: impl Iterator<Item = &'a Digest>) -> String {
+    digests.map(|digest| format!("{digest}\n")).collect()
 }
 
 impl LeaseFile {

@@ -38,6 +38,7 @@ use flusher::Flusher;
 use index::Entry;
 use ingest::Ingests;
 use lease::Leases;
+use read::Sizes;
 
 pub use collect::{PrunePolicy, Removed};
 pub(crate) use ingest::{Begun, Ingest};
@@ -60,6 +61,7 @@ struct Inner {
     ingests: Arc<Ingests>,
     leases: Leases,
     flusher: Arc<Flusher>,
+    sizes: Sizes,
 }
 
 /// What an answered pull outlives.
@@ -189,6 +191,8 @@ pub(crate) struct Naming {
     pub(crate) id: Option<Digest>,
     /// `repository@digest` of the manifest, or of the index that it was chosen from.
     pub(crate) repo_digest: Option<String>,
+    /// Manifest, config and layers, bytes: what is likely to be asked for next.
+    pub(crate) size: Option<u64>,
 }
 
 impl Store {
@@ -219,6 +223,7 @@ impl Store {
         let store = Store(Arc::new(Inner {
             ingests: Arc::default(),
             leases: Leases::new(disk.clone()),
+            sizes: Sizes::default(),
             flusher: Flusher::new(disk.clone(), settings.flush(), settings.has_threads),
             dir,
             disk,
@@ -238,6 +243,14 @@ impl Store {
     /// A lease for one pull: what it counts on is not removed while it lives.
     pub(crate) fn lease(&self) -> Lease {
         self.0.leases.lease()
+    }
+
+    /// Counts on all these blobs at once, as [`begin`](Self::begin) does on each.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`, `ResourceExhausted`.
+    pub(crate) fn count_on(&self, cx: &PullContext, lease: &Lease, digests: &[&Digest]) -> Result<(), Error> {
+        self.0.leases.count_on(cx, lease, digests)
     }
 
     /// Stores a small blob whose bytes are at hand.
@@ -286,6 +299,7 @@ impl Store {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
         self.touch(&manifest.digest);
+        self.0.sizes.note(&manifest.digest, naming.size);
         Ok(())
     }
 

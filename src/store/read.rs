@@ -1,9 +1,11 @@
 //! Reading images back. A reader needs no lock: what it finds is whole, and stays what it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use crate::context::PullContext;
 use crate::durable::{Access, DiskFile};
@@ -13,6 +15,28 @@ use crate::image::manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT_BYT
 use crate::store::index::{Entry, Index};
 use crate::store::layout::blob_path;
 use crate::store::{Store, limited, refused, wait};
+
+/// Sizes that are remembered; what is forgotten is read from the manifest.
+const REMEMBERED: usize = 1024;
+
+/// How large images are, by their manifests' digests: as those never change, it is never wrong.
+#[derive(Debug, Default)]
+pub(super) struct Sizes(Mutex<HashMap<Digest, u64>>);
+
+impl Sizes {
+    pub(super) fn note(&self, manifest: &Digest, size: Option<u64>) {
+        let Some(size) = size else { return };
+        let mut sizes = self.0.lock();
+        if sizes.len() >= REMEMBERED {
+            sizes.clear();
+        }
+        sizes.insert(manifest.clone(), size);
+    }
+
+    fn of(&self, manifest: &Digest) -> Option<u64> {
+        self.0.lock().get(manifest).copied()
+    }
+}
 
 /// An image in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +93,24 @@ impl Store {
                 }
                 outcome => return outcome.map(Some),
             }
+        }
+    }
+
+    /// The size in bytes of the image that `key` stands for; of one that was pulled lately, without
+    /// reading its manifest again.
+    ///
+    /// # Errors
+    /// As of [`find`](Self::find).
+    pub(crate) fn size_of(&self, key: &str) -> Result<Option<u64>, Error> {
+        let (index, wanted) = (self.0.flusher.index()?, Key::of(key));
+        let known = index
+            .entries()
+            .find_map(|entry| self.meant_by(&wanted, entry))
+            .filter(|manifest| self.0.disk.metadata(&blob_path(manifest)).is_ok())
+            .and_then(|manifest| self.0.sizes.of(&manifest));
+        match known {
+            Some(size) => Ok(Some(size)),
+            None => Ok(self.find(key)?.map(|image| image.size)),
         }
     }
 

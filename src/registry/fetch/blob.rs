@@ -7,9 +7,13 @@ use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
 use crate::registry::ask::{Answer, Endpoint, Question, Repository, Whence};
 use crate::registry::headers::ContentRange;
-use crate::registry::http::{Body, READ_SIZE};
+use crate::registry::http::Body;
 use crate::registry::retry::{self, Trial};
 use crate::store::{Begun, Ingest, Lease};
+
+/// How much is handed on at a time, bytes. The connection's own buffer is larger and gathers what has
+/// come; of that, this much stays in the processor's cache until it is hashed and written.
+const PART: usize = 64 << 10;
 
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
@@ -206,8 +210,8 @@ impl Fetch<'_, '_> {
         reached: &Cell<u64>,
         mut write: impl FnMut(&[u8]) -> Result<u64, Error>,
     ) -> Result<(), Error> {
-        let room = usize::try_from(expected).unwrap_or(READ_SIZE);
-        let mut buffer = vec![0; room.clamp(1, READ_SIZE)];
+        let room = usize::try_from(expected).unwrap_or(PART);
+        let mut buffer = vec![0; room.clamp(1, PART)];
         loop {
             let read = body.read(&mut buffer)?;
             let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };

@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorKind};
 
 /// How much is read from a connection at a time, bytes; measured: 64 KiB costs a third more on a large
 /// layer, more than this gains nothing.
-pub(super) const READ_SIZE: usize = 256 * 1024;
+const READ_SIZE: usize = 256 * 1024;
 
 /// Room for a request's head, bytes.
 const OUTPUT_SIZE: usize = 16 * 1024;

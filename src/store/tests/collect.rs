@@ -51,6 +51,7 @@ fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
     let naming = Naming {
         id: Some(image.config.0.digest.clone()),
         repo_digest: Some(format!("name@{}", image.manifest.0.digest)),
+        size: None,
     };
     store.tag(&cx, &store.lease(), std::slice::from_ref(&image.name), &image.manifest.0, &naming).unwrap();
     let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);

@@ -60,7 +60,7 @@ impl TestImage {
     }
 
     fn tag_in(&self, store: &Store, cx: &PullContext, lease: &Lease) -> Result<(), Error> {
-        let naming = Naming { id: Some(self.config.0.digest.clone()), repo_digest: None };
+        let naming = Naming { id: Some(self.config.0.digest.clone()), ..Naming::default() };
         store.tag(cx, lease, std::slice::from_ref(&self.name), &self.manifest.0, &naming)
     }
 }
