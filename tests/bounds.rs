@@ -1,4 +1,5 @@
 //! Threads, connections and open files are bounded by what was configured, not by how much is asked.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

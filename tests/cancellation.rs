@@ -1,5 +1,6 @@
 //! Whatever a pull is waiting for, a cancel and a deadline end it at once, and cost no other pull
 //! its connections.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! TLS: whom the service trusts, and who it is to the other side.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Mirrors: from the builder and from `hosts.toml`, who is asked for what, and who takes over.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

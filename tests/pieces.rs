@@ -1,4 +1,5 @@
 //! Large blobs in pieces: every byte once, whatever the hosts do.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 use oci_puller::testing::images::{Image, ImageBuilder};

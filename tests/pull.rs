@@ -1,4 +1,5 @@
 //! One pull, and many, from a registry in the process into a store on disk.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

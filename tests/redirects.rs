@@ -1,4 +1,5 @@
 //! Redirects: followed by hand, with nothing of ours shown to another host.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

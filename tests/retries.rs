@@ -1,4 +1,5 @@
 //! What is tried again, when, and what is not.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! What is refused before any blob is fetched, and what is taken as it is.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Tokens: how often they are asked for, with what, and what becomes of one that is refused.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The caller's own check, between the manifest and the first blob.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,6 @@
 //! What becomes of a pull when its registry misbehaves: each trouble, at each thing that is asked for,
 //! for a registry alone and for one with a mirror. The table is data; see `table`.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
