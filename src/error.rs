@@ -268,6 +268,11 @@ impl Error {
         &self.0.message
     }
 
+    /// What went wrong, by kind and message: for those who know where already.
+    pub(crate) fn cause(&self) -> String {
+        format!("{}: {}", self.kind(), self.message())
+    }
+
     /// Names the image, unless one is named already.
     #[must_use]
     pub fn with_image(mut self, image: impl Into<String>) -> Self {

@@ -148,7 +148,7 @@ impl<'a> Repository<'a> {
             let error = error.with_phase(question.phase).with_host(&endpoint.name);
             if let (Some(delay), Some(host)) = (error.retry_after(), error.host()) {
                 let delay = delay.min(self.service.settings.patience.max_retry_after);
-                self.service.governor.close(host, delay, error.message());
+                self.service.governor.close(host, delay, &error.cause());
             }
             error
         })

@@ -131,8 +131,7 @@ fn note_failure(
 fn wait(repository: &Repository<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
     let host = error.host().unwrap_or_default();
     let delay = repository.service.governor.closed_for(host).map_or(delay, |closed| closed.max(delay));
-    let reason = format!("{}: {}", error.kind(), error.message());
-    repository.cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
+    repository.cx.report(&ProgressEvent::Waiting { host, reason: &error.cause(), delay });
     repository.cx.sleep(delay)
 }
 

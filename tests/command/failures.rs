@@ -106,7 +106,7 @@ fn a_pull_that_waits_tells_for_whom_and_why() {
     let limit = Fault::on(Target::Manifest).times(1).with(Action::Status(429));
     registry.fault(limit.with(Action::header("Retry-After", "1")));
     let ran = bench.run(["pull", &name]).exits(0);
-    let told = format!("app:1.0: {}: status 429", registry.host());
+    let told = format!("app:1.0: {}: rate limited: status 429", registry.host());
     assert!(ran.stderr.contains(&told), "{ran:#?}");
 }
 
