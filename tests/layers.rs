@@ -30,7 +30,7 @@ const GROUND: &[&str] = &["error", "clock", "workers"];
 
 /// The floors of `registry`, the highest first: a file may use its own floor and those below.
 const REGISTRY_FLOORS: &[&[&str]] = &[
-    &["builder"],
+    &["builder", "fuzzing"],
     &["pull"],
     &["resolve", "fetch", "verify"],
     &["retry", "ask"],
