@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use crate::context::PullContext;
-use crate::durable::{Access, Lock};
+use crate::durable::{Access, DiskFile, Lock};
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_DOCUMENT_BYTES, media_type};
@@ -245,7 +245,7 @@ impl Store {
                 let _ = disk.unlink(&path);
                 continue;
             }
-            let lines = limited(&*file, u64::MAX).map_err(|error| refused(&error, &doing))?;
+            let lines = read_to_end(&*file).map_err(|error| refused(&error, &doing))?;
             leased
                 .extend(String::from_utf8_lossy(&lines).lines().filter_map(|line| Digest::parse(line).ok()));
         }
@@ -274,6 +274,20 @@ impl Removed {
         self.names.extend(other.names);
         self.blobs += other.blobs;
         self.bytes += other.bytes;
+    }
+}
+
+/// All that is there. A lease that ends meanwhile empties its file: what it held counts no more, for the
+/// index has it.
+fn read_to_end(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; 8 << 10];
+    loop {
+        let read = file.read_at(&mut part, bytes.len() as u64)?;
+        match part.get(..read) {
+            None | Some([]) => return Ok(bytes),
+            Some(part) => bytes.extend_from_slice(part),
+        }
     }
 }
 
