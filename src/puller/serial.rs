@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use crossbeam_utils::Backoff;
@@ -19,6 +19,9 @@ use crate::service::{ImageService, PullRequest};
 
 /// How many requests wait for the worker before those who ask have to wait themselves.
 pub const MAX_IMAGE_PULL_REQUESTS: usize = 10;
+
+/// About how long it takes until a thread that sleeps is awake.
+const WAKING: Duration = Duration::from_micros(30);
 
 /// How long the worker rests after the image service panicked.
 const RESTART_PERIOD: Duration = Duration::from_secs(1);
@@ -137,15 +140,23 @@ fn next_number<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<u64>)
     })
 }
 
-/// Tries for some microseconds: to be woken costs more than that.
+/// Tries for as long as it takes to be woken: who sleeps sooner makes the other side sleep, too, and
+/// each request costs two wakings then.
 fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let backoff = Backoff::new();
+    let mut given_up_at = None;
     loop {
         let done = attempt();
-        if done.is_some() || backoff.is_completed() {
+        if done.is_some() {
             return done;
         }
         backoff.snooze();
+        if backoff.is_completed() {
+            let now = Instant::now();
+            if now >= *given_up_at.get_or_insert(now + WAKING) {
+                return None;
+            }
+        }
     }
 }
 
