@@ -123,7 +123,9 @@ impl Core {
         if reference.is_tagged_by_default() {
             image.image.push_str(":latest");
         }
+        let landings_before = self.flights.lock().landings();
         Ok(Arc::new(Ask {
+            landings_before,
             back_off_key: Arc::new(Key { owner: request.owner.clone(), image: image.image.clone() }),
             credentials: SecretsHash::of(&request.pull_secrets),
             request: request.clone(),

@@ -34,6 +34,8 @@ pub(super) struct Ask {
     pub(super) asked_at: Instant,
     /// What to do when the throttle has no token.
     pub(super) throttle: Throttle,
+    /// How many pulls had landed before it looked at what is there.
+    pub(super) landings_before: u64,
 }
 
 impl Ask {
@@ -63,7 +65,8 @@ pub(super) struct Flight {
     pub(super) stage: Stage,
     /// Its token of the throttle is to be taken when it starts.
     pub(super) needs_token: bool,
-    /// Whether others went before it: what is there may have changed meanwhile.
+    /// Whether others went before it, or landed since its first asker looked: what is there may have
+    /// changed meanwhile.
     pub(super) has_waited: bool,
     pub(super) asked_at: Instant,
     pub(super) request: PullRequest,

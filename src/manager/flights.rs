@@ -32,6 +32,7 @@ pub(super) struct Flights {
     /// Of askers that no thread waits for.
     deadlines: BTreeSet<(Instant, Ticket)>,
     seats: usize,
+    landings: u64,
     next_number: u64,
 }
 
@@ -88,6 +89,7 @@ impl Flights {
             joinable: HashMap::new(),
             deadlines: BTreeSet::new(),
             seats: 0,
+            landings: 0,
             next_number: 0,
         }
     }
@@ -109,6 +111,11 @@ impl Flights {
 
     pub(super) fn get_mut(&mut self, flight: u64) -> Option<&mut Flight> {
         self.flights.get_mut(&flight)
+    }
+
+    /// How many pulls have ended.
+    pub(super) fn landings(&self) -> u64 {
+        self.landings
     }
 
     fn number(&mut self) -> u64 {
@@ -187,7 +194,7 @@ impl Flights {
             rank,
             stage: Stage::Queued,
             needs_token,
-            has_waited: false,
+            has_waited: ask.landings_before != self.landings,
             asked_at: ask.asked_at,
             request: PullRequest {
                 id: number,
@@ -325,6 +332,7 @@ impl Flights {
     pub(super) fn land(&mut self, number: u64, landing: &Landing, now: Instant) -> Option<Landed> {
         self.close_to_others(number);
         let flight = self.flights.remove(&number)?;
+        self.landings += 1;
         match flight.stage {
             Stage::Queued => drop(self.schedule.remove(&flight.registry, flight.rank)),
             Stage::Handed | Stage::Pulling(_) => self.schedule.finish(&flight.registry),
