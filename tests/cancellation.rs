@@ -320,11 +320,13 @@ fn a_cancel_costs_another_pull_none_of_its_connections() {
     let cancel = CancelToken::new();
     let cancelled = pull(0, PullContext::new().with_cancel(&cancel));
     let other = pull(1, PullContext::new());
+    // Both layers and both configs were asked for: no more connections are to come.
+    assert!(slow.wait_until(|stats| stats.blobs == 4, SOON));
     let before = slow.stats();
     cancel.cancel();
     assert_eq!(cancelled.recv_timeout(SOON).unwrap(), Err(ErrorKind::Cancelled));
-    // Only the connection that was read from is closed.
-    assert!(slow.wait_until(|stats| stats.connections_open == before.connections_open - 1, SOON));
+    // Those that were read from are closed; the config's may be done already.
+    assert!(slow.wait_until(|stats| stats.connections_open < before.connections_open, SOON));
     held[1].release();
     assert_eq!(other.recv_timeout(SOON).unwrap(), Ok(()));
     let after = slow.stats();
