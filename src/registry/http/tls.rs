@@ -10,11 +10,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ConfigBuilder, StreamOwned};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
-    time,
+    Buffers, ConnectionDetails, Connector, Either, NextTimeout, Transport, TransportAdapter, time,
 };
 
 use super::Trust;
+use super::room::Room;
 use crate::error::{Error, ErrorKind};
 
 type Builder = ConfigBuilder<ClientConfig, WantsClientCert>;
@@ -119,8 +119,7 @@ impl<In: Transport> Connector<In> for TlsWire {
         let mut below = TransportAdapter::new(transport, details.current_time.clone());
         below.set_timeout(left_of(details));
         session.complete_io(&mut below).map_err(told)?;
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        let buffers = Room::of(details.config.input_buffer_size());
         Ok(Some(Either::B(Encrypted { stream: StreamOwned::new(session, below), buffers })))
     }
 }
@@ -137,7 +136,7 @@ fn left_of(details: &ConnectionDetails<'_>) -> NextTimeout {
 /// A connection with TLS on top.
 pub(super) struct Encrypted<In: Transport> {
     stream: StreamOwned<ClientConnection, TransportAdapter<In>>,
-    buffers: LazyBuffers,
+    buffers: Room,
 }
 
 impl<In: Transport> Transport for Encrypted<In> {

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with, sockopt};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, Either, NextTimeout, Transport};
 
+use super::room::Room;
 use super::tie::Tie;
 
 /// A socket cannot be told to wait for no time at all.
@@ -33,8 +32,7 @@ impl<In: Transport> Connector<In> for TcpWire {
             return Ok(Some(Either::A(through_proxy)));
         }
         let socket = connect_to_any(&details.addrs, *details.timeout.after)?;
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        let buffers = Room::of(details.config.input_buffer_size());
         Ok(Some(Either::B(Wire { socket, buffers, read_timeout: None, write_timeout: None })))
     }
 }
@@ -102,7 +100,7 @@ fn wait_for_connection(socket: &TcpStream, limit: Duration) -> io::Result<()> {
 /// A connection that is tied, at each read and write, to the pull that uses it at the moment.
 pub(super) struct Wire {
     socket: Arc<TcpStream>,
-    buffers: LazyBuffers,
+    buffers: Room,
     /// What the socket was last told, so that it is told only what is new.
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
