@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::auth::{Audience, Authorization, Lesson};
-use super::governor::Slot;
+use super::governor::Admission;
 use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
 use super::{Service, policy, refusal};
@@ -85,16 +86,18 @@ impl Question<'_> {
 /// What a host answered.
 pub(super) struct Answer {
     pub(super) reply: Reply,
-    slot: Slot,
+    leave: Admission,
     /// Who gave it, after redirects.
     host: String,
     is_at_host: bool,
+    /// From the question to the answer's head, without the wait for a slot; redirects included.
+    took: Duration,
 }
 
 impl Answer {
     /// The body, and the leave to use its connection.
-    pub(super) fn into_body(self) -> (Body, Slot) {
-        (self.reply.into_body(), self.slot)
+    pub(super) fn into_body(self) -> (Body, Admission) {
+        (self.reply.into_body(), self.leave)
     }
 
     /// Passes over the body.
@@ -144,6 +147,9 @@ impl<'a> Repository<'a> {
             Whence::Api(_) => self.ask_authorised(endpoint, question),
             Whence::Foreign(_) => self.ask_anonymously(endpoint, question),
         };
+        if let Ok(answer) = &asked {
+            self.service.governor.note_answer(&endpoint.name, answer.took);
+        }
         asked.map_err(|error| {
             let error = error.with_phase(question.phase).with_host(&endpoint.name);
             if let (Some(delay), Some(host)) = (error.retry_after(), error.host()) {
@@ -295,8 +301,11 @@ impl<'a> Repository<'a> {
         shown: Option<&Authorization>,
     ) -> Result<Answer, Error> {
         let mut url = self.url(endpoint, question.whence)?;
+        let mut took = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.ask_at(endpoint, &url, question, shown)?;
+            let mut answer = self.ask_at(endpoint, &url, question, shown)?;
+            took += answer.took;
+            answer.took = took;
             if !policy::is_redirect(answer.reply.status()) {
                 return Ok(answer);
             }
@@ -332,9 +341,10 @@ impl<'a> Repository<'a> {
         }
         let http = if is_at_host { &endpoint.http } else { &endpoint.elsewhere };
         let named = |error: Error| error.with_host(&host);
-        let slot = self.service.governor.admit(self.cx, &host).map_err(named)?;
+        let leave = self.service.governor.admit(self.cx, &host).map_err(named)?;
+        let asked = Instant::now();
         let reply = http.get(self.cx, url, &headers).map_err(named)?;
-        Ok(Answer { reply, slot, host, is_at_host })
+        Ok(Answer { reply, leave, host, is_at_host, took: asked.elapsed() })
     }
 
     /// A mirror is told whose image it is, as containerd tells it.

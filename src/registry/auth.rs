@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
-use super::governor::{Governor, Slot};
+use super::governor::{Admission, Governor};
 use super::http::{Http, Reply, Uri};
 use super::policy;
 use crate::context::PullContext;
@@ -358,7 +358,7 @@ impl Server<'_> {
         self.realm.authority().map_or("", |authority| authority.as_str())
     }
 
-    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, Slot), Error> {
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, Admission), Error> {
         let mut query = vec![("scope", self.scope)];
         if !self.service.is_empty() {
             query.push(("service", self.service));
@@ -375,7 +375,7 @@ impl Server<'_> {
     }
 
     /// By OAuth2; a server that does not know it is asked the older way.
-    fn by_post(&self, token: &Secret) -> Result<(Reply, Slot), Error> {
+    fn by_post(&self, token: &Secret) -> Result<(Reply, Admission), Error> {
         let body = zeroize::Zeroizing::new(form(&[
             ("grant_type", "refresh_token"),
             ("service", self.service),
@@ -383,27 +383,27 @@ impl Server<'_> {
             ("scope", self.scope),
             ("refresh_token", token.expose()),
         ]));
-        let slot = self.audience.governor.admit(self.cx, self.host())?;
+        let leave = self.audience.governor.admit(self.cx, self.host())?;
         let reply = self.audience.http.post_form(self.cx, &self.realm, &body)?;
         if !matches!(reply.status(), 404 | 405) {
-            return Ok((reply, slot));
+            return Ok((reply, leave));
         }
         reply.discard();
-        drop(slot);
+        drop(leave);
         self.by_get(Some(("<token>", token.expose())))
     }
 
     /// Each hop is looked at as the first was; another host is not shown the password.
-    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, Slot), Error> {
+    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, Admission), Error> {
         for _ in 0..=MAX_REDIRECTS {
             let host = url.authority().map_or("", |authority| authority.as_str());
             let named = |error: Error| error.with_host(host);
-            let slot = self.audience.governor.admit(self.cx, host).map_err(named)?;
+            let leave = self.audience.governor.admit(self.cx, host).map_err(named)?;
             let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
             let reply = self.audience.http.get(self.cx, &url, &headers).map_err(named)?;
             if !policy::is_redirect(reply.status()) {
-                return Ok((reply, slot));
+                return Ok((reply, leave));
             }
             url = policy::next_hop(&url, reply.header("location")).map_err(refused_url)?;
             policy::may_ask_for_token(&url, self.audience.root).map_err(refused_url)?;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -40,17 +41,27 @@ impl Patience {
     }
 }
 
+/// Where a host answers within this time, many connections gain nothing: on a machine that has nothing
+/// else to do a thread starts in a twentieth of it, on a busy one that is what it takes.
+const SOON: Duration = Duration::from_millis(2);
+
 /// All hosts of a service.
 #[derive(Debug)]
 pub(crate) struct Governor {
     slots_per_host: usize,
+    /// How many of a host's slots are of use while it answers [`SOON`]: what bounds the pulls is then
+    /// this machine.
+    slots_if_soon: usize,
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
 }
 
 #[derive(Debug)]
 struct HostState {
     slots: Slots,
+    slots_if_soon: Slots,
     times: Mutex<Times>,
+    /// How long it took to answer, the last time, microseconds.
+    answered_in: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +85,13 @@ pub(crate) struct Slots {
 #[derive(Debug)]
 pub(crate) struct Slot(Slots);
 
+/// The leave to use a connection to a host, until dropped.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    _slot: Slot,
+    _if_soon: Option<Slot>,
+}
+
 impl Slots {
     pub(crate) fn new(places: usize) -> Self {
         let (taken, given_back) = bounded(places);
@@ -95,6 +113,11 @@ impl Slots {
         Ok(Slot(self.clone()))
     }
 
+    /// Whether a place is free now.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.taken.is_full()
+    }
+
     /// A place, if one is free now.
     pub(crate) fn try_acquire(&self) -> Option<Slot> {
         self.taken.try_send(()).is_ok().then(|| Slot(self.clone()))
@@ -108,22 +131,25 @@ impl Drop for Slot {
 }
 
 impl Governor {
-    pub(crate) fn new(slots_per_host: usize) -> Self {
-        Governor { slots_per_host, hosts: Mutex::default() }
+    /// `if_soon` of a host's slots are given out while it answers soon.
+    pub(crate) fn new(slots_per_host: usize, if_soon: usize) -> Self {
+        let slots_if_soon = if_soon.clamp(1, slots_per_host.max(1));
+        Governor { slots_per_host, slots_if_soon, hosts: Mutex::default() }
     }
 
     /// Waits until the host may be asked, and a connection to it is free.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
-    pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Slot, Error> {
+    pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Admission, Error> {
         let state = self.state(host);
         loop {
             wait_at_gate(cx, host, &state)?;
+            let if_soon = state.answers_soon().then(|| state.slots_if_soon.acquire(cx)).transpose()?;
             let slot = state.slots.acquire(cx)?;
             // The gate may have closed while there was no slot.
             if state.closed_for().is_none() {
-                return Ok(slot);
+                return Ok(Admission { _slot: slot, _if_soon: if_soon });
             }
         }
     }
@@ -156,6 +182,17 @@ impl Governor {
         self.state(host).times.lock().distrusted_until.is_some_and(|until| until > Instant::now())
     }
 
+    /// Notes how long the host took to answer.
+    pub(crate) fn note_answer(&self, host: &str, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.state(host).answered_in.store(micros, Ordering::Relaxed);
+    }
+
+    /// Whether the host answered within [`SOON`], the last time.
+    pub(crate) fn answers_soon(&self, host: &str) -> bool {
+        self.state(host).answers_soon()
+    }
+
     fn state(&self, host: &str) -> Arc<HostState> {
         let mut hosts = self.hosts.lock();
         if let Some(state) = hosts.get(host) {
@@ -164,13 +201,22 @@ impl Governor {
         if hosts.len() >= MAX_HOSTS {
             hosts.retain(|_, state| Arc::strong_count(state) > 1 || state.closed_for().is_some());
         }
-        let state = Arc::new(HostState { slots: Slots::new(self.slots_per_host), times: Mutex::default() });
+        let state = Arc::new(HostState {
+            slots: Slots::new(self.slots_per_host),
+            slots_if_soon: Slots::new(self.slots_if_soon),
+            times: Mutex::default(),
+            answered_in: AtomicU64::new(u64::MAX),
+        });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
     }
 }
 
 impl HostState {
+    fn answers_soon(&self) -> bool {
+        Duration::from_micros(self.answered_in.load(Ordering::Relaxed)) <= SOON
+    }
+
     fn closed_for(&self) -> Option<Duration> {
         let left = self.times.lock().closed_until?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)

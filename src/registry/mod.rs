@@ -92,6 +92,8 @@ struct Settings {
     trust: Trust,
     proxy: ProxyChoice,
     downloads_per_pull: usize,
+    /// How many downloads keep this machine busy, where no time is lost on the way.
+    side_by_side: usize,
     sharing: Sharing,
     max_image_size: u64,
     allow_foreign_urls: bool,

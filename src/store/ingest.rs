@@ -18,7 +18,7 @@ use crate::store::pieces::Note;
 use crate::store::{Inner, Store, layout, refused, wait};
 
 /// How much is read at once, bytes.
-pub(super) const READ: usize = 256 << 10;
+pub(super) const READ: usize = 128 << 10;
 
 /// What [`Store::begin`] found.
 #[derive(Debug)]
@@ -92,6 +92,12 @@ impl Store {
             }
             return Ingest::resume(cx, store, lease, blob, partial, claim).map(Begun::Fetch);
         }
+    }
+
+    /// Whether a thread of this process is fetching the digest just now, from its [`begin`](Self::begin)
+    /// to its commit.
+    pub(crate) fn is_being_fetched(&self, digest: &Digest) -> bool {
+        self.0.ingests.0.lock().contains_key(digest)
     }
 
     /// Counts a blob that is there, once it is durable.

@@ -11,8 +11,8 @@ use crate::registry::http::Body;
 use crate::registry::retry::{self, Trial};
 use crate::store::{Begun, Ingest, Lease};
 
-/// How much is handed on at a time, bytes. The connection's own buffer is larger and gathers what has
-/// come; of that, this much stays in the processor's cache until it is hashed and written.
+/// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
+/// processor's cache until it is hashed and written.
 const PART: usize = 64 << 10;
 
 /// One blob that is to be fetched.

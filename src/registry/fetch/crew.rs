@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::{self, Scope};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,33 +14,45 @@ use crate::context::CancelToken;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
+use crate::registry::Settings;
 use crate::registry::ask::Repository;
 use crate::registry::governor::Slot;
 use crate::store::{Begun, Ingest, Lease};
 
+/// Bytes that one thread fetches alone where a host answers soon.
+const LITTLE: u64 = 128 << 10;
+
+/// Starts with the pull's own thread; whoever takes something up starts another if there is more. So a
+/// pull has a thread for each thing that it does, and none for what another pull does.
 pub(super) struct Crew<'a, 'r> {
     pub(super) repository: &'a Repository<'r>,
     pub(super) stop: &'a CancelToken,
     lease: &'a Lease,
     config: &'a Descriptor,
+    /// Bytes that the store had not when this began.
+    missing: u64,
     pub(super) floor: Mutex<Floor<'a>>,
-    /// The floor has changed in a way that those without work wait for.
-    pub(super) changed: Condvar,
+    /// A helper has left.
+    pub(super) left: Condvar,
     tally: Tally,
 }
 
 /// What there is to do.
-#[derive(Default)]
 pub(super) struct Floor<'a> {
-    left: VecDeque<&'a Descriptor>,
-    /// Threads at a blob that may yet be shared with those who have nothing else to do.
-    pub(super) may_share: usize,
+    blobs: VecDeque<&'a Descriptor>,
     pub(super) shared: Vec<Arc<Shared<'a>>>,
+    threads: usize,
+    /// No other could be started.
+    is_at_limit: bool,
+    /// One of the threads waits for a blob that another pull is at.
+    awaits: bool,
     failed: Option<Error>,
 }
 
 enum Task<'a> {
     Fetch(&'a Descriptor),
+    /// Waits until another pull has fetched it, or has failed to.
+    Await(&'a Descriptor),
     Help(Arc<Shared<'a>>, Slot),
 }
 
@@ -50,67 +63,128 @@ impl<'a, 'r> Crew<'a, 'r> {
         lease: &'a Lease,
         config: &'a Descriptor,
         blobs: Vec<&'a Descriptor>,
+        missing: u64,
     ) -> Self {
-        let floor = Mutex::new(Floor { left: blobs.into(), ..Floor::default() });
-        Crew { repository, stop, lease, config, floor, changed: Condvar::new(), tally: Tally::default() }
-    }
-
-    /// Fetches one blob after the other, then helps with the large ones, until all is there or
-    /// something has failed.
-    pub(super) fn work(&self) {
-        while let Some(task) = self.next() {
-            let done = catch_unwind(AssertUnwindSafe(|| match task {
-                Task::Fetch(blob) => self.fetch(blob),
-                Task::Help(shared, _leave) => self.help(shared),
-            }));
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return self.fail(error),
-                Err(_) => {
-                    return self
-                        .fail(Error::new(ErrorKind::Panicked, "a thread that fetched a blob panicked"));
-                }
-            }
+        let floor = Floor {
+            blobs: blobs.into(),
+            shared: Vec::new(),
+            threads: 1,
+            is_at_limit: false,
+            awaits: false,
+            failed: None,
+        };
+        Crew {
+            repository,
+            stop,
+            lease,
+            config,
+            missing,
+            floor: Mutex::new(floor),
+            left: Condvar::new(),
+            tally: Tally::default(),
         }
     }
 
-    pub(super) fn outcome(self) -> Result<Tally, Error> {
+    /// Fetches all blobs, or until one fails.
+    ///
+    /// # Errors
+    /// The first blob's that failed.
+    pub(super) fn fetch_all(self) -> Result<Tally, Error> {
+        thread::scope(|scope| self.work(scope));
         match self.floor.into_inner().failed {
             Some(error) => Err(error),
             None => Ok(self.tally),
         }
     }
 
+    /// Does one thing after the other, until there is nothing to do or something has failed.
+    fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        while let Some(task) = self.next() {
+            self.get_help(scope);
+            let done = catch_unwind(AssertUnwindSafe(|| match task {
+                Task::Fetch(blob) => self.fetch(scope, blob),
+                Task::Await(blob) => self.await_other(scope, blob),
+                Task::Help(shared, _leave) => self.help(shared),
+            }));
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.fail(error),
+                Err(_) => self.fail(Error::new(ErrorKind::Panicked, "a thread that fetched a blob panicked")),
+            }
+        }
+        self.floor.lock().threads -= 1;
+    }
+
     /// The first failure counts; the others are of its making.
     pub(super) fn fail(&self, error: Error) {
         self.floor.lock().failed.get_or_insert(error);
         self.stop.cancel();
-        self.changed.notify_all();
     }
 
-    /// A blob that nobody is at; or one to help with; or `None` if there will be neither.
+    /// A blob that nobody is at, or one to help with; and only then one to wait for.
     fn next(&self) -> Option<Task<'a>> {
         let mut floor = self.floor.lock();
-        loop {
-            if floor.failed.is_some() {
-                return None;
+        if floor.failed.is_some() {
+            return None;
+        }
+        if let Some(place) = self.place_of_free(&floor) {
+            return floor.blobs.remove(place).map(Task::Fetch);
+        }
+        if let Some(shared) = neediest(&floor)
+            && let Some(leave) = self.repository.service.downloads.try_acquire()
+        {
+            shared.join();
+            return Some(Task::Help(Arc::clone(shared), leave));
+        }
+        if floor.awaits {
+            return None;
+        }
+        let blob = floor.blobs.pop_front()?;
+        floor.awaits = true;
+        Some(Task::Await(blob))
+    }
+
+    /// Where among the blobs that are left the first is that no other pull is at.
+    fn place_of_free(&self, floor: &Floor<'a>) -> Option<usize> {
+        let store = &self.repository.service.store;
+        floor.blobs.iter().position(|blob| !store.is_being_fetched(&blob.digest))
+    }
+
+    /// Starts another thread if there is something to do for it.
+    pub(super) fn get_help<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let service = self.repository.service;
+        let mut floor = self.floor.lock();
+        let can_help = || neediest(&floor).is_some() && service.downloads.has_free();
+        if floor.is_at_limit
+            || floor.threads >= self.useful_threads()
+            || (self.place_of_free(&floor).is_none() && !can_help())
+        {
+            return;
+        }
+        let name = format!("blob-{}", floor.threads);
+        let thread = thread::Builder::new().name(name).stack_size(service.settings.stack_size);
+        match thread.spawn_scoped(scope, || self.work(scope)) {
+            Ok(_) => floor.threads += 1,
+            Err(error) => {
+                floor.is_at_limit = true;
+                log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
             }
-            if let Some(blob) = floor.left.pop_front() {
-                floor.may_share += usize::from(self.is_large(blob));
-                return Some(Task::Fetch(blob));
-            }
-            let neediest =
-                floor.shared.iter().filter(|shared| shared.wants_help()).max_by_key(|shared| shared.open());
-            if let Some(shared) = neediest
-                && let Some(leave) = self.repository.service.downloads.try_acquire()
-            {
-                shared.join();
-                return Some(Task::Help(Arc::clone(shared), leave));
-            }
-            if floor.may_share == 0 {
-                return None;
-            }
-            self.changed.wait(&mut floor);
+        }
+    }
+
+    /// How many threads are of use. Where the host answers soon, what bounds the pull is this machine:
+    /// more threads than it can run would only take turns; and what is little is there before another
+    /// thread has started.
+    fn useful_threads(&self) -> usize {
+        let service = self.repository.service;
+        let Settings { downloads_per_pull, side_by_side, .. } = service.settings;
+        let first = self.repository.endpoints.first();
+        let is_soon = first.is_some_and(|first| service.governor.answers_soon(&first.name));
+        match self.missing {
+            0 => 1,
+            ..=LITTLE if is_soon => 1,
+            _ if is_soon => downloads_per_pull.min(side_by_side),
+            _ => downloads_per_pull,
         }
     }
 
@@ -119,42 +193,60 @@ impl<'a, 'r> Crew<'a, 'r> {
         is_plain && blob.size >= self.repository.service.settings.sharing.from
     }
 
-    fn fetch(&self, blob: &'a Descriptor) -> Result<(), Error> {
-        let fetched = self.fetch_whole(blob);
-        if self.is_large(blob) {
-            self.floor.lock().may_share -= 1;
-            self.changed.notify_all();
-        }
-        fetched
+    fn fetch<'s>(&'s self, scope: &'s Scope<'s, '_>, blob: &'a Descriptor) -> Result<(), Error> {
+        let fetch = self.fetch_of(blob);
+        let begun = fetch.begin()?;
+        self.go_on(scope, fetch, begun)
     }
 
-    fn fetch_whole(&self, blob: &'a Descriptor) -> Result<(), Error> {
+    /// Waits for a blob that another pull is at. If that fails, what it leaves is for this pull to fetch,
+    /// this blob and maybe others.
+    fn await_other<'s>(&'s self, scope: &'s Scope<'s, '_>, blob: &'a Descriptor) -> Result<(), Error> {
         let fetch = self.fetch_of(blob);
-        match fetch.begin()? {
+        let begun = fetch.begin();
+        self.floor.lock().awaits = false;
+        let begun = begun?;
+        if matches!(begun, Begun::Fetch(_)) {
+            self.get_help(scope);
+        }
+        self.go_on(scope, fetch, begun)
+    }
+
+    fn go_on<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        fetch: Fetch<'a, 'r>,
+        begun: Begun,
+    ) -> Result<(), Error> {
+        let (cx, blob) = (self.repository.cx, fetch.blob);
+        match begun {
             Begun::Present => {
                 self.tally.count(0, blob.size);
-                self.repository
-                    .cx
-                    .report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
+                cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
             }
             Begun::Fetch(ingest) => {
-                let reused = self.complete(fetch, ingest)?;
+                let reused = self.complete(scope, fetch, ingest)?;
                 self.tally.count(blob.size.saturating_sub(reused), reused);
-                self.repository.cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
+                cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
             }
         }
         Ok(())
     }
 
     /// Brings a blob to its end. Returns how many of its bytes an earlier pull has left.
-    fn complete(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<u64, Error> {
+    fn complete<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        fetch: Fetch<'a, 'r>,
+        ingest: Ingest,
+    ) -> Result<u64, Error> {
         if let Some(data) = &fetch.blob.data {
             return commit_inline(ingest, data);
         }
         let downloads = &self.repository.service.downloads;
         let _leave = downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(fetch.phase))?;
         if self.is_large(fetch.blob) {
-            return self.complete_in_pieces(fetch, ingest);
+            return self.complete_in_pieces(scope, fetch, ingest);
         }
         let resumed = ingest.offset();
         fetch.complete(Some(ingest), resumed)
@@ -164,6 +256,11 @@ impl<'a, 'r> Crew<'a, 'r> {
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
         Fetch { repository: self.repository, lease: self.lease, blob, phase }
     }
+}
+
+/// The blob that those with nothing else to do should help with.
+fn neediest<'f, 'a>(floor: &'f Floor<'a>) -> Option<&'f Arc<Shared<'a>>> {
+    floor.shared.iter().filter(|shared| shared.wants_help()).max_by_key(|shared| shared.open())
 }
 
 /// Bytes that came along in the manifest; their size and hash were compared when it was read.

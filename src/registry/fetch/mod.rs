@@ -6,7 +6,6 @@ mod pieces;
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use self::crew::Crew;
 use super::ask::Repository;
@@ -62,22 +61,7 @@ pub(super) fn blobs(
     repository.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
     // The largest first: the pull lasts as long as its last blob.
     blobs.sort_by_key(|blob| Reverse(blob.size));
-    let settings = &repository.service.settings;
-    let threads = useful_threads(&blobs, missing, settings.sharing).min(settings.downloads_per_pull);
-    let crew = Crew::new(repository, stop, lease, &manifest.config, blobs);
-    thread::scope(|scope| {
-        // The pull's own thread is one of them.
-        for number in 1..threads {
-            let thread =
-                thread::Builder::new().name(format!("blob-{number}")).stack_size(settings.stack_size);
-            if let Err(error) = thread.spawn_scoped(scope, || crew.work()) {
-                log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
-                break;
-            }
-        }
-        crew.work();
-    });
-    crew.outcome()
+    Crew::new(repository, stop, lease, &manifest.config, blobs, missing).fetch_all()
 }
 
 fn missing_bytes(repository: &Repository<'_>, blobs: &[&Descriptor]) -> Result<u64, Error> {
@@ -90,14 +74,4 @@ fn missing_bytes(repository: &Repository<'_>, blobs: &[&Descriptor]) -> Result<u
         }
     }
     Ok(missing)
-}
-
-/// More threads than this would find nothing to do.
-fn useful_threads(blobs: &[&Descriptor], missing: u64, sharing: Sharing) -> usize {
-    let pieces =
-        blobs.iter().map(|blob| if blob.size >= sharing.from { blob.size / sharing.piece.max(1) } else { 1 });
-    match missing {
-        0 => 1,
-        _ => usize::try_from(pieces.fold(0, u64::saturating_add)).unwrap_or(usize::MAX).max(blobs.len()),
-    }
 }

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Scope;
 use std::time::Instant;
 
 use super::blob::Fetch;
@@ -70,7 +71,12 @@ enum Fetched {
 impl<'a, 'r> Crew<'a, 'r> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
-    pub(super) fn complete_in_pieces(&self, fetch: Fetch<'a, 'r>, ingest: Ingest) -> Result<u64, Error> {
+    pub(super) fn complete_in_pieces<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        fetch: Fetch<'a, 'r>,
+        ingest: Ingest,
+    ) -> Result<u64, Error> {
         let had = fetch.blob.size.saturating_sub(ingest.missing());
         let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
         let shared = Arc::new(Shared {
@@ -80,7 +86,7 @@ impl<'a, 'r> Crew<'a, 'r> {
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
         });
-        let ended = self.lead(fetch, &shared);
+        let ended = self.lead(scope, fetch, &shared);
         if let Err(error) = &ended {
             self.fail(error.clone());
         }
@@ -100,18 +106,24 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 
     /// Fetches pieces until none is open, and lets others join when the first bytes have come.
-    fn lead(&self, fetch: Fetch<'a, 'r>, shared: &Arc<Shared<'a>>) -> Result<(), Error> {
+    fn lead<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        fetch: Fetch<'a, 'r>,
+        shared: &Arc<Shared<'a>>,
+    ) -> Result<(), Error> {
         let is_offered = Cell::new(false);
         let offer = || {
             if !is_offered.get() && shared.pieces.written() >= PROBE {
                 is_offered.set(true);
                 self.floor.lock().shared.push(Arc::clone(shared));
-                self.changed.notify_all();
+                self.get_help(scope);
             }
         };
         let is_told = Cell::new(false);
         while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
-            self.changed.notify_all();
+            // The way may have become slower since.
+            self.get_help(scope);
         }
         Ok(())
     }
@@ -131,7 +143,7 @@ impl<'a, 'r> Crew<'a, 'r> {
         let mut floor = self.floor.lock();
         floor.shared.retain(|other| !Arc::ptr_eq(other, &shared));
         while shared.helpers.load(Ordering::Relaxed) > 0 {
-            self.changed.wait(&mut floor);
+            self.left.wait(&mut floor);
         }
         Arc::into_inner(shared)
     }
@@ -151,7 +163,7 @@ impl Drop for Helper<'_, '_, '_> {
         shared.helpers.fetch_sub(1, Ordering::Relaxed);
         drop(shared);
         drop(floor);
-        self.crew.changed.notify_all();
+        self.crew.left.notify_all();
     }
 }
 
