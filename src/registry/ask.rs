@@ -148,7 +148,8 @@ impl<'a> Repository<'a> {
             Whence::Foreign(_) => self.ask_anonymously(endpoint, question),
         };
         if let Ok(answer) = &asked {
-            self.service.governor.note_answer(&endpoint.name, answer.took);
+            let is_small = !matches!(question.phase, Phase::Config | Phase::Layer);
+            self.service.governor.note_answer(&endpoint.name, answer.took, is_small);
         }
         asked.map_err(|error| {
             let error = error.with_phase(question.phase).with_host(&endpoint.name);

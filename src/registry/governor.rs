@@ -60,7 +60,7 @@ struct HostState {
     slots: Slots,
     slots_if_soon: Slots,
     times: Mutex<Times>,
-    /// How long it took to answer, the last time, microseconds.
+    /// How long it takes to answer, microseconds.
     answered_in: AtomicU64,
 }
 
@@ -182,13 +182,20 @@ impl Governor {
         self.state(host).times.lock().distrusted_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Notes how long the host took to answer.
-    pub(crate) fn note_answer(&self, host: &str, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.state(host).answered_in.store(micros, Ordering::Relaxed);
+    /// Notes how long the host took to answer. What `is_small` counts only until it was asked for a blob:
+    /// those may have a longer way.
+    pub(crate) fn note_answer(&self, host: &str, time: Duration, is_small: bool) {
+        let state = self.state(host);
+        let before = state.answered_in.load(Ordering::Relaxed);
+        let now = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        // A slow answer weighs little: on a busy machine what was slow may have been this side.
+        let next = if now <= before { now } else { before + (now - before) / 8 };
+        if !is_small || before == u64::MAX {
+            state.answered_in.store(next, Ordering::Relaxed);
+        }
     }
 
-    /// Whether the host answered within [`SOON`], the last time.
+    /// Whether the host answers within [`SOON`], as far as is known.
     pub(crate) fn answers_soon(&self, host: &str) -> bool {
         self.state(host).answers_soon()
     }
@@ -238,4 +245,50 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
         cx.sleep(delay)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(answers: &[(u64, bool)]) -> bool {
+        let governor = Governor::new(16, 4);
+        for (millis, is_small) in answers {
+            governor.note_answer("host", Duration::from_millis(*millis), *is_small);
+        }
+        governor.answers_soon("host")
+    }
+
+    #[test]
+    fn a_host_answers_soon_as_its_blobs_come() {
+        // What was asked for: after how many milliseconds it came, and whether it was no blob.
+        let cases: &[(&[(u64, bool)], bool, &str)] = &[
+            (&[], false, "nothing is known"),
+            (&[(1, true)], true, "a manifest is all that is known"),
+            (&[(1, false)], true, "a blob came soon"),
+            (&[(20, false)], false, "a blob came late"),
+            (&[(1, true), (20, false)], false, "only the manifest is near"),
+            (&[(1, true), (20, false), (1, true)], false, "a manifest says nothing of blobs"),
+            (&[(1, false), (8, false)], true, "one late answer may be this machine's fault"),
+            (&[(1, false), (8, false), (8, false)], false, "two are not"),
+            (&[(20, false), (1, false)], true, "one that is soon is the host's own"),
+        ];
+        for (answers, soon, why) in cases {
+            assert_eq!(answered(answers), *soon, "{why}: {answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_answers_soon_gives_out_fewer_slots() {
+        let governor = Governor::new(3, 2);
+        let hurried = PullContext::new().with_timeout(Duration::from_millis(20));
+        let fits = |count: usize| {
+            let taken: Vec<_> = (0..count).map(|_| governor.admit(&hurried, "host")).collect();
+            taken.iter().all(Result::is_ok)
+        };
+        assert!(fits(3));
+        governor.note_answer("host", Duration::from_millis(1), false);
+        assert!(fits(2));
+        assert!(!fits(3));
+    }
 }
