@@ -8,6 +8,7 @@
 mod catalog;
 mod contenders;
 mod floor;
+mod gzip;
 mod measure;
 mod ours;
 mod peers;

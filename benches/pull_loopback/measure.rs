@@ -2,8 +2,8 @@
 //! system.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -123,8 +123,10 @@ pub(crate) fn trace(commands: &[Command], folder: &Path) -> Outcome<Calls> {
     run(commands.iter().enumerate().map(traced).collect())?;
     let mut calls = Calls { count: 0, copied: 0 };
     for number in 0..commands.len() {
-        let lines = fs::read(log(number))?;
-        String::from_utf8_lossy(&lines).lines().for_each(|line| calls.note(line));
+        // Line by line: this program keeps small.
+        for line in BufReader::new(File::open(log(number))?).split(b'\n') {
+            calls.note(&String::from_utf8_lossy(&line?));
+        }
     }
     Ok(calls)
 }

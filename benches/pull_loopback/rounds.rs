@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -46,7 +47,7 @@ pub(crate) fn measure(
         figures.extend(ground.warm_up(contender, settings.with_calls && measure::can_trace())?);
     }
     for round in 0..settings.rounds {
-        eprint!("\r{}, round {} of {} ", work.letter(), round + 1, settings.rounds);
+        show(&format!("{}, round {} of {}", work.letter(), round + 1, settings.rounds));
         // Forth and back: nobody always follows the same one.
         let mut order: Vec<_> = figures.iter_mut().collect();
         if round % 2 == 1 {
@@ -56,8 +57,15 @@ pub(crate) fn measure(
             figures.runs.push(ground.run(&figures.contender)?);
         }
     }
-    eprint!("\r{:30}\r", "");
+    show("");
     Ok(Measured { work, title: work.title(settings.scale), figures })
+}
+
+/// Puts what goes on into the terminal's last line, if there is a terminal.
+fn show(text: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r{text:30}\r");
+    }
 }
 
 /// What runs on one work have in common.

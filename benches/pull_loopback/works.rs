@@ -1,8 +1,14 @@
 //! The works: what is pulled, by whichever program.
 
-use oci_puller::testing::images::{Image, ImageBuilder};
+use std::sync::Arc;
 
+use oci_puller::Digest;
+use oci_puller::testing::images::{Image, ImageBuilder, Part};
+
+use super::gzip;
 use super::units::bytes_for_people;
+
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 const MIB: f64 = 1024.0 * 1024.0;
 const LAYERS_OF_A: [f64; 8] = [60.0, 35.0, 25.0, 15.0, 8.0, 5.0, 1.5, 0.5];
@@ -74,12 +80,12 @@ impl Work {
     pub(crate) fn images(self, scale: f64) -> Vec<Image> {
         let scaled = |mib: f64| scaled(mib, scale);
         match self {
-            Work::A => vec![image("bench/a", 1, LAYERS_OF_A.map(scaled))],
-            Work::B => vec![image("bench/b", 2, [scaled(0.25); 40])],
-            Work::C => vec![image("bench/c", 3, [scaled(512.0)])],
+            Work::A => vec![image_of("bench/a", 1, LAYERS_OF_A.map(scaled))],
+            Work::B => vec![image_of("bench/b", 2, [scaled(0.25); 40])],
+            Work::C => vec![image_of("bench/c", 3, [scaled(512.0)])],
             Work::D => images_that_share(SHARED_IN_D.map(scaled), scaled(2.0)),
             Work::E => (0..images_of_e(scale))
-                .map(|number| image(&format!("bench/e{number:03}"), number, [LAYER_OF_E]))
+                .map(|number| image_of(&format!("bench/e{number:03}"), number, [LAYER_OF_E]))
                 .collect(),
         }
     }
@@ -93,20 +99,41 @@ fn images_of_e(scale: f64) -> u64 {
     ((IMAGES_OF_E * scale) as u64).max(1)
 }
 
-fn image(repository: &str, seed: u64, layers: impl IntoIterator<Item = usize>) -> Image {
-    let image = ImageBuilder::new(repository).seed(seed);
-    layers.into_iter().fold(image, ImageBuilder::layer).build()
+fn image_of(repository: &str, seed: u64, sizes: impl IntoIterator<Item = usize>) -> Image {
+    image(repository, &layers(repository, seed, sizes))
 }
 
 /// The shared layers are made once: twenty copies would be as much memory again as work C.
 fn images_that_share(shared: [usize; 6], own: usize) -> Vec<Image> {
-    let base = image("bench/d", 4, shared);
+    let base = layers("bench/d", 0, shared);
     let upon_base = |number| {
-        let image = ImageBuilder::new(format!("bench/d{number:02}")).seed(number);
-        let with = |image: ImageBuilder, layer: &oci_puller::testing::images::Part| {
-            image.layer_made(&layer.media_type, layer.data.clone(), layer.digest.clone())
-        };
-        base.layers().iter().fold(image, with).layer(own).build()
+        let repository = format!("bench/d{number:02}");
+        image(&repository, &[&base[..], &layers(&repository, number, [own])].concat())
     };
     (0..IMAGES_OF_D).map(upon_base).collect()
+}
+
+#[derive(Clone)]
+struct Layer {
+    compressed: Arc<[u8]>,
+    /// Of the archive within.
+    diff_id: Digest,
+}
+
+/// Layers that no other repository or seed has, about this many bytes each.
+fn layers(repository: &str, seed: u64, sizes: impl IntoIterator<Item = usize>) -> Vec<Layer> {
+    let archives =
+        sizes.into_iter().fold(ImageBuilder::new(repository).seed(seed), ImageBuilder::layer).build();
+    let layer = |archive: &Part| Layer {
+        compressed: gzip::stored(&archive.data).into(),
+        diff_id: archive.digest.clone(),
+    };
+    archives.layers().iter().map(layer).collect()
+}
+
+fn image(repository: &str, layers: &[Layer]) -> Image {
+    let with = |image: ImageBuilder, layer: &Layer| {
+        image.layer_made(GZIP, layer.compressed.clone(), layer.diff_id.clone())
+    };
+    layers.iter().fold(ImageBuilder::new(repository), with).build()
 }
