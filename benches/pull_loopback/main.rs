@@ -27,7 +27,8 @@ use roles::Role;
 use rounds::Folders;
 use settings::Settings;
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Outcome<T> = Result<T, Error>;
 
 /// Images that are pulled at a time.
 const AT_ONCE: usize = 8;

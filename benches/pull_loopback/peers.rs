@@ -28,7 +28,7 @@ pub(crate) enum Program {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     program: Program,
-    version: String,
+    version: Option<String>,
 }
 
 impl Program {
@@ -57,15 +57,16 @@ impl Program {
 }
 
 /// The first word that begins like a version.
-fn version_in(text: &str) -> String {
+fn version_in(text: &str) -> Option<String> {
     let begins_with_digit = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
     let mut words = text.split_whitespace().map(|word| word.trim_start_matches('v'));
-    words.find(begins_with_digit).unwrap_or("?").to_owned()
+    words.find(begins_with_digit).map(str::to_owned)
 }
 
 impl Peer {
     pub(crate) fn name(&self) -> String {
-        format!("{} {}", self.program.name(), self.version)
+        let name = self.program.name();
+        self.version.as_ref().map_or_else(|| name.to_owned(), |version| format!("{name} {version}"))
     }
 
     /// Whether what it takes is all taken by the processes that are started.

@@ -13,7 +13,7 @@ use super::measure::{self, Calls, Usage};
 use super::server::Server;
 use super::settings::Settings;
 use super::works::Work;
-use super::{MIB, Outcome};
+use super::{Error, MIB, Outcome};
 
 /// What was measured of one work.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Measured {
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) contender: Contender,
-    /// One a round; none if it failed.
+    /// One a round.
     pub(crate) runs: Vec<Usage>,
     pub(crate) calls: Option<Calls>,
 }
@@ -42,23 +42,37 @@ pub(crate) fn measure(
     let place = folders.fresh()?;
     let server = settings.server.start(work, settings.scale, &place)?;
     let ground = Ground { server: &server, place: &place, folders, bytes: work.bytes(settings.scale) };
-    let mut figures = Vec::new();
+    let mut all = Vec::new();
     for contender in contenders {
-        figures.extend(ground.warm_up(contender, settings.with_calls && measure::can_trace())?);
+        match ground.warm_up(contender, settings.with_calls && measure::can_trace()) {
+            Ok(calls) => all.push(Figures { contender: contender.clone(), runs: Vec::new(), calls }),
+            Err(error) => leave_out(contender, error)?,
+        }
     }
     for round in 0..settings.rounds {
         show(&format!("{}, round {} of {}", work.letter(), round + 1, settings.rounds));
         // Forth and back: nobody always follows the same one.
-        let mut order: Vec<_> = figures.iter_mut().collect();
+        let mut order: Vec<_> = all.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for figures in order {
-            figures.runs.push(ground.run(&figures.contender)?);
+            match ground.run(&figures.contender) {
+                Ok(usage) => figures.runs.push(usage),
+                Err(error) => leave_out(&figures.contender, error)?,
+            }
         }
     }
     show("");
-    Ok(Measured { work, title: work.title(settings.scale), figures })
+    all.retain(|figures| figures.runs.len() == settings.rounds);
+    Ok(Measured { work, title: work.title(settings.scale), figures: all })
+}
+
+/// A peer may fail; nobody else.
+fn leave_out(contender: &Contender, error: Error) -> Outcome<()> {
+    let Contender::Peer(peer) = contender else { return Err(error) };
+    eprintln!("{} is left out: {error}", peer.name());
+    Ok(())
 }
 
 /// Puts what goes on into the terminal's last line, if there is a terminal.
@@ -78,19 +92,12 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// A first run, which is not timed, and counts what is asked of the system. A peer that fails it is
-    /// left out.
-    fn warm_up(&self, contender: &Contender, with_calls: bool) -> Outcome<Option<Figures>> {
-        let outcome =
-            if with_calls { self.trace(contender).map(Some) } else { self.run(contender).map(|_| None) };
-        match (outcome, contender) {
-            (Ok(calls), _) => Ok(Some(Figures { contender: contender.clone(), runs: Vec::new(), calls })),
-            (Err(error), Contender::Peer(_)) => {
-                eprintln!("{} is left out: {error}", contender.name());
-                Ok(None)
-            }
-            (Err(error), _) => Err(error),
+    /// A first run, which is not timed, and counts what is asked of the system where it can.
+    fn warm_up(&self, contender: &Contender, with_calls: bool) -> Outcome<Option<Calls>> {
+        if with_calls {
+            return self.trace(contender).map(Some);
         }
+        self.run(contender).map(|_| None)
     }
 
     fn run(&self, contender: &Contender) -> Outcome<Usage> {

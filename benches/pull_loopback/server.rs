@@ -4,8 +4,8 @@
 //! memory. Both end with this process, or before.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -46,8 +46,20 @@ impl Kind {
             Kind::Nginx => start_nginx(work, scale, folder)?,
             Kind::Own => start_own(work, scale, folder)?,
         };
-        Ok(Server { catalog: Catalog::read(&folder.join(CATALOG))?, process })
+        let server = Server { catalog: Catalog::read(&folder.join(CATALOG))?, process };
+        greet(&server.catalog.host).map_err(|error| {
+            let log = fs::read_to_string(folder.join("error.log")).unwrap_or_default();
+            format!("{} does not answer: {error}; {log}", self.name())
+        })?;
+        Ok(server)
     }
+}
+
+/// Asks whether it speaks the registry's language.
+fn greet(host: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(host)?;
+    stream.write_all(format!("GET /v2/ HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    stream.read_exact(&mut [0; "HTTP/1.1 200".len()])
 }
 
 /// Where the server says what it has.
