@@ -111,7 +111,6 @@ pub(crate) fn can_trace() -> bool {
 
 /// Runs the programs under strace, which writes into `folder`.
 pub(crate) fn trace(commands: &[Command], folder: &Path) -> Outcome<Calls> {
-    fs::create_dir_all(folder)?;
     let log = |number: usize| folder.join(number.to_string());
     let traced = |(number, command): (usize, &Command)| {
         let mut strace = Command::new("strace");

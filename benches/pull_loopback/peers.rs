@@ -1,5 +1,5 @@
 //! Other pullers, as far as this machine has them, told to do the same: pull every image of a work over
-//! plain HTTP into a folder that is not there yet.
+//! plain HTTP into a new folder.
 //!
 //! crane takes all images in one call. The others take one a call, so eight processes run side by side;
 //! each image becomes a layout of its own then, as two processes that write one `index.json` lose each
@@ -49,10 +49,8 @@ impl Program {
     pub(crate) fn find(self) -> Option<Peer> {
         let question = if self == Program::Skopeo { "--version" } else { "version" };
         let answer = Command::new(self.name()).arg(question).stdin(Stdio::null()).output().ok()?;
-        answer
-            .status
-            .success()
-            .then(|| Peer { program: self, version: version_in(&String::from_utf8_lossy(&answer.stdout)) })
+        let version = version_in(&String::from_utf8_lossy(&answer.stdout));
+        answer.status.success().then_some(Peer { program: self, version })
     }
 }
 
@@ -83,13 +81,11 @@ impl Peer {
             Program::Regctl => regctl,
             Program::Ctr => ctr,
         };
-        let images = catalog.references().enumerate();
-        images
-            .map(|(number, reference)| {
-                let layout = folder.join(number.to_string());
-                one(&Pull { reference, host: &catalog.host, layout: &layout, folder })
-            })
-            .collect()
+        let pull = |(number, reference): (usize, &str)| {
+            let layout = folder.join(number.to_string());
+            one(&Pull { reference, host: &catalog.host, layout: &layout, folder })
+        };
+        catalog.references().enumerate().map(pull).collect()
     }
 
     /// What makes the next run begin with nothing.

@@ -17,11 +17,24 @@ impl Figures {
     }
 
     fn cpu(&self) -> Option<f64> {
-        self.contender.works_by_itself().then(|| self.median_of(|run| run.cpu.as_secs_f64()))
+        self.if_seen(self.median_of(|run| run.cpu.as_secs_f64()))
     }
 
     fn memory(&self) -> Option<f64> {
-        self.contender.works_by_itself().then(|| self.median_of(|run| run.memory as f64))
+        self.if_seen(self.median_of(|run| run.memory as f64))
+    }
+
+    fn calls(&self) -> Option<f64> {
+        self.if_seen(self.calls?.count as f64)
+    }
+
+    fn copied(&self) -> Option<f64> {
+        self.if_seen(self.calls?.copied as f64)
+    }
+
+    /// Nothing, where another process does the work.
+    fn if_seen(&self, figure: f64) -> Option<f64> {
+        self.contender.works_by_itself().then_some(figure)
     }
 }
 
@@ -55,16 +68,18 @@ fn or_dash(number: Option<f64>, print: impl Fn(f64) -> String) -> String {
 
 pub(crate) fn heading(settings: &Settings) -> String {
     format!(
-        "Medians of {} runs each, by {}. Wall and CPU in seconds and, ×, as many times the floor's of the
-same round; peak memory and bytes copied between program and system in MB.\n",
-        settings.rounds,
+        "Served by {}, at {} of the full size; medians of {} rounds. Wall and CPU are in
+seconds, and as many times the floor's of the same round (×); peak memory and the bytes copied
+between program and system are in MB.",
         settings.server.name(),
+        settings.scale,
+        settings.rounds,
     )
 }
 
 pub(crate) fn table(measured: &Measured) -> String {
     let mut text = format!(
-        "\n{:<52}\n{:<16}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
+        "\n{}\n{:<16}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
         measured.title, "", "wall", "×", "CPU", "×", "memory", "calls", "copied"
     );
     for figures in &measured.figures {
@@ -76,8 +91,8 @@ pub(crate) fn table(measured: &Measured) -> String {
             or_dash(figures.cpu(), seconds),
             or_dash(measured.cpu_ratio(figures), ratio),
             or_dash(figures.memory(), megabytes),
-            or_dash(figures.calls.map(|calls| calls.count as f64), |count| count.to_string()),
-            or_dash(figures.calls.map(|calls| calls.copied as f64), megabytes),
+            or_dash(figures.calls(), |count| count.to_string()),
+            or_dash(figures.copied(), megabytes),
         );
     }
     text
@@ -105,12 +120,10 @@ pub(crate) fn markdown(all: &[Measured]) -> String {
         )
     });
     row("system calls, all of these", &|name| {
-        let count = |figures: &Figures| figures.calls.map(|calls| calls.count as f64);
-        or_dash(total(all, name, count), |count| count.to_string())
+        or_dash(total(all, name, Figures::calls), |count| count.to_string())
     });
     row("MB copied to and from the system", &|name| {
-        let copied = |figures: &Figures| figures.calls.map(|calls| calls.copied as f64);
-        or_dash(total(all, name, copied), |bytes| format!("{:.0}", bytes / 1e6))
+        or_dash(total(all, name, Figures::copied), |bytes| format!("{:.0}", bytes / 1e6))
     });
 
     let mut text = format!("| wall seconds | {} |\n|---|{}\n", names.join(" | "), "--:|".repeat(names.len()));
@@ -178,7 +191,7 @@ fn contender(measured: &Measured, figures: &Figures) -> Value {
         "cpu_seconds": { "median": figures.cpu(), "runs": each(&|run| run.cpu.as_secs_f64()) },
         "cpu_times_floor": measured.cpu_ratio(figures),
         "peak_memory_bytes": { "median": figures.memory(), "runs": each(&|run| run.memory as f64) },
-        "system_calls": figures.calls.map(|calls| calls.count),
-        "bytes_copied": figures.calls.map(|calls| calls.copied),
+        "system_calls": figures.calls(),
+        "bytes_copied": figures.copied(),
     })
 }

@@ -145,7 +145,7 @@ pub(crate) struct Folders {
 impl Folders {
     pub(crate) fn within(parent: &Path) -> Outcome<Self> {
         fs::create_dir_all(parent)?;
-        let root = tempfile::Builder::new().prefix("pull_loopback-").tempdir_in(parent)?;
+        let root = tempfile::Builder::new().prefix("pull_loopback-").tempdir_in(parent.canonicalize()?)?;
         Ok(Folders { root, made: Cell::new(0) })
     }
 

@@ -39,9 +39,8 @@ impl Kind {
         }
     }
 
-    /// Starts it for a work; what it needs is kept in `folder`, which is new.
+    /// Starts it for a work; what it needs is kept in `folder`, which is there and empty.
     pub(crate) fn start(self, work: Work, scale: f64, folder: &Path) -> Outcome<Server> {
-        fs::create_dir_all(folder)?;
         let process = match self {
             Kind::Nginx => start_nginx(work, scale, folder)?,
             Kind::Own => start_own(work, scale, folder)?,
@@ -202,7 +201,7 @@ http {{
   scgi_temp_path temp;
   server {{
     listen {host};
-    root {root};
+    root '{root}';
     location = /v2/ {{ default_type application/json; return 200 '{{}}'; }}
 {manifests}  }}
 }}
