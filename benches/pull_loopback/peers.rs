@@ -1,0 +1,146 @@
+//! Other pullers, as far as this machine has them, told to do the same: pull every image of a work over
+//! plain HTTP into a new folder.
+//!
+//! crane takes all images in one call. The others take one a call, so eight processes run side by side;
+//! each image becomes a layout of its own then, as two processes that write one `index.json` lose each
+//! other's names. skopeo puts the blobs of all of them into one folder, and fetches none that is there.
+//! `ctr` hands the work to containerd, whose processors and memory nobody sees here, and which forgets
+//! the images after each run.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::catalog::{Catalog, TAG};
+
+/// containerd's namespace for what is pulled here.
+const NAMESPACE: &str = "oci-puller-bench";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Skopeo,
+    Crane,
+    Oras,
+    Regctl,
+    Ctr,
+}
+
+/// A puller that is here.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    program: Program,
+    version: Option<String>,
+}
+
+impl Program {
+    pub(crate) const ALL: [Program; 5] =
+        [Program::Skopeo, Program::Crane, Program::Oras, Program::Regctl, Program::Ctr];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Program::Skopeo => "skopeo",
+            Program::Crane => "crane",
+            Program::Oras => "oras",
+            Program::Regctl => "regctl",
+            Program::Ctr => "ctr",
+        }
+    }
+
+    /// The puller, if it can be run; `ctr` only beside a containerd that answers.
+    pub(crate) fn find(self) -> Option<Peer> {
+        let question = if self == Program::Skopeo { "--version" } else { "version" };
+        let answer = Command::new(self.name()).arg(question).stdin(Stdio::null()).output().ok()?;
+        let version = version_in(&String::from_utf8_lossy(&answer.stdout));
+        answer.status.success().then_some(Peer { program: self, version })
+    }
+}
+
+/// The first word that begins like a version.
+fn version_in(text: &str) -> Option<String> {
+    let begins_with_digit = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
+    let mut words = text.split_whitespace().map(|word| word.trim_start_matches('v'));
+    words.find(begins_with_digit).map(str::to_owned)
+}
+
+impl Peer {
+    pub(crate) fn name(&self) -> String {
+        let name = self.program.name();
+        self.version.as_ref().map_or_else(|| name.to_owned(), |version| format!("{name} {version}"))
+    }
+
+    /// Whether what it takes is all taken by the processes that are started.
+    pub(crate) fn works_by_itself(&self) -> bool {
+        self.program != Program::Ctr
+    }
+
+    /// The processes that pull all images into `folder`, which is there and empty.
+    pub(crate) fn commands(&self, catalog: &Catalog, folder: &Path) -> Vec<Command> {
+        let one = match self.program {
+            Program::Crane => return vec![crane(catalog, folder)],
+            Program::Skopeo => skopeo,
+            Program::Oras => oras,
+            Program::Regctl => regctl,
+            Program::Ctr => ctr,
+        };
+        let pull = |(number, reference): (usize, &str)| {
+            let layout = folder.join(number.to_string());
+            one(&Pull { reference, host: &catalog.host, layout: &layout, folder })
+        };
+        catalog.references().enumerate().map(pull).collect()
+    }
+
+    /// What makes the next run begin with nothing.
+    pub(crate) fn clean_up(&self, catalog: &Catalog) -> Option<Command> {
+        let mut command = Command::new(self.program.name());
+        command.args(["--namespace", NAMESPACE, "images", "rm", "--sync"]).args(catalog.references());
+        (self.program == Program::Ctr).then_some(command)
+    }
+}
+
+/// One image for a program that takes no more.
+struct Pull<'a> {
+    reference: &'a str,
+    host: &'a str,
+    /// Its own.
+    layout: &'a Path,
+    /// All images'.
+    folder: &'a Path,
+}
+
+fn skopeo(pull: &Pull<'_>) -> Command {
+    let mut command = Command::new("skopeo");
+    command
+        .args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-shared-blob-dir"])
+        .arg(pull.folder.join("blobs"))
+        .arg(format!("docker://{}", pull.reference))
+        .arg(format!("oci:{}:{TAG}", pull.layout.display()));
+    command
+}
+
+fn oras(pull: &Pull<'_>) -> Command {
+    let mut command = Command::new("oras");
+    command
+        .args(["copy", "--from-plain-http", pull.reference, "--to-oci-layout"])
+        .arg(format!("{}:{TAG}", pull.layout.display()));
+    command
+}
+
+fn regctl(pull: &Pull<'_>) -> Command {
+    let mut command = Command::new("regctl");
+    command
+        .args(["image", "copy", "--host", &format!("reg={},tls=disabled", pull.host), pull.reference])
+        .arg(format!("ocidir://{}:{TAG}", pull.layout.display()));
+    command
+}
+
+fn ctr(pull: &Pull<'_>) -> Command {
+    let mut command = Command::new("ctr");
+    command.args(["--namespace", NAMESPACE, "content", "fetch", "--plain-http", pull.reference]);
+    command
+}
+
+fn crane(catalog: &Catalog, folder: &Path) -> Command {
+    let mut command = Command::new("crane");
+    command.args(["pull", "--insecure", "--format=oci"]).args(catalog.references());
+    command.arg(folder.join("layout"));
+    command
+}
