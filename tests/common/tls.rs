@@ -6,6 +6,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oci_puller::testing::{Acceptor, Connection};
 use rcgen::{
@@ -15,7 +16,7 @@ use rcgen::{
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 /// What a server shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl PrivateCa {
     pub(crate) fn acceptor(&self, kind: ServerCertificate) -> TlsAcceptor {
         let (chain, key) = self.server_certificate(kind);
         let config = server_config().with_no_client_auth().with_single_cert(chain, key).unwrap();
-        TlsAcceptor(Arc::new(config))
+        TlsAcceptor::new(config)
     }
 
     /// Serves with a good certificate, and only clients that show one of this authority.
@@ -74,7 +75,7 @@ impl PrivateCa {
                 .unwrap();
         let config =
             server_config().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap();
-        TlsAcceptor(Arc::new(config))
+        TlsAcceptor::new(config)
     }
 
     /// What a client shows to a server that wants to know it.
@@ -144,12 +145,29 @@ fn server_config() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>
 
 /// Does the handshake for a [`oci_puller::testing::Registry`].
 #[derive(Clone, Debug)]
-pub(crate) struct TlsAcceptor(Arc<ServerConfig>);
+pub(crate) struct TlsAcceptor {
+    config: Arc<ServerConfig>,
+    resumed: Arc<AtomicUsize>,
+}
+
+impl TlsAcceptor {
+    fn new(config: ServerConfig) -> Self {
+        TlsAcceptor { config: Arc::new(config), resumed: Arc::default() }
+    }
+
+    /// How many connections went on with the session of an earlier one.
+    pub(crate) fn resumed(&self) -> Arc<AtomicUsize> {
+        self.resumed.clone()
+    }
+}
 
 impl Acceptor for TlsAcceptor {
     fn accept(&self, mut stream: TcpStream) -> io::Result<Box<dyn Connection>> {
-        let mut session = ServerConnection::new(self.0.clone()).map_err(io::Error::other)?;
+        let mut session = ServerConnection::new(self.config.clone()).map_err(io::Error::other)?;
         session.complete_io(&mut stream)?;
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(Box::new(StreamOwned::new(session, stream)))
     }
 
