@@ -9,6 +9,7 @@ mod credentials;
 mod demo;
 mod failures;
 mod interrupt;
+mod memory;
 mod pulling;
 mod store;
 #[path = "../common/tls.rs"]
