@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_utils::Backoff;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::queue::{Pending, Queue};
@@ -20,13 +21,34 @@ use crate::service::{ImageService, PulledImage};
 /// How long a cancelled pull may take to end before its thread is left behind.
 const LISTENING_TIME: Duration = Duration::from_millis(900);
 
-pub(super) struct Desk<S> {
+/// About how long it takes until a thread that sleeps is awake.
+const WAKING: Duration = Duration::from_micros(30);
+
+/// In what the pullers differ.
+pub(super) struct Rules<S: ImageService + 'static> {
+    /// Pulls at a time, each on a thread of its own.
+    pub(super) tokens: usize,
+    /// Requests that may wait for a token.
+    pub(super) max_queued: usize,
+    /// How long a thread that has nothing to do stays; `None` is until the puller ends.
+    pub(super) lingering: Option<Duration>,
+    /// Bytes.
+    pub(super) stack_size: usize,
+    /// What the n-th thread is called.
+    pub(super) name: fn(usize) -> String,
+    /// What a thread does from its first request on.
+    pub(super) life: Life<S>,
+}
+
+pub(super) type Life<S> = Box<dyn Fn(&Arc<Desk<S>>, Option<Pending>) + Send + Sync>;
+
+pub(super) struct Desk<S: ImageService + 'static> {
     service: S,
-    stack_size: usize,
+    rules: Rules<S>,
     state: Mutex<State>,
     thread_ended: Condvar,
     /// For threads that have nothing to do.
-    pub(super) work_added: Condvar,
+    work_added: Condvar,
     deadline_added: Condvar,
     /// Disconnected when the shutdown begins.
     closing: Receiver<Infallible>,
@@ -37,8 +59,8 @@ pub(super) struct Desk<S> {
     failed: AtomicU64,
 }
 
-pub(super) struct State {
-    pub(super) queue: Queue,
+struct State {
+    queue: Queue,
     /// `None` once the shutdown has begun.
     open: Option<Sender<Infallible>>,
     threads: Vec<JoinHandle<()>>,
@@ -47,20 +69,23 @@ pub(super) struct State {
     /// Those of them that an earlier shutdown gave up on.
     left_behind: Vec<ThreadId>,
     has_timer: bool,
+    /// Threads that were ever started for a token.
+    started: usize,
     /// Threads that hold a token, or are being started for one.
-    pub(super) with_token: usize,
-    /// Those of them that will look into the queue before they end: new ones, and ones that have
-    /// nothing to do.
-    pub(super) looking: usize,
+    with_token: usize,
+    /// Those of them that have no pull.
+    idle: usize,
+    /// Those of them, again, that are about to look into the queue.
+    looking: usize,
 }
 
 impl State {
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
     /// Counts a thread that is about to be started, so that a shutdown waits for it.
-    pub(super) fn expect_thread(&mut self) {
+    fn expect_thread(&mut self) {
         self.alive += 1;
     }
 
@@ -80,11 +105,11 @@ pub(super) enum Worked {
 }
 
 impl<S: ImageService + 'static> Desk<S> {
-    pub(super) fn new(service: S, stack_size: usize) -> Arc<Self> {
+    pub(super) fn new(service: S, rules: Rules<S>) -> Arc<Self> {
         let (open, closing) = bounded(0);
         Arc::new(Desk {
             service,
-            stack_size,
+            rules,
             state: Mutex::new(State {
                 queue: Queue::default(),
                 open: Some(open),
@@ -92,7 +117,9 @@ impl<S: ImageService + 'static> Desk<S> {
                 alive: 0,
                 left_behind: Vec::new(),
                 has_timer: false,
+                started: 0,
                 with_token: 0,
+                idle: 0,
                 looking: 0,
             }),
             thread_ended: Condvar::new(),
@@ -106,7 +133,7 @@ impl<S: ImageService + 'static> Desk<S> {
         })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
@@ -116,13 +143,13 @@ impl<S: ImageService + 'static> Desk<S> {
     }
 
     pub(super) fn stats(&self) -> PullerStats {
-        let (queued, threads) = {
+        let (waiting, room, threads) = {
             let state = self.state();
-            (state.queue.len(), state.alive)
+            (state.queue.len(), self.room(&state), state.alive)
         };
         PullerStats {
-            queued,
-            waiting: 0,
+            queued: waiting.min(room),
+            waiting: waiting.saturating_sub(room),
             running: self.running.load(Ordering::Relaxed),
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
@@ -132,15 +159,62 @@ impl<S: ImageService + 'static> Desk<S> {
 
     // ---- taking in ----
 
+    /// How many requests there is room for: those that may wait, and those that a token is free for.
+    fn room(&self, state: &State) -> usize {
+        let free = self.rules.tokens - (state.with_token - state.idle);
+        self.rules.max_queued.saturating_add(free)
+    }
+
+    /// Whether one more request has room, as far as can be told.
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.state();
+        state.queue.len() < self.room(&state)
+    }
+
+    /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
+    /// stands comes in also if there is no room. Tells the number by which it can be taken.
+    pub(super) fn enter(self: &Arc<Self>, pending: Pending) -> Result<u64, (Pending, RejectReason)> {
+        let token = pending.cx.cancel_token().cloned();
+        let deadline = pending.cx.deadline();
+        let (number, call) = {
+            let mut state = self.state();
+            if !state.is_open() {
+                return Err((pending, RejectReason::ShutDown));
+            }
+            let has_room = state.queue.len() < self.room(&state);
+            if !has_room && pending.standing.is_none() {
+                return Err((pending, RejectReason::Full));
+            }
+            let number = state.queue.push(pending);
+            (number, self.call_thread(&mut state))
+        };
+        if token.is_some() || deadline.is_some() {
+            self.watch(number, token.as_ref(), deadline);
+        }
+        self.answer_call(call);
+        Ok(number)
+    }
+
+    /// Takes the request out of the queue, and lets the caller go whose request has room now.
+    pub(super) fn take(&self, number: u64) -> Option<Pending> {
+        let (pending, let_go) = {
+            let mut state = self.state();
+            let pending = state.queue.take(number);
+            (pending, self.let_go(&mut state))
+        };
+        drop(let_go);
+        pending
+    }
+
+    fn let_go(&self, state: &mut State) -> Option<Sender<Infallible>> {
+        let room = self.room(state);
+        state.queue.let_go(room.checked_sub(1)?)
+    }
+
     /// Sees to it that a request that waits is taken out by its cancel and by its deadline.
     ///
     /// The hook goes in after the request, for it may run at once.
-    pub(super) fn watch(
-        self: &Arc<Self>,
-        number: u64,
-        token: Option<&CancelToken>,
-        deadline: Option<Instant>,
-    ) {
+    fn watch(self: &Arc<Self>, number: u64, token: Option<&CancelToken>, deadline: Option<Instant>) {
         if let Some(token) = token {
             let desk = Arc::downgrade(self);
             let hook = token.on_cancel(move || {
@@ -160,14 +234,13 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Takes the request out of the queue and answers it with `error`; nothing if it has left already.
     pub(super) fn refuse_queued(&self, number: u64, error: Error) {
-        let pending = self.state().queue.take(number);
-        if let Some(pending) = pending {
-            self.refuse(*pending, error);
+        if let Some(pending) = self.take(number) {
+            self.refuse(pending, error);
         }
     }
 
     /// Answers every request in the queue with `error`.
-    pub(super) fn refuse_all(&self, error: &Error) {
+    fn refuse_all(&self, error: &Error) {
         let waiting = self.state().queue.drain();
         for pending in waiting {
             self.refuse(pending, error.clone());
@@ -178,8 +251,7 @@ impl<S: ImageService + 'static> Desk<S> {
     /// offered.
     pub(super) fn refuse(&self, pending: Pending, error: Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        let Pending { request, results, asked_at, hook, .. } = pending;
-        drop(hook);
+        let Pending { request, results, asked_at, .. } = pending;
         let error = error.with_image(&request.image.image).with_phase(Phase::Queued);
         offer(
             &results,
@@ -198,8 +270,8 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Pulls, and hands the result over: the token, or the worker, is busy until that is done.
     pub(super) fn work(&self, pending: Pending) -> Worked {
-        let Pending { cx, request, results, asked_at, hook } = pending;
-        drop(hook);
+        let Pending { cx, request, results, asked_at, hook, standing } = pending;
+        drop((hook, standing));
         self.running.fetch_add(1, Ordering::Relaxed);
         let begun_at = Instant::now();
         let cx = cx.or_cancelled_by(&self.stop);
@@ -260,6 +332,116 @@ impl<S: ImageService + 'static> Desk<S> {
 
     // ---- threads ----
 
+    /// Calls one more thread to the queue if something waits there, nobody is on the way to it, and a
+    /// token is free. Whoever comes and finds more than one request calls the next.
+    ///
+    /// Tells the number of a thread that is to be started, once the lock is free.
+    fn call_thread(&self, state: &mut State) -> Option<usize> {
+        if state.looking > 0 || state.queue.is_empty() {
+            return None;
+        }
+        if self.work_added.notify_one() {
+            state.looking += 1;
+            return None;
+        }
+        if state.with_token == self.rules.tokens {
+            return None;
+        }
+        state.started += 1;
+        state.with_token += 1;
+        state.idle += 1;
+        state.looking += 1;
+        state.expect_thread();
+        Some(state.started)
+    }
+
+    /// Starts a thread that was called.
+    ///
+    /// If that fails, what waits is left to the threads that live; if there are none, it is answered.
+    fn answer_call(self: &Arc<Self>, call: Option<usize>) {
+        let Some(number) = call else { return };
+        let started = self.start_thread((self.rules.name)(number), |desk| {
+            let first = desk.first();
+            (desk.rules.life)(desk, first);
+        });
+        let Err(error) = started else { return };
+        log::warn!("a pull has to wait for another thread: {error}");
+        let is_last = {
+            let mut state = self.state();
+            state.looking -= 1;
+            state.idle -= 1;
+            state.with_token -= 1;
+            state.with_token == 0
+        };
+        if is_last {
+            self.refuse_all(&error);
+        }
+    }
+
+    /// The request that a new thread begins with.
+    fn first(self: &Arc<Self>) -> Option<Pending> {
+        let mut state = self.state();
+        state.looking -= 1;
+        self.take_or_end(state)
+    }
+
+    /// The request that a thread goes on with; `None` is its end.
+    pub(super) fn next(self: &Arc<Self>) -> Option<Pending> {
+        let mut state = self.state();
+        state.idle += 1;
+        self.take_or_end(state)
+    }
+
+    /// The request that has waited longest; if there is none, one that comes soon. If none does, gives
+    /// the token back.
+    ///
+    /// All under the queue's lock: whoever finds the queue empty gives the token back before the lock is
+    /// free, and whoever asks later finds that token.
+    fn take_or_end(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Option<Pending> {
+        let found = state.queue.take_first().or_else(|| self.look_out(&mut state));
+        state.idle -= 1;
+        if found.is_none() {
+            state.with_token -= 1;
+        }
+        let let_go = self.let_go(&mut state);
+        let call = self.call_thread(&mut state);
+        drop(state);
+        drop(let_go);
+        self.answer_call(call);
+        found
+    }
+
+    /// Waits for a request: busily for as long as a waking takes, for who sleeps sooner makes the other
+    /// side sleep, too; then asleep.
+    fn look_out(&self, state: &mut MutexGuard<'_, State>) -> Option<Pending> {
+        while state.is_open() {
+            state.looking += 1;
+            let found = MutexGuard::unlocked(state, || briefly(|| self.state().queue.take_first()));
+            state.looking -= 1;
+            // What came since the last look was left to this thread.
+            let found = found.or_else(|| state.queue.take_first());
+            if found.is_some() || !state.is_open() {
+                return found;
+            }
+            let is_called = match self.rules.lingering {
+                Some(lingering) => !self.work_added.wait_for(state, lingering).timed_out(),
+                None => {
+                    self.work_added.wait(state);
+                    true
+                }
+            };
+            if !is_called {
+                break;
+            }
+            // As whoever called has counted.
+            state.looking -= 1;
+            if let Some(found) = state.queue.take_first() {
+                return Some(found);
+            }
+        }
+        state.queue.take_first()
+    }
+
     /// Starts a thread that was [expected](State::expect_thread); it is joined at the shutdown.
     ///
     /// # Errors
@@ -270,7 +452,7 @@ impl<S: ImageService + 'static> Desk<S> {
         body: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) -> Result<(), Error> {
         let desk = Arc::clone(self);
-        let started = thread::Builder::new().name(name).stack_size(self.stack_size).spawn(move || {
+        let started = thread::Builder::new().name(name).stack_size(self.rules.stack_size).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&desk))) {
                 log::error!("a puller's thread ended by a panic of its own: {}", text_of(&*panic));
             }
@@ -343,9 +525,12 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Takes in nothing more, answers what waits, gives what runs its grace, cancels it, and joins.
     pub(super) fn shutdown(&self, grace: Duration) {
-        drop(self.state().open.take());
+        {
+            let mut state = self.state();
+            drop(state.open.take());
+            state.looking += self.work_added.notify_all();
+        }
         self.deadline_added.notify_all();
-        self.work_added.notify_all();
         self.refuse_all(&RejectReason::ShutDown.into_error());
         if !self.wait_for_threads(Instant::now().checked_add(grace)) {
             self.stop.cancel();
@@ -390,6 +575,25 @@ impl<S: ImageService + 'static> Desk<S> {
         for handle in deaf {
             let name = handle.thread().name().unwrap_or("a thread");
             log::warn!("{name}: the image service does not listen to its cancel; the thread is left behind");
+        }
+    }
+}
+
+/// Tries for about as long as it takes to wake a thread.
+pub(super) fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let backoff = Backoff::new();
+    let mut given_up_at = None;
+    loop {
+        let done = attempt();
+        if done.is_some() {
+            return done;
+        }
+        backoff.snooze();
+        if backoff.is_completed() {
+            let now = Instant::now();
+            if now >= *given_up_at.get_or_insert(now + WAKING) {
+                return None;
+            }
         }
     }
 }

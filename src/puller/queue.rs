@@ -1,6 +1,7 @@
 //! The requests that wait, in the order asked.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -8,6 +9,10 @@ use crossbeam_channel::Sender;
 use super::PullResult;
 use crate::context::{CancelHook, PullContext};
 use crate::service::PullRequest;
+
+/// How many requests are kept in one piece of memory: enough that it is seldom asked for, few enough
+/// that little is left unused.
+const BLOCK: usize = 32;
 
 /// A request, and all that is needed to answer it. Whoever holds it owes the one result.
 pub(super) struct Pending {
@@ -17,72 +22,97 @@ pub(super) struct Pending {
     pub(super) asked_at: Instant,
     /// Takes the request out of the queue on a cancel; gone with the request.
     pub(super) hook: Option<CancelHook>,
+    /// Dropped when the caller need not wait any more: there is room for the request, or it is answered.
+    pub(super) standing: Option<Sender<Infallible>>,
 }
 
 impl Pending {
-    pub(super) fn new(cx: PullContext, request: PullRequest, results: Sender<PullResult>) -> Box<Self> {
-        Box::new(Pending { cx, request, results, asked_at: Instant::now(), hook: None })
+    pub(super) fn new(cx: PullContext, request: PullRequest, results: Sender<PullResult>) -> Self {
+        Pending { cx, request, results, asked_at: Instant::now(), hook: None, standing: None }
     }
+}
+
+struct Entry {
+    number: u64,
+    pending: Pending,
 }
 
 /// First in, first out; and whoever removes a request by its number, be it worker, canceller, timer
 /// or shutdown, is the only one who does.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Sorted by number. A request that was taken from the middle leaves a gap behind.
-    entries: VecDeque<(u64, Option<Box<Pending>>)>,
+    /// Sorted by number; no block is empty.
+    blocks: VecDeque<VecDeque<Entry>>,
+    /// A block that was emptied last, for the next one.
+    spare: Option<VecDeque<Entry>>,
     next_number: u64,
     waiting: usize,
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
 impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting
     }
 
     /// Appends, and tells the number by which the request can be taken.
-    pub(super) fn push(&mut self, pending: Box<Pending>) -> u64 {
+    pub(super) fn push(&mut self, pending: Pending) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         self.waiting += 1;
         if let Some(deadline) = pending.cx.deadline() {
             self.deadlines.insert((deadline, number));
         }
-        self.entries.push_back((number, Some(pending)));
+        let entry = Entry { number, pending };
+        match self.blocks.back_mut() {
+            Some(block) if block.len() < BLOCK => block.push_back(entry),
+            _ => {
+                let mut block = self.spare.take().unwrap_or_else(|| VecDeque::with_capacity(BLOCK));
+                block.push_back(entry);
+                self.blocks.push_back(block);
+            }
+        }
         number
     }
 
     /// Takes the one that has waited longest.
-    pub(super) fn take_first(&mut self) -> Option<Box<Pending>> {
-        while let Some((number, entry)) = self.entries.pop_front() {
-            if let Some(pending) = entry {
-                self.forget(number, &pending);
-                return Some(pending);
-            }
+    pub(super) fn take_first(&mut self) -> Option<Pending> {
+        let block = self.blocks.front_mut()?;
+        let Entry { number, pending } = block.pop_front()?;
+        if block.is_empty() {
+            self.spare = self.blocks.pop_front();
         }
-        None
+        self.forget(number, &pending);
+        Some(pending)
     }
 
     /// Takes the one with this number, if it still waits.
-    pub(super) fn take(&mut self, number: u64) -> Option<Box<Pending>> {
-        if self.entries.front().is_some_and(|(first, _)| *first == number) {
-            return self.take_first();
+    pub(super) fn take(&mut self, number: u64) -> Option<Pending> {
+        let (at, within) = self.place(number)?;
+        let block = self.blocks.get_mut(at)?;
+        let Entry { pending, .. } = block.remove(within)?;
+        if block.is_empty() {
+            self.blocks.remove(at);
+        } else if block.len() < block.capacity() / 2 {
+            block.shrink_to_fit();
         }
-        let pending = self.slot(number)?.take()?;
         self.forget(number, &pending);
-        self.close_gaps();
         Some(pending)
     }
 
     /// Gives a waiting request its hook; hands the hook back if the request does not wait any more.
     pub(super) fn attach(&mut self, number: u64, hook: CancelHook) -> Result<(), CancelHook> {
-        match self.slot(number) {
-            Some(Some(pending)) => {
-                pending.hook = Some(hook);
+        let place = self.place(number);
+        match place.and_then(|(at, within)| self.blocks.get_mut(at)?.get_mut(within)) {
+            Some(entry) => {
+                entry.pending.hook = Some(hook);
                 Ok(())
             }
-            _ => Err(hook),
+            None => Err(hook),
         }
     }
 
@@ -94,19 +124,30 @@ impl Queue {
                 break;
             }
             self.deadlines.pop_first();
-            expired.extend(self.take(number).map(|pending| *pending));
+            expired.extend(self.take(number));
         }
         expired
     }
 
     /// Takes all.
-    pub(super) fn drain(&mut self) -> Vec<Pending> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Pending> + use<> {
         self.waiting = 0;
         self.deadlines.clear();
-        std::mem::take(&mut self.entries)
-            .into_iter()
-            .filter_map(|(_, entry)| entry.map(|pending| *pending))
-            .collect()
+        std::mem::take(&mut self.blocks).into_iter().flatten().map(|entry| entry.pending)
+    }
+
+    /// Lets the caller go who waits until there is room for the request at this place, counted from 0.
+    pub(super) fn let_go(&mut self, mut place: usize) -> Option<Sender<Infallible>> {
+        if place >= self.waiting {
+            return None;
+        }
+        for block in &mut self.blocks {
+            match block.get_mut(place) {
+                Some(entry) => return entry.pending.standing.take(),
+                None => place -= block.len(),
+            }
+        }
+        None
     }
 
     /// The deadline that passes first.
@@ -114,24 +155,18 @@ impl Queue {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
-    fn slot(&mut self, number: u64) -> Option<&mut Option<Box<Pending>>> {
-        let at = self.entries.binary_search_by_key(&number, |&(number, _)| number).ok()?;
-        self.entries.get_mut(at).map(|(_, entry)| entry)
+    /// The block that a number is in, and where in it.
+    fn place(&self, number: u64) -> Option<(usize, usize)> {
+        let ends_before = |block: &VecDeque<Entry>| block.back().is_some_and(|last| last.number < number);
+        let at = self.blocks.partition_point(ends_before);
+        let within = self.blocks.get(at)?.binary_search_by_key(&number, |entry| entry.number).ok()?;
+        Some((at, within))
     }
 
     fn forget(&mut self, number: u64, pending: &Pending) {
         self.waiting -= 1;
         if let Some(deadline) = pending.cx.deadline() {
             self.deadlines.remove(&(deadline, number));
-        }
-    }
-
-    /// Keeps the gaps fewer than the requests, so that those who ask and cancel behind a pull that
-    /// hangs do not make the queue grow.
-    fn close_gaps(&mut self) {
-        const WORTH_IT: usize = 64;
-        if self.entries.len() > WORTH_IT && self.entries.len() > 2 * self.waiting {
-            self.entries.retain(|(_, entry)| entry.is_some());
         }
     }
 }
