@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
-use crossbeam_utils::Backoff;
+use crossbeam_utils::{Backoff, CachePadded};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::queue::{Pending, Queue};
@@ -46,6 +46,8 @@ pub(super) struct Desk<S: ImageService + 'static> {
     service: S,
     rules: Rules<S>,
     state: Mutex<State>,
+    /// How many requests wait, to look at without the lock.
+    waiting: Arc<CachePadded<AtomicUsize>>,
     thread_ended: Condvar,
     /// For threads that have nothing to do.
     work_added: Condvar,
@@ -107,11 +109,13 @@ pub(super) enum Worked {
 impl<S: ImageService + 'static> Desk<S> {
     pub(super) fn new(service: S, rules: Rules<S>) -> Arc<Self> {
         let (open, closing) = bounded(0);
+        let queue = Queue::default();
         Arc::new(Desk {
             service,
             rules,
+            waiting: queue.waiting(),
             state: Mutex::new(State {
-                queue: Queue::default(),
+                queue,
                 open: Some(open),
                 threads: Vec::new(),
                 alive: 0,
@@ -167,8 +171,7 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Whether one more request has room, as far as can be told.
     pub(super) fn has_room(&self) -> bool {
-        let state = self.state();
-        state.queue.len() < self.room(&state)
+        self.waiting.load(Ordering::Relaxed) < self.rules.max_queued
     }
 
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
@@ -416,10 +419,11 @@ impl<S: ImageService + 'static> Desk<S> {
     fn look_out(&self, state: &mut MutexGuard<'_, State>) -> Option<Pending> {
         while state.is_open() {
             state.looking += 1;
-            let found = MutexGuard::unlocked(state, || briefly(|| self.state().queue.take_first()));
+            MutexGuard::unlocked(state, || {
+                briefly(|| (self.waiting.load(Ordering::Relaxed) > 0).then_some(()))
+            });
             state.looking -= 1;
-            // What came since the last look was left to this thread.
-            let found = found.or_else(|| state.queue.take_first());
+            let found = state.queue.take_first();
             if found.is_some() || !state.is_open() {
                 return found;
             }

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use crossbeam_utils::CachePadded;
 
 use super::PullResult;
 use crate::context::{CancelHook, PullContext};
@@ -46,24 +49,34 @@ pub(super) struct Queue {
     /// A block that was emptied last, for the next one.
     spare: Option<VecDeque<Entry>>,
     next_number: u64,
-    waiting: usize,
+    /// How many wait; read without the queue's lock by those who look out for a change.
+    waiting: Arc<CachePadded<AtomicUsize>>,
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting == 0
+        self.len() == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// [`len`](Self::len), for those who do not hold the lock.
+    pub(super) fn waiting(&self) -> Arc<CachePadded<AtomicUsize>> {
+        Arc::clone(&self.waiting)
+    }
+
+    fn set_len(&self, waiting: usize) {
+        self.waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Appends, and tells the number by which the request can be taken.
     pub(super) fn push(&mut self, pending: Pending) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.waiting += 1;
+        self.set_len(self.len() + 1);
         if let Some(deadline) = pending.cx.deadline() {
             self.deadlines.insert((deadline, number));
         }
@@ -131,14 +144,14 @@ impl Queue {
 
     /// Takes all.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Pending> + use<> {
-        self.waiting = 0;
+        self.set_len(0);
         self.deadlines.clear();
         std::mem::take(&mut self.blocks).into_iter().flatten().map(|entry| entry.pending)
     }
 
     /// Lets the caller go who waits until there is room for the request at this place, counted from 0.
     pub(super) fn let_go(&mut self, mut place: usize) -> Option<Sender<Infallible>> {
-        if place >= self.waiting {
+        if place >= self.len() {
             return None;
         }
         for block in &mut self.blocks {
@@ -164,7 +177,7 @@ impl Queue {
     }
 
     fn forget(&mut self, number: u64, pending: &Pending) {
-        self.waiting -= 1;
+        self.set_len(self.len() - 1);
         if let Some(deadline) = pending.cx.deadline() {
             self.deadlines.remove(&(deadline, number));
         }
