@@ -56,6 +56,12 @@ pub(super) struct Desk<S: ImageService + 'static> {
     closing: Receiver<Infallible>,
     /// Cancels what runs, when the shutdown's grace is over.
     stop: CancelToken,
+    counts: CachePadded<Counts>,
+}
+
+/// What the stats tell of pulls, apart from what those who ask write to.
+#[derive(Default)]
+struct Counts {
     running: AtomicUsize,
     succeeded: AtomicU64,
     failed: AtomicU64,
@@ -131,9 +137,7 @@ impl<S: ImageService + 'static> Desk<S> {
             deadline_added: Condvar::new(),
             closing,
             stop: CancelToken::new(),
-            running: AtomicUsize::new(0),
-            succeeded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            counts: CachePadded::default(),
         })
     }
 
@@ -154,9 +158,9 @@ impl<S: ImageService + 'static> Desk<S> {
         PullerStats {
             queued: waiting.min(room),
             waiting: waiting.saturating_sub(room),
-            running: self.running.load(Ordering::Relaxed),
-            succeeded: self.succeeded.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
+            running: self.counts.running.load(Ordering::Relaxed),
+            succeeded: self.counts.succeeded.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
             threads,
         }
     }
@@ -171,7 +175,7 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Whether one more request has room, as far as can be told.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.rules.max_queued
+        self.waiting.load(Ordering::Relaxed) <= self.rules.max_queued / 2
     }
 
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
@@ -253,7 +257,7 @@ impl<S: ImageService + 'static> Desk<S> {
     /// Answers a request that no pull was begun for. The thread may be anyone's, so the result is only
     /// offered.
     pub(super) fn refuse(&self, pending: Pending, error: Error) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
         let Pending { request, results, asked_at, .. } = pending;
         let error = error.with_image(&request.image.image).with_phase(Phase::Queued);
         offer(
@@ -275,7 +279,7 @@ impl<S: ImageService + 'static> Desk<S> {
     pub(super) fn work(&self, pending: Pending) -> Worked {
         let Pending { cx, request, results, asked_at, hook, standing } = pending;
         drop((hook, standing));
-        self.running.fetch_add(1, Ordering::Relaxed);
+        self.counts.running.fetch_add(1, Ordering::Relaxed);
         let begun_at = Instant::now();
         let cx = cx.or_cancelled_by(&self.stop);
 
@@ -314,9 +318,9 @@ impl<S: ImageService + 'static> Desk<S> {
     }
 
     fn count(&self, outcome: &Result<PulledImage, Error>) {
-        let counter = if outcome.is_ok() { &self.succeeded } else { &self.failed };
+        let counter = if outcome.is_ok() { &self.counts.succeeded } else { &self.counts.failed };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.counts.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Sends the result, and waits while its channel is full; but not once the shutdown has begun.
