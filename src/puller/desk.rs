@@ -1,6 +1,7 @@
 //! What both pullers share: where requests are taken in, worked on and answered, and how it all ends.
 
 use std::convert::Infallible;
+use std::hint;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +9,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
-use crossbeam_utils::{Backoff, CachePadded};
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::queue::{Pending, Queue};
@@ -22,7 +23,7 @@ use crate::service::{ImageService, PulledImage};
 const LISTENING_TIME: Duration = Duration::from_millis(900);
 
 /// About how long it takes until a thread that sleeps is awake.
-const WAKING: Duration = Duration::from_micros(30);
+const WAKING: Duration = Duration::from_micros(50);
 
 /// In what the pullers differ.
 pub(super) struct Rules<S: ImageService + 'static> {
@@ -173,9 +174,14 @@ impl<S: ImageService + 'static> Desk<S> {
         self.rules.max_queued.saturating_add(free)
     }
 
-    /// Whether one more request has room, as far as can be told.
+    /// Whether one more request has room, as far as can be told without the lock.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) <= self.rules.max_queued / 2
+        self.waiting.load(Ordering::Relaxed) < self.rules.max_queued
+    }
+
+    /// Whether nothing waits, as far as can be told without the lock.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
@@ -423,9 +429,7 @@ impl<S: ImageService + 'static> Desk<S> {
     fn look_out(&self, state: &mut MutexGuard<'_, State>) -> Option<Pending> {
         while state.is_open() {
             state.looking += 1;
-            MutexGuard::unlocked(state, || {
-                briefly(|| (self.waiting.load(Ordering::Relaxed) > 0).then_some(()))
-            });
+            MutexGuard::unlocked(state, || briefly(|| self.waiting.load(Ordering::Relaxed) > 0));
             state.looking -= 1;
             let found = state.queue.take_first();
             if found.is_some() || !state.is_open() {
@@ -588,21 +592,17 @@ impl<S: ImageService + 'static> Desk<S> {
 }
 
 /// Tries for about as long as it takes to wake a thread.
-pub(super) fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
-    let backoff = Backoff::new();
-    let mut given_up_at = None;
-    loop {
-        let done = attempt();
-        if done.is_some() {
-            return done;
+pub(super) fn briefly(mut is_done: impl FnMut() -> bool) {
+    const SPINS: usize = 32;
+    for _ in 0..SPINS {
+        if is_done() {
+            return;
         }
-        backoff.snooze();
-        if backoff.is_completed() {
-            let now = Instant::now();
-            if now >= *given_up_at.get_or_insert(now + WAKING) {
-                return None;
-            }
-        }
+        hint::spin_loop();
+    }
+    let given_up_at = Instant::now() + WAKING;
+    while !is_done() && Instant::now() < given_up_at {
+        thread::yield_now();
     }
 }
 

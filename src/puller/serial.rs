@@ -81,7 +81,9 @@ fn pull_for_good<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<P
 
 impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        briefly(|| self.desk.has_room().then_some(()));
+        if !self.desk.has_room() {
+            briefly(|| self.desk.is_empty());
+        }
         match self.desk.enter(Pending::new(cx, request, results)) {
             Ok(_) => {}
             Err((pending, RejectReason::Full)) => self.stand(pending),
