@@ -52,7 +52,7 @@ pub(super) struct Desk<S: ImageService + 'static> {
     thread_ended: Condvar,
     /// For threads that have nothing to do.
     work_added: Condvar,
-    deadline_added: Condvar,
+    deadlines_changed: Condvar,
     /// Disconnected when the shutdown begins.
     closing: Receiver<Infallible>,
     /// Cancels what runs, when the shutdown's grace is over.
@@ -78,6 +78,8 @@ struct State {
     /// Those of them that an earlier shutdown gave up on.
     left_behind: Vec<ThreadId>,
     has_timer: bool,
+    /// When the timer wakes; `None` if it sleeps until it is told.
+    alarm: Option<Instant>,
     /// Threads that were ever started for a token.
     started: usize,
     /// Threads that hold a token, or are being started for one.
@@ -128,6 +130,7 @@ impl<S: ImageService + 'static> Desk<S> {
                 alive: 0,
                 left_behind: Vec::new(),
                 has_timer: false,
+                alarm: None,
                 started: 0,
                 with_token: 0,
                 idle: 0,
@@ -135,7 +138,7 @@ impl<S: ImageService + 'static> Desk<S> {
             }),
             thread_ended: Condvar::new(),
             work_added: Condvar::new(),
-            deadline_added: Condvar::new(),
+            deadlines_changed: Condvar::new(),
             closing,
             stop: CancelToken::new(),
             counts: CachePadded::default(),
@@ -239,9 +242,11 @@ impl<S: ImageService + 'static> Desk<S> {
             let taken_meanwhile = self.state().queue.attach(number, hook);
             drop(taken_meanwhile);
         }
-        if deadline.is_some() {
+        if let Some(deadline) = deadline {
             self.start_timer();
-            self.deadline_added.notify_one();
+            if self.state().alarm.is_none_or(|alarm| deadline < alarm) {
+                self.deadlines_changed.notify_one();
+            }
         }
     }
 
@@ -435,6 +440,10 @@ impl<S: ImageService + 'static> Desk<S> {
             if found.is_some() || !state.is_open() {
                 return found;
             }
+            // Else the timer would wake for a request that is long answered.
+            if state.queue.nearest_deadline().is_none() && state.alarm.is_some() {
+                self.deadlines_changed.notify_one();
+            }
             let is_called = match self.rules.lingering {
                 Some(lingering) => !self.work_added.wait_for(state, lingering).timed_out(),
                 None => {
@@ -516,9 +525,10 @@ impl<S: ImageService + 'static> Desk<S> {
         while state.is_open() {
             let expired = state.queue.take_expired(Instant::now());
             if expired.is_empty() {
-                match state.queue.nearest_deadline() {
-                    Some(deadline) => drop(self.deadline_added.wait_until(&mut state, deadline)),
-                    None => self.deadline_added.wait(&mut state),
+                state.alarm = state.queue.nearest_deadline();
+                match state.alarm {
+                    Some(deadline) => drop(self.deadlines_changed.wait_until(&mut state, deadline)),
+                    None => self.deadlines_changed.wait(&mut state),
                 }
             } else {
                 MutexGuard::unlocked(&mut state, || {
@@ -542,7 +552,7 @@ impl<S: ImageService + 'static> Desk<S> {
             drop(state.open.take());
             state.looking += self.work_added.notify_all();
         }
-        self.deadline_added.notify_all();
+        self.deadlines_changed.notify_all();
         self.refuse_all(&RejectReason::ShutDown.into_error());
         if !self.wait_for_threads(Instant::now().checked_add(grace)) {
             self.stop.cancel();
