@@ -129,17 +129,13 @@ impl Queue {
         }
     }
 
-    /// Takes all whose deadline has passed.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Pending> {
-        let mut expired = Vec::new();
-        while let Some(&(deadline, number)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            expired.extend(self.take(number));
-        }
-        expired
+    /// The numbers of all whose deadline has passed.
+    pub(super) fn expired(&self, now: Instant) -> Vec<u64> {
+        self.deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline <= now)
+            .map(|&(_, number)| number)
+            .collect()
     }
 
     /// Takes all.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, select};
 
-use super::desk::{Desk, Rules, Worked, briefly};
+use super::desk::{Desk, Rules, Worked};
 use super::queue::Pending;
 use super::until::until_by;
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
@@ -81,9 +81,7 @@ fn pull_for_good<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<P
 
 impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        if !self.desk.has_room() {
-            briefly(|| self.desk.is_empty());
-        }
+        self.desk.wait_for_room();
         match self.desk.enter(Pending::new(cx, request, results)) {
             Ok(_) => {}
             Err((pending, RejectReason::Full)) => self.stand(pending),

@@ -1,11 +1,14 @@
 //! What both pullers share: where requests are taken in, worked on and answered, and how it all ends.
 
+mod ending;
+mod threads;
+mod timer;
+
 use std::convert::Infallible;
-use std::hint;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
@@ -18,12 +21,6 @@ use crate::context::CancelToken;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 use crate::service::{ImageService, PulledImage};
-
-/// How long a cancelled pull may take to end before its thread is left behind.
-const LISTENING_TIME: Duration = Duration::from_millis(900);
-
-/// About how long it takes until a thread that sleeps is awake.
-const WAKING: Duration = Duration::from_micros(50);
 
 /// In what the pullers differ.
 pub(super) struct Rules<S: ImageService + 'static> {
@@ -99,12 +96,6 @@ impl State {
     fn expect_thread(&mut self) {
         self.alive += 1;
     }
-
-    /// Whether all threads have ended, but those left behind and the one that asks.
-    fn have_ended(&self, me: ThreadId) -> bool {
-        let mine = usize::from(self.threads.iter().any(|handle| handle.thread().id() == me));
-        self.alive <= self.left_behind.len() + mine
-    }
 }
 
 /// How a pull went, for the thread that worked on it.
@@ -177,19 +168,9 @@ impl<S: ImageService + 'static> Desk<S> {
         self.rules.max_queued.saturating_add(free)
     }
 
-    /// Whether one more request has room, as far as can be told without the lock.
-    pub(super) fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.rules.max_queued
-    }
-
-    /// Whether nothing waits, as far as can be told without the lock.
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == 0
-    }
-
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
     /// stands comes in also if there is no room. Tells the number by which it can be taken.
-    pub(super) fn enter(self: &Arc<Self>, pending: Pending) -> Result<u64, (Pending, RejectReason)> {
+    pub(super) fn enter(self: &Arc<Self>, mut pending: Pending) -> Result<u64, (Pending, RejectReason)> {
         let token = pending.cx.cancel_token().cloned();
         let deadline = pending.cx.deadline();
         let (number, call) = {
@@ -197,8 +178,9 @@ impl<S: ImageService + 'static> Desk<S> {
             if !state.is_open() {
                 return Err((pending, RejectReason::ShutDown));
             }
-            let has_room = state.queue.len() < self.room(&state);
-            if !has_room && pending.standing.is_none() {
+            if state.queue.len() < self.room(&state) {
+                pending.standing = None;
+            } else if pending.standing.is_none() {
                 return Err((pending, RejectReason::Full));
             }
             let number = state.queue.push(pending);
@@ -212,7 +194,7 @@ impl<S: ImageService + 'static> Desk<S> {
     }
 
     /// Takes the request out of the queue, and lets the caller go whose request has room now.
-    pub(super) fn take(&self, number: u64) -> Option<Pending> {
+    fn take(&self, number: u64) -> Option<Pending> {
         let (pending, let_go) = {
             let mut state = self.state();
             let pending = state.queue.take(number);
@@ -346,273 +328,6 @@ impl<S: ImageService + 'static> Desk<S> {
                 recv(self.closing) -> _ => offer(results, result),
             },
         }
-    }
-
-    // ---- threads ----
-
-    /// Calls one more thread to the queue if something waits there, nobody is on the way to it, and a
-    /// token is free. Whoever comes and finds more than one request calls the next.
-    ///
-    /// Tells the number of a thread that is to be started, once the lock is free.
-    fn call_thread(&self, state: &mut State) -> Option<usize> {
-        if state.looking > 0 || state.queue.is_empty() {
-            return None;
-        }
-        if self.work_added.notify_one() {
-            state.looking += 1;
-            return None;
-        }
-        if state.with_token == self.rules.tokens {
-            return None;
-        }
-        state.started += 1;
-        state.with_token += 1;
-        state.idle += 1;
-        state.looking += 1;
-        state.expect_thread();
-        Some(state.started)
-    }
-
-    /// Starts a thread that was called.
-    ///
-    /// If that fails, what waits is left to the threads that live; if there are none, it is answered.
-    fn answer_call(self: &Arc<Self>, call: Option<usize>) {
-        let Some(number) = call else { return };
-        let started = self.start_thread((self.rules.name)(number), |desk| {
-            let first = desk.first();
-            (desk.rules.life)(desk, first);
-        });
-        let Err(error) = started else { return };
-        log::warn!("a pull has to wait for another thread: {error}");
-        let is_last = {
-            let mut state = self.state();
-            state.looking -= 1;
-            state.idle -= 1;
-            state.with_token -= 1;
-            state.with_token == 0
-        };
-        if is_last {
-            self.refuse_all(&error);
-        }
-    }
-
-    /// The request that a new thread begins with.
-    fn first(self: &Arc<Self>) -> Option<Pending> {
-        let mut state = self.state();
-        state.looking -= 1;
-        self.take_or_end(state)
-    }
-
-    /// The request that a thread goes on with; `None` is its end.
-    pub(super) fn next(self: &Arc<Self>) -> Option<Pending> {
-        let mut state = self.state();
-        state.idle += 1;
-        self.take_or_end(state)
-    }
-
-    /// The request that has waited longest; if there is none, one that comes soon. If none does, gives
-    /// the token back.
-    ///
-    /// All under the queue's lock: whoever finds the queue empty gives the token back before the lock is
-    /// free, and whoever asks later finds that token.
-    fn take_or_end(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Option<Pending> {
-        let found = state.queue.take_first().or_else(|| self.look_out(&mut state));
-        state.idle -= 1;
-        if found.is_none() {
-            state.with_token -= 1;
-        }
-        let let_go = self.let_go(&mut state);
-        let call = self.call_thread(&mut state);
-        drop(state);
-        drop(let_go);
-        self.answer_call(call);
-        found
-    }
-
-    /// Waits for a request: busily for as long as a waking takes, for who sleeps sooner makes the other
-    /// side sleep, too; then asleep.
-    fn look_out(&self, state: &mut MutexGuard<'_, State>) -> Option<Pending> {
-        while state.is_open() {
-            state.looking += 1;
-            MutexGuard::unlocked(state, || briefly(|| self.waiting.load(Ordering::Relaxed) > 0));
-            state.looking -= 1;
-            let found = state.queue.take_first();
-            if found.is_some() || !state.is_open() {
-                return found;
-            }
-            // Else the timer would wake for a request that is long answered.
-            if state.queue.nearest_deadline().is_none() && state.alarm.is_some() {
-                self.deadlines_changed.notify_one();
-            }
-            let is_called = match self.rules.lingering {
-                Some(lingering) => !self.work_added.wait_for(state, lingering).timed_out(),
-                None => {
-                    self.work_added.wait(state);
-                    true
-                }
-            };
-            if !is_called {
-                break;
-            }
-            // As whoever called has counted.
-            state.looking -= 1;
-            if let Some(found) = state.queue.take_first() {
-                return Some(found);
-            }
-        }
-        state.queue.take_first()
-    }
-
-    /// Starts a thread that was [expected](State::expect_thread); it is joined at the shutdown.
-    ///
-    /// # Errors
-    /// `ResourceExhausted`.
-    pub(super) fn start_thread(
-        self: &Arc<Self>,
-        name: String,
-        body: impl FnOnce(&Arc<Self>) + Send + 'static,
-    ) -> Result<(), Error> {
-        let desk = Arc::clone(self);
-        let started = thread::Builder::new().name(name).stack_size(self.rules.stack_size).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&desk))) {
-                log::error!("a puller's thread ended by a panic of its own: {}", text_of(&*panic));
-            }
-            desk.note_end(Some(thread::current().id()));
-        });
-        match started {
-            Ok(handle) => {
-                let mut state = self.state();
-                state.threads.push(handle);
-                if state.threads.len() > 2 * state.alive + 8 {
-                    state.threads.retain(|thread| !thread.is_finished());
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.note_end(None);
-                Err(Error::new(ErrorKind::ResourceExhausted, format!("no thread could be started: {error}"))
-                    .with_source(error))
-            }
-        }
-    }
-
-    fn note_end(&self, thread: Option<ThreadId>) {
-        let mut state = self.state();
-        state.alive -= 1;
-        state.left_behind.retain(|left| Some(*left) != thread);
-        drop(state);
-        self.thread_ended.notify_all();
-    }
-
-    /// One thread sleeps to the nearest deadline of those that wait.
-    fn start_timer(self: &Arc<Self>) {
-        let is_needed = {
-            let mut state = self.state();
-            let is_needed = state.is_open() && !std::mem::replace(&mut state.has_timer, true);
-            if is_needed {
-                state.expect_thread();
-            }
-            is_needed
-        };
-        if is_needed && let Err(error) = self.start_thread("pull-timer".into(), |desk| desk.keep_time()) {
-            self.state().has_timer = false;
-            log::warn!("deadlines of requests that wait are noticed only when their turn comes: {error}");
-        }
-    }
-
-    fn keep_time(&self) {
-        let mut state = self.state();
-        while state.is_open() {
-            let expired = state.queue.take_expired(Instant::now());
-            if expired.is_empty() {
-                state.alarm = state.queue.nearest_deadline();
-                match state.alarm {
-                    Some(deadline) => drop(self.deadlines_changed.wait_until(&mut state, deadline)),
-                    None => self.deadlines_changed.wait(&mut state),
-                }
-            } else {
-                MutexGuard::unlocked(&mut state, || {
-                    for pending in expired {
-                        self.refuse(
-                            pending,
-                            Error::new(ErrorKind::Timeout, "the deadline passed in the queue"),
-                        );
-                    }
-                });
-            }
-        }
-    }
-
-    // ---- ending ----
-
-    /// Takes in nothing more, answers what waits, gives what runs its grace, cancels it, and joins.
-    pub(super) fn shutdown(&self, grace: Duration) {
-        {
-            let mut state = self.state();
-            drop(state.open.take());
-            state.looking += self.work_added.notify_all();
-        }
-        self.deadlines_changed.notify_all();
-        self.refuse_all(&RejectReason::ShutDown.into_error());
-        if !self.wait_for_threads(Instant::now().checked_add(grace)) {
-            self.stop.cancel();
-            self.wait_for_threads(Instant::now().checked_add(LISTENING_TIME));
-        }
-        self.join_threads();
-    }
-
-    /// Whether all threads, but this one should it be ours, ended in time.
-    fn wait_for_threads(&self, deadline: Option<Instant>) -> bool {
-        let me = thread::current().id();
-        let mut state = self.state();
-        while !state.have_ended(me) {
-            match deadline {
-                Some(deadline) => {
-                    if self.thread_ended.wait_until(&mut state, deadline).timed_out() {
-                        return state.have_ended(me);
-                    }
-                }
-                None => self.thread_ended.wait(&mut state),
-            }
-        }
-        true
-    }
-
-    /// Joins the threads that have ended; those that do not listen are left behind, and named.
-    fn join_threads(&self) {
-        let me = thread::current().id();
-        let (ended, deaf) = {
-            let mut state = self.state();
-            let have_all_ended = state.have_ended(me);
-            let threads = std::mem::take(&mut state.threads).into_iter();
-            let (ended, deaf): (Vec<_>, Vec<_>) = threads
-                .filter(|handle| handle.thread().id() != me)
-                .partition(|handle| have_all_ended || handle.is_finished());
-            state.left_behind.extend(deaf.iter().map(|handle| handle.thread().id()));
-            (ended, deaf)
-        };
-        for handle in ended {
-            let _ = handle.join();
-        }
-        for handle in deaf {
-            let name = handle.thread().name().unwrap_or("a thread");
-            log::warn!("{name}: the image service does not listen to its cancel; the thread is left behind");
-        }
-    }
-}
-
-/// Tries for about as long as it takes to wake a thread.
-pub(super) fn briefly(mut is_done: impl FnMut() -> bool) {
-    const SPINS: usize = 32;
-    for _ in 0..SPINS {
-        if is_done() {
-            return;
-        }
-        hint::spin_loop();
-    }
-    let given_up_at = Instant::now() + WAKING;
-    while !is_done() && Instant::now() < given_up_at {
-        thread::yield_now();
     }
 }
 
