@@ -179,3 +179,52 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pending(id: u64, deadline: Option<Instant>) -> Pending {
+        let cx = deadline.map_or_else(PullContext::new, |at| PullContext::new().with_deadline(at));
+        Pending::new(cx, PullRequest::new(id, "alpine"), crossbeam_channel::unbounded().0)
+    }
+
+    proptest! {
+        /// Beside a list that is searched from its beginning: the same requests, in the same order, and
+        /// less than half of the memory unused once there is more than a block at each end.
+        #[test]
+        fn requests_are_taken_from_everywhere_and_stay_in_order(
+            steps in prop::collection::vec((0..10_u8, any::<prop::sample::Index>()), 1..600),
+        ) {
+            let far = Instant::now() + std::time::Duration::from_secs(60);
+            let mut queue = Queue::default();
+            let mut model: VecDeque<u64> = VecDeque::new();
+            for (step, which) in steps {
+                match step {
+                    0..5 => {
+                        let deadline = (step == 0).then_some(far);
+                        let number = queue.push(pending(queue.next_number, deadline));
+                        model.push_back(number);
+                    }
+                    5..7 => prop_assert_eq!(queue.take_first().map(|first| first.request.id), model.pop_front()),
+                    _ if model.is_empty() => prop_assert!(queue.take(0).is_none()),
+                    _ => {
+                        let number = model.remove(which.index(model.len())).unwrap();
+                        prop_assert_eq!(queue.take(number).map(|taken| taken.request.id), Some(number));
+                        prop_assert!(queue.take(number).is_none(), "only once");
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                let room: usize = queue.blocks.iter().map(VecDeque::capacity).sum();
+                prop_assert!(room <= 2 * model.len() + 3 * BLOCK, "{room} places for {}", model.len());
+            }
+            let with_deadline = queue.expired(far).len();
+            prop_assert!(with_deadline <= model.len());
+            let rest: Vec<u64> = queue.drain().map(|pending| pending.request.id).collect();
+            prop_assert!(rest.into_iter().eq(model));
+            prop_assert_eq!((queue.len(), queue.nearest_deadline()), (0, None));
+        }
+    }
+}
