@@ -63,7 +63,8 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
 
 impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        if let Err((pending, reason)) = self.desk.enter(Pending::new(cx, request, results)) {
+        if let Err(refused) = self.desk.enter(Pending::new(cx, request, results)) {
+            let (pending, reason) = *refused;
             self.desk.refuse(pending, reason.into_error());
         }
     }
@@ -74,8 +75,10 @@ impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
         request: PullRequest,
         results: Sender<PullResult>,
     ) -> Result<(), Rejected> {
-        let entered = self.desk.enter(Pending::new(cx, request, results));
-        entered.map(drop).map_err(|(pending, reason)| Rejected::new(pending, reason))
+        self.desk
+            .enter(Pending::new(cx, request, results))
+            .map(drop)
+            .map_err(|refused| Rejected::new(*refused))
     }
 
     fn capacity(&self) -> Option<usize> {

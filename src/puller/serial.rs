@@ -61,7 +61,10 @@ impl<S: ImageService + 'static> SerialImagePuller<S> {
                     },
                 }
             }
-            Err((pending, reason)) => self.desk.refuse(pending, reason.into_error()),
+            Err(refused) => {
+                let (pending, reason) = *refused;
+                self.desk.refuse(pending, reason.into_error());
+            }
         }
     }
 }
@@ -84,8 +87,10 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
         self.desk.wait_for_room();
         match self.desk.enter(Pending::new(cx, request, results)) {
             Ok(_) => {}
-            Err((pending, RejectReason::Full)) => self.stand(pending),
-            Err((pending, reason)) => self.desk.refuse(pending, reason.into_error()),
+            Err(refused) => match *refused {
+                (pending, RejectReason::Full) => self.stand(pending),
+                (pending, reason) => self.desk.refuse(pending, reason.into_error()),
+            },
         }
     }
 
@@ -95,8 +100,10 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
         request: PullRequest,
         results: Sender<PullResult>,
     ) -> Result<(), Rejected> {
-        let entered = self.desk.enter(Pending::new(cx, request, results));
-        entered.map(drop).map_err(|(pending, reason)| Rejected::new(pending, reason))
+        self.desk
+            .enter(Pending::new(cx, request, results))
+            .map(drop)
+            .map_err(|refused| Rejected::new(*refused))
     }
 
     fn capacity(&self) -> Option<usize> {

@@ -170,18 +170,18 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
     /// stands comes in also if there is no room. Tells the number by which it can be taken.
-    pub(super) fn enter(self: &Arc<Self>, mut pending: Pending) -> Result<u64, (Pending, RejectReason)> {
+    pub(super) fn enter(self: &Arc<Self>, mut pending: Pending) -> Result<u64, Box<(Pending, RejectReason)>> {
         let token = pending.cx.cancel_token().cloned();
         let deadline = pending.cx.deadline();
         let (number, call) = {
             let mut state = self.state();
             if !state.is_open() {
-                return Err((pending, RejectReason::ShutDown));
+                return Err(Box::new((pending, RejectReason::ShutDown)));
             }
             if state.queue.len() < self.room(&state) {
                 pending.standing = None;
             } else if pending.standing.is_none() {
-                return Err((pending, RejectReason::Full));
+                return Err(Box::new((pending, RejectReason::Full)));
             }
             let number = state.queue.push(pending);
             (number, self.call_thread(&mut state))
