@@ -1,4 +1,4 @@
-//! Pulls in parallel, bounded by a counting channel of tokens.
+//! Pulls in parallel, bounded by tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,15 +31,6 @@ pub struct ParallelImagePuller<S: ImageService + 'static> {
     limit: Option<usize>,
 }
 
-/// The life of a `pull-N` thread: one request after the other, and the end when none is left.
-fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<Pending>) {
-    let mut next = first;
-    while let Some(pending) = next {
-        desk.work(pending);
-        next = desk.next();
-    }
-}
-
 impl<S: ImageService + 'static> ParallelImagePuller<S> {
     /// A puller that runs at most `max_parallel_image_pulls` pulls at a time; `None`, or a number
     /// below 1, is no limit: a thread for each pull that runs.
@@ -58,6 +49,15 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
             max_queued: usize::MAX,
             stack_size: DEFAULT_STACK_SIZE,
         }
+    }
+}
+
+/// The life of a `pull-N` thread: one request after the other, and the end when none is left.
+fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<Pending>) {
+    let mut next = first;
+    while let Some(pending) = next {
+        desk.work(pending);
+        next = desk.next();
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Rules<S: ImageService + 'static> {
     pub(super) life: Life<S>,
 }
 
+/// Begins with the request that the thread was started for, unless another thread has taken it.
 pub(super) type Life<S> = Box<dyn Fn(&Arc<Desk<S>>, Option<Pending>) + Send + Sync>;
 
 pub(super) struct Desk<S: ImageService + 'static> {
@@ -204,6 +205,7 @@ impl<S: ImageService + 'static> Desk<S> {
         pending
     }
 
+    /// The last request that there is room for: its caller need not stand any more.
     fn let_go(&self, state: &mut State) -> Option<Sender<Infallible>> {
         let room = self.room(state);
         state.queue.let_go(room.checked_sub(1)?)
