@@ -198,7 +198,7 @@ impl PullContext {
             Some(own) => CancelToken::child_of(&[own, token]),
             None => token.clone(),
         };
-        self.clone().with_cancel(&both)
+        PullContext { cancel: Some(both), deadline: self.deadline, progress: self.progress.clone() }
     }
 
     /// The token that cancels this context, if it has one.

@@ -234,6 +234,47 @@ fn a_caller_that_waits_for_room_is_freed_by_cancel_deadline_and_shutdown() {
 }
 
 #[test]
+fn a_request_that_leaves_the_serial_queue_makes_room_for_the_caller_who_waits() {
+    type Leaving = fn(PullContext, &CancelToken) -> PullContext;
+    let ways: [(Leaving, ErrorKind); 2] = [
+        (|cx, token| cx.with_cancel(token), ErrorKind::Cancelled),
+        (|cx, _| cx.with_timeout(Duration::from_millis(100)), ErrorKind::Timeout),
+    ];
+    for (leaving, expected) in ways {
+        let bench = Bench::serial();
+        let (results, answers) = unbounded();
+        bench.occupy(&results);
+        let token = CancelToken::new();
+        for id in 0..10 {
+            let cx = if id < 3 { leaving(PullContext::new(), &token) } else { PullContext::new() };
+            bench.puller.pull_image(cx, PullRequest::new(id, "alpine"), results.clone());
+        }
+        thread::scope(|scope| {
+            for id in 10..13 {
+                let (bench, results) = (&bench, &results);
+                scope.spawn(move || bench.ask(id, "alpine", results));
+            }
+            while bench.puller.stats().waiting < 3 && answers.is_empty() {
+                thread::yield_now();
+            }
+            token.cancel();
+            // The scope ends when all three callers have come back.
+        });
+        let left: Vec<u64> = (0..3)
+            .map(|_| {
+                let result = next(&answers);
+                assert_eq!(kind(&result), Some(expected));
+                result.id
+            })
+            .collect();
+        assert_eq!(left, [0, 1, 2]);
+        assert_eq!((bench.puller.stats().queued, bench.puller.stats().waiting), (10, 0), "{expected}");
+        bench.service.open(1);
+        (0..11).for_each(|_| assert!(next(&answers).outcome.is_ok()));
+    }
+}
+
+#[test]
 fn a_request_that_waits_is_answered_by_its_cancel_at_once_and_never_pulled() {
     for bench in both() {
         let (results, answers) = unbounded();

@@ -131,7 +131,7 @@ struct Returned {
 }
 
 impl Rejected {
-    fn new(pending: queue::Pending, reason: RejectReason) -> Self {
+    fn new((pending, reason): (queue::Pending, RejectReason)) -> Self {
         let queue::Pending { cx, request, results, .. } = pending;
         Rejected(Box::new(Returned { reason, cx, request, results }))
     }

@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use crossbeam_utils::Backoff;
+use crossbeam_channel::{Sender, bounded, select};
 
-use super::desk::{Desk, Worked};
+use super::desk::{Desk, Rules, Worked};
 use super::queue::Pending;
 use super::until::until_by;
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
@@ -19,9 +17,6 @@ use crate::service::{ImageService, PullRequest};
 
 /// How many requests wait for the worker before those who ask have to wait themselves.
 pub const MAX_IMAGE_PULL_REQUESTS: usize = 10;
-
-/// About how long it takes until a thread that sleeps is awake.
-const WAKING: Duration = Duration::from_micros(30);
 
 /// How long the worker rests after the image service panicked.
 const RESTART_PERIOD: Duration = Duration::from_secs(1);
@@ -35,12 +30,6 @@ const RESTART_PERIOD: Duration = Duration::from_secs(1);
 /// Dropping it is a [`shutdown`](ImagePuller::shutdown) without grace.
 pub struct SerialImagePuller<S: ImageService + 'static> {
     desk: Arc<Desk<S>>,
-    /// Numbers of requests that stand in the desk's queue. One that was cancelled keeps its seat
-    /// until the worker comes to it.
-    seats: (Sender<u64>, Receiver<u64>),
-    /// Callers that wait for a seat.
-    standing: AtomicUsize,
-    clock: Arc<dyn Clock>,
 }
 
 impl<S: ImageService + 'static> SerialImagePuller<S> {
@@ -57,115 +46,51 @@ impl<S: ImageService + 'static> SerialImagePuller<S> {
         SerialImagePullerBuilder { service, stack_size: DEFAULT_STACK_SIZE, clock: Arc::new(SystemClock) }
     }
 
-    /// Puts the request on the desk, where its cancel and its deadline can reach it, and sees to it
-    /// that there is a worker. Tells the number to take a seat with.
-    fn enter(&self, pending: Box<Pending>) -> Result<u64, Box<Pending>> {
-        let token = pending.cx.cancel_token().cloned();
-        let deadline = pending.cx.deadline();
-        let (number, needs_worker) = {
-            let mut state = self.desk.state();
-            if !state.is_open() {
-                return Err(pending);
+    /// Enters a request that there is no room for, and waits until there is, or until it is answered.
+    fn stand(&self, mut pending: Pending) {
+        let (standing, let_go) = bounded(0);
+        let waiting = pending.cx.clone();
+        pending.standing = Some(standing);
+        match self.desk.enter(pending) {
+            Ok(number) => {
+                select! {
+                    recv(let_go) -> _ => {}
+                    // The deadline's thread may be late, or missing.
+                    recv(waiting.expired()) -> _ => if let Err(error) = waiting.check() {
+                        self.desk.refuse_queued(number, error);
+                    },
+                }
             }
-            let needs_worker = state.with_token == 0;
-            if needs_worker {
-                state.with_token = 1;
-                state.expect_thread();
+            Err(refused) => {
+                let (pending, reason) = *refused;
+                self.desk.refuse(pending, reason.into_error());
             }
-            (state.queue.push(pending), needs_worker)
-        };
-        if token.is_some() || deadline.is_some() {
-            self.desk.watch(number, token.as_ref(), deadline);
-        }
-        if needs_worker {
-            self.start_worker();
-        }
-        Ok(number)
-    }
-
-    fn start_worker(&self) {
-        let seats = self.seats.1.clone();
-        let clock = Arc::clone(&self.clock);
-        let started = self.desk.start_thread("pull-serial".into(), move |desk| {
-            until_by(&*clock, desk.closing(), RESTART_PERIOD, || pull_until_panic(desk, &seats));
-        });
-        if let Err(error) = started {
-            // Those who took a seat, or wait for one, since the worker was expected.
-            while self.seats.1.try_recv().is_ok() {}
-            self.desk.state().with_token = 0;
-            self.desk.refuse_all(&error);
-        }
-    }
-
-    /// Takes a seat, or waits for one; not longer than the request's context lasts, or the puller.
-    fn take_seat(&self, number: u64, cx: &PullContext) {
-        if briefly(|| self.seats.0.try_send(number).ok()).is_some() {
-            return;
-        }
-        self.standing.fetch_add(1, Ordering::Relaxed);
-        select! {
-            send(self.seats.0, number) -> _ => {}
-            // Whoever made it end answers for it, but the deadline's thread may be late, or missing.
-            recv(cx.cancelled()) -> _ => {}
-            recv(cx.expired()) -> _ => if let Err(error) = cx.check() {
-                self.desk.refuse_queued(number, error);
-            },
-            recv(self.desk.closing()) -> _ => {}
-        }
-        self.standing.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Works off the queue until the puller ends; or the service panics, which ends this round.
-fn pull_until_panic<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<u64>) {
-    loop {
-        let Some(number) = next_number(desk, seats) else { return };
-        // In a statement of its own: the lock is free before the work begins.
-        let pending = desk.state().queue.take(number);
-        if let Some(pending) = pending
-            && desk.work(*pending) == Worked::Panicked
-        {
-            return;
         }
     }
 }
 
-/// The number of the request that has waited longest; `None` when the puller ends.
-fn next_number<S: ImageService + 'static>(desk: &Desk<S>, seats: &Receiver<u64>) -> Option<u64> {
-    briefly(|| seats.try_recv().ok()).or_else(|| {
-        select! {
-            recv(seats) -> number => number.ok(),
-            recv(desk.closing()) -> _ => None,
-        }
-    })
-}
-
-/// Tries for as long as it takes to be woken: who sleeps sooner makes the other side sleep, too, and
-/// each request costs two wakings then.
-fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
-    let backoff = Backoff::new();
-    let mut given_up_at = None;
-    loop {
-        let done = attempt();
-        if done.is_some() {
-            return done;
-        }
-        backoff.snooze();
-        if backoff.is_completed() {
-            let now = Instant::now();
-            if now >= *given_up_at.get_or_insert(now + WAKING) {
-                return None;
+/// Works off the queue until the puller ends; and after a panic of the service again, when a rest is
+/// over.
+fn pull_for_good<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<Pending>, clock: &dyn Clock) {
+    let mut first = first;
+    until_by(clock, desk.closing(), RESTART_PERIOD, || {
+        while let Some(pending) = first.take().or_else(|| desk.next()) {
+            if desk.work(pending) == Worked::Panicked {
+                return;
             }
         }
-    }
+    });
 }
 
 impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        let waiting = cx.clone();
-        match self.enter(Pending::new(cx, request, results)) {
-            Ok(number) => self.take_seat(number, &waiting),
-            Err(pending) => self.desk.refuse(*pending, RejectReason::ShutDown.into_error()),
+        self.desk.wait_for_room();
+        match self.desk.enter(Pending::new(cx, request, results)) {
+            Ok(_) => {}
+            Err(refused) => match *refused {
+                (pending, RejectReason::Full) => self.stand(pending),
+                (pending, reason) => self.desk.refuse(pending, reason.into_error()),
+            },
         }
     }
 
@@ -175,15 +100,10 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
         request: PullRequest,
         results: Sender<PullResult>,
     ) -> Result<(), Rejected> {
-        let number = self
+        self.desk
             .enter(Pending::new(cx, request, results))
-            .map_err(|pending| Rejected::new(*pending, RejectReason::ShutDown))?;
-        if self.seats.0.try_send(number).is_ok() {
-            return Ok(());
-        }
-        // Without a seat it goes back, unless a cancel or the end has answered it meanwhile.
-        let pending = self.desk.state().queue.take(number);
-        pending.map_or(Ok(()), |pending| Err(Rejected::new(*pending, RejectReason::Full)))
+            .map(drop)
+            .map_err(|refused| Rejected::new(*refused))
     }
 
     fn capacity(&self) -> Option<usize> {
@@ -191,9 +111,7 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     }
 
     fn stats(&self) -> PullerStats {
-        let stats = self.desk.stats();
-        let waiting = self.standing.load(Ordering::Relaxed);
-        PullerStats { queued: stats.queued.saturating_sub(waiting), waiting, ..stats }
+        self.desk.stats()
     }
 
     fn shutdown(&self, grace: Duration) {
@@ -239,12 +157,16 @@ impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
     /// # Errors
     /// None today.
     pub fn build(self) -> Result<SerialImagePuller<S>, Error> {
-        Ok(SerialImagePuller {
-            desk: Desk::new(self.service, self.stack_size),
-            seats: bounded(MAX_IMAGE_PULL_REQUESTS),
-            standing: AtomicUsize::new(0),
-            clock: self.clock,
-        })
+        let clock = self.clock;
+        let rules = Rules {
+            tokens: 1,
+            max_queued: MAX_IMAGE_PULL_REQUESTS,
+            lingering: None,
+            stack_size: self.stack_size,
+            name: |_| "pull-serial".into(),
+            life: Box::new(move |desk, first| pull_for_good(desk, first, &*clock)),
+        };
+        Ok(SerialImagePuller { desk: Desk::new(self.service, rules) })
     }
 }
 

@@ -1,13 +1,18 @@
 //! What both pullers share: where requests are taken in, worked on and answered, and how it all ends.
 
+mod ending;
+mod threads;
+mod timer;
+
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::queue::{Pending, Queue};
@@ -17,28 +22,52 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 use crate::service::{ImageService, PulledImage};
 
-/// How long a cancelled pull may take to end before its thread is left behind.
-const LISTENING_TIME: Duration = Duration::from_millis(900);
+/// In what the pullers differ.
+pub(super) struct Rules<S: ImageService + 'static> {
+    /// Pulls at a time, each on a thread of its own.
+    pub(super) tokens: usize,
+    /// Requests that may wait for a token.
+    pub(super) max_queued: usize,
+    /// How long a thread that has nothing to do stays; `None` is until the puller ends.
+    pub(super) lingering: Option<Duration>,
+    /// Bytes.
+    pub(super) stack_size: usize,
+    /// What the n-th thread is called.
+    pub(super) name: fn(usize) -> String,
+    /// What a thread does from its first request on.
+    pub(super) life: Life<S>,
+}
 
-pub(super) struct Desk<S> {
+/// Begins with the request that the thread was started for, unless another thread has taken it.
+pub(super) type Life<S> = Box<dyn Fn(&Arc<Desk<S>>, Option<Pending>) + Send + Sync>;
+
+pub(super) struct Desk<S: ImageService + 'static> {
     service: S,
-    stack_size: usize,
+    rules: Rules<S>,
     state: Mutex<State>,
+    /// How many requests wait, to look at without the lock.
+    waiting: Arc<CachePadded<AtomicUsize>>,
     thread_ended: Condvar,
     /// For threads that have nothing to do.
-    pub(super) work_added: Condvar,
-    deadline_added: Condvar,
+    work_added: Condvar,
+    deadlines_changed: Condvar,
     /// Disconnected when the shutdown begins.
     closing: Receiver<Infallible>,
     /// Cancels what runs, when the shutdown's grace is over.
     stop: CancelToken,
+    counts: CachePadded<Counts>,
+}
+
+/// What the stats tell of pulls, apart from what those who ask write to.
+#[derive(Default)]
+struct Counts {
     running: AtomicUsize,
     succeeded: AtomicU64,
     failed: AtomicU64,
 }
 
-pub(super) struct State {
-    pub(super) queue: Queue,
+struct State {
+    queue: Queue,
     /// `None` once the shutdown has begun.
     open: Option<Sender<Infallible>>,
     threads: Vec<JoinHandle<()>>,
@@ -47,27 +76,26 @@ pub(super) struct State {
     /// Those of them that an earlier shutdown gave up on.
     left_behind: Vec<ThreadId>,
     has_timer: bool,
+    /// When the timer wakes; `None` if it sleeps until it is told.
+    alarm: Option<Instant>,
+    /// Threads that were ever started for a token.
+    started: usize,
     /// Threads that hold a token, or are being started for one.
-    pub(super) with_token: usize,
-    /// Those of them that will look into the queue before they end: new ones, and ones that have
-    /// nothing to do.
-    pub(super) looking: usize,
+    with_token: usize,
+    /// Those of them that have no pull.
+    idle: usize,
+    /// Those of them, again, that are about to look into the queue.
+    looking: usize,
 }
 
 impl State {
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
     /// Counts a thread that is about to be started, so that a shutdown waits for it.
-    pub(super) fn expect_thread(&mut self) {
+    fn expect_thread(&mut self) {
         self.alive += 1;
-    }
-
-    /// Whether all threads have ended, but those left behind and the one that asks.
-    fn have_ended(&self, me: ThreadId) -> bool {
-        let mine = usize::from(self.threads.iter().any(|handle| handle.thread().id() == me));
-        self.alive <= self.left_behind.len() + mine
     }
 }
 
@@ -80,33 +108,36 @@ pub(super) enum Worked {
 }
 
 impl<S: ImageService + 'static> Desk<S> {
-    pub(super) fn new(service: S, stack_size: usize) -> Arc<Self> {
+    pub(super) fn new(service: S, rules: Rules<S>) -> Arc<Self> {
         let (open, closing) = bounded(0);
+        let queue = Queue::default();
         Arc::new(Desk {
             service,
-            stack_size,
+            rules,
+            waiting: queue.waiting(),
             state: Mutex::new(State {
-                queue: Queue::default(),
+                queue,
                 open: Some(open),
                 threads: Vec::new(),
                 alive: 0,
                 left_behind: Vec::new(),
                 has_timer: false,
+                alarm: None,
+                started: 0,
                 with_token: 0,
+                idle: 0,
                 looking: 0,
             }),
             thread_ended: Condvar::new(),
             work_added: Condvar::new(),
-            deadline_added: Condvar::new(),
+            deadlines_changed: Condvar::new(),
             closing,
             stop: CancelToken::new(),
-            running: AtomicUsize::new(0),
-            succeeded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            counts: CachePadded::default(),
         })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
@@ -116,31 +147,74 @@ impl<S: ImageService + 'static> Desk<S> {
     }
 
     pub(super) fn stats(&self) -> PullerStats {
-        let (queued, threads) = {
+        let (waiting, room, threads) = {
             let state = self.state();
-            (state.queue.len(), state.alive)
+            (state.queue.len(), self.room(&state), state.alive)
         };
         PullerStats {
-            queued,
-            waiting: 0,
-            running: self.running.load(Ordering::Relaxed),
-            succeeded: self.succeeded.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
+            queued: waiting.min(room),
+            waiting: waiting.saturating_sub(room),
+            running: self.counts.running.load(Ordering::Relaxed),
+            succeeded: self.counts.succeeded.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
             threads,
         }
     }
 
     // ---- taking in ----
 
+    /// How many requests there is room for: those that may wait, and those that a token is free for.
+    fn room(&self, state: &State) -> usize {
+        let free = self.rules.tokens - (state.with_token - state.idle);
+        self.rules.max_queued.saturating_add(free)
+    }
+
+    /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller
+    /// stands comes in also if there is no room. Tells the number by which it can be taken.
+    pub(super) fn enter(self: &Arc<Self>, mut pending: Pending) -> Result<u64, Box<(Pending, RejectReason)>> {
+        let token = pending.cx.cancel_token().cloned();
+        let deadline = pending.cx.deadline();
+        let (number, call) = {
+            let mut state = self.state();
+            if !state.is_open() {
+                return Err(Box::new((pending, RejectReason::ShutDown)));
+            }
+            if state.queue.len() < self.room(&state) {
+                pending.standing = None;
+            } else if pending.standing.is_none() {
+                return Err(Box::new((pending, RejectReason::Full)));
+            }
+            let number = state.queue.push(pending);
+            (number, self.call_thread(&mut state))
+        };
+        if token.is_some() || deadline.is_some() {
+            self.watch(number, token.as_ref(), deadline);
+        }
+        self.answer_call(call);
+        Ok(number)
+    }
+
+    /// Takes the request out of the queue, and lets the caller go whose request has room now.
+    fn take(&self, number: u64) -> Option<Pending> {
+        let (pending, let_go) = {
+            let mut state = self.state();
+            let pending = state.queue.take(number);
+            (pending, self.let_go(&mut state))
+        };
+        drop(let_go);
+        pending
+    }
+
+    /// The last request that there is room for: its caller need not stand any more.
+    fn let_go(&self, state: &mut State) -> Option<Sender<Infallible>> {
+        let room = self.room(state);
+        state.queue.let_go(room.checked_sub(1)?)
+    }
+
     /// Sees to it that a request that waits is taken out by its cancel and by its deadline.
     ///
     /// The hook goes in after the request, for it may run at once.
-    pub(super) fn watch(
-        self: &Arc<Self>,
-        number: u64,
-        token: Option<&CancelToken>,
-        deadline: Option<Instant>,
-    ) {
+    fn watch(self: &Arc<Self>, number: u64, token: Option<&CancelToken>, deadline: Option<Instant>) {
         if let Some(token) = token {
             let desk = Arc::downgrade(self);
             let hook = token.on_cancel(move || {
@@ -152,22 +226,23 @@ impl<S: ImageService + 'static> Desk<S> {
             let taken_meanwhile = self.state().queue.attach(number, hook);
             drop(taken_meanwhile);
         }
-        if deadline.is_some() {
+        if let Some(deadline) = deadline {
             self.start_timer();
-            self.deadline_added.notify_one();
+            if self.state().alarm.is_none_or(|alarm| deadline < alarm) {
+                self.deadlines_changed.notify_one();
+            }
         }
     }
 
     /// Takes the request out of the queue and answers it with `error`; nothing if it has left already.
     pub(super) fn refuse_queued(&self, number: u64, error: Error) {
-        let pending = self.state().queue.take(number);
-        if let Some(pending) = pending {
-            self.refuse(*pending, error);
+        if let Some(pending) = self.take(number) {
+            self.refuse(pending, error);
         }
     }
 
     /// Answers every request in the queue with `error`.
-    pub(super) fn refuse_all(&self, error: &Error) {
+    fn refuse_all(&self, error: &Error) {
         let waiting = self.state().queue.drain();
         for pending in waiting {
             self.refuse(pending, error.clone());
@@ -177,9 +252,8 @@ impl<S: ImageService + 'static> Desk<S> {
     /// Answers a request that no pull was begun for. The thread may be anyone's, so the result is only
     /// offered.
     pub(super) fn refuse(&self, pending: Pending, error: Error) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        let Pending { request, results, asked_at, hook, .. } = pending;
-        drop(hook);
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let Pending { request, results, asked_at, .. } = pending;
         let error = error.with_image(&request.image.image).with_phase(Phase::Queued);
         offer(
             &results,
@@ -198,9 +272,9 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// Pulls, and hands the result over: the token, or the worker, is busy until that is done.
     pub(super) fn work(&self, pending: Pending) -> Worked {
-        let Pending { cx, request, results, asked_at, hook } = pending;
-        drop(hook);
-        self.running.fetch_add(1, Ordering::Relaxed);
+        let Pending { cx, request, results, asked_at, hook, standing } = pending;
+        drop((hook, standing));
+        self.counts.running.fetch_add(1, Ordering::Relaxed);
         let begun_at = Instant::now();
         let cx = cx.or_cancelled_by(&self.stop);
 
@@ -239,9 +313,9 @@ impl<S: ImageService + 'static> Desk<S> {
     }
 
     fn count(&self, outcome: &Result<PulledImage, Error>) {
-        let counter = if outcome.is_ok() { &self.succeeded } else { &self.failed };
+        let counter = if outcome.is_ok() { &self.counts.succeeded } else { &self.counts.failed };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.counts.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Sends the result, and waits while its channel is full; but not once the shutdown has begun.
@@ -255,141 +329,6 @@ impl<S: ImageService + 'static> Desk<S> {
                 },
                 recv(self.closing) -> _ => offer(results, result),
             },
-        }
-    }
-
-    // ---- threads ----
-
-    /// Starts a thread that was [expected](State::expect_thread); it is joined at the shutdown.
-    ///
-    /// # Errors
-    /// `ResourceExhausted`.
-    pub(super) fn start_thread(
-        self: &Arc<Self>,
-        name: String,
-        body: impl FnOnce(&Arc<Self>) + Send + 'static,
-    ) -> Result<(), Error> {
-        let desk = Arc::clone(self);
-        let started = thread::Builder::new().name(name).stack_size(self.stack_size).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&desk))) {
-                log::error!("a puller's thread ended by a panic of its own: {}", text_of(&*panic));
-            }
-            desk.note_end(Some(thread::current().id()));
-        });
-        match started {
-            Ok(handle) => {
-                let mut state = self.state();
-                state.threads.push(handle);
-                if state.threads.len() > 2 * state.alive + 8 {
-                    state.threads.retain(|thread| !thread.is_finished());
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.note_end(None);
-                Err(Error::new(ErrorKind::ResourceExhausted, format!("no thread could be started: {error}"))
-                    .with_source(error))
-            }
-        }
-    }
-
-    fn note_end(&self, thread: Option<ThreadId>) {
-        let mut state = self.state();
-        state.alive -= 1;
-        state.left_behind.retain(|left| Some(*left) != thread);
-        drop(state);
-        self.thread_ended.notify_all();
-    }
-
-    /// One thread sleeps to the nearest deadline of those that wait.
-    fn start_timer(self: &Arc<Self>) {
-        let is_needed = {
-            let mut state = self.state();
-            let is_needed = state.is_open() && !std::mem::replace(&mut state.has_timer, true);
-            if is_needed {
-                state.expect_thread();
-            }
-            is_needed
-        };
-        if is_needed && let Err(error) = self.start_thread("pull-timer".into(), |desk| desk.keep_time()) {
-            self.state().has_timer = false;
-            log::warn!("deadlines of requests that wait are noticed only when their turn comes: {error}");
-        }
-    }
-
-    fn keep_time(&self) {
-        let mut state = self.state();
-        while state.is_open() {
-            let expired = state.queue.take_expired(Instant::now());
-            if expired.is_empty() {
-                match state.queue.nearest_deadline() {
-                    Some(deadline) => drop(self.deadline_added.wait_until(&mut state, deadline)),
-                    None => self.deadline_added.wait(&mut state),
-                }
-            } else {
-                MutexGuard::unlocked(&mut state, || {
-                    for pending in expired {
-                        self.refuse(
-                            pending,
-                            Error::new(ErrorKind::Timeout, "the deadline passed in the queue"),
-                        );
-                    }
-                });
-            }
-        }
-    }
-
-    // ---- ending ----
-
-    /// Takes in nothing more, answers what waits, gives what runs its grace, cancels it, and joins.
-    pub(super) fn shutdown(&self, grace: Duration) {
-        drop(self.state().open.take());
-        self.deadline_added.notify_all();
-        self.work_added.notify_all();
-        self.refuse_all(&RejectReason::ShutDown.into_error());
-        if !self.wait_for_threads(Instant::now().checked_add(grace)) {
-            self.stop.cancel();
-            self.wait_for_threads(Instant::now().checked_add(LISTENING_TIME));
-        }
-        self.join_threads();
-    }
-
-    /// Whether all threads, but this one should it be ours, ended in time.
-    fn wait_for_threads(&self, deadline: Option<Instant>) -> bool {
-        let me = thread::current().id();
-        let mut state = self.state();
-        while !state.have_ended(me) {
-            match deadline {
-                Some(deadline) => {
-                    if self.thread_ended.wait_until(&mut state, deadline).timed_out() {
-                        return state.have_ended(me);
-                    }
-                }
-                None => self.thread_ended.wait(&mut state),
-            }
-        }
-        true
-    }
-
-    /// Joins the threads that have ended; those that do not listen are left behind, and named.
-    fn join_threads(&self) {
-        let me = thread::current().id();
-        let (ended, deaf) = {
-            let mut state = self.state();
-            let have_all_ended = state.have_ended(me);
-            let threads = std::mem::take(&mut state.threads).into_iter();
-            let (ended, deaf): (Vec<_>, Vec<_>) = threads
-                .filter(|handle| handle.thread().id() != me)
-                .partition(|handle| have_all_ended || handle.is_finished());
-            state.left_behind.extend(deaf.iter().map(|handle| handle.thread().id()));
-            (ended, deaf)
-        };
-        for handle in ended {
-            let _ = handle.join();
-        }
-        for handle in deaf {
-            let name = handle.thread().name().unwrap_or("a thread");
-            log::warn!("{name}: the image service does not listen to its cancel; the thread is left behind");
         }
     }
 }
