@@ -1,4 +1,4 @@
-//! Pulls in parallel, bounded by tokens.
+//! Pulls in parallel, bounded by a counting channel of tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl<S: ImageService + 'static> ParallelImagePullerBuilder<S> {
             desk: Desk::new(
                 self.service,
                 Rules {
-                    tokens: limit.unwrap_or(usize::MAX),
+                    limit,
                     max_queued: self.max_queued,
                     lingering: Some(LINGERING),
                     stack_size: self.stack_size,

@@ -159,7 +159,7 @@ impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
     pub fn build(self) -> Result<SerialImagePuller<S>, Error> {
         let clock = self.clock;
         let rules = Rules {
-            tokens: 1,
+            limit: Some(1),
             max_queued: MAX_IMAGE_PULL_REQUESTS,
             lingering: None,
             stack_size: self.stack_size,

@@ -251,7 +251,10 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
 mod tests {
     use super::*;
 
-    fn answered(answers: &[(u64, bool)]) -> bool {
+    /// After how many milliseconds something came, and whether it was no blob.
+    type Answers = &'static [(u64, bool)];
+
+    fn answered(answers: Answers) -> bool {
         let governor = Governor::new(16, 4);
         for (millis, is_small) in answers {
             governor.note_answer("host", Duration::from_millis(*millis), *is_small);
@@ -261,8 +264,7 @@ mod tests {
 
     #[test]
     fn a_host_answers_soon_as_its_blobs_come() {
-        // What was asked for: after how many milliseconds it came, and whether it was no blob.
-        let cases: &[(&[(u64, bool)], bool, &str)] = &[
+        let cases: &[(Answers, bool, &str)] = &[
             (&[], false, "nothing is known"),
             (&[(1, true)], true, "a manifest is all that is known"),
             (&[(1, false)], true, "a blob came soon"),

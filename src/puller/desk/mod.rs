@@ -3,6 +3,7 @@
 mod ending;
 mod threads;
 mod timer;
+mod tokens;
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use self::tokens::Tokens;
 use super::queue::{Pending, Queue};
 use super::{PullResult, PullerStats, RejectReason};
 use crate::context::CancelToken;
@@ -24,8 +26,8 @@ use crate::service::{ImageService, PulledImage};
 
 /// In what the pullers differ.
 pub(super) struct Rules<S: ImageService + 'static> {
-    /// Pulls at a time, each on a thread of its own.
-    pub(super) tokens: usize,
+    /// Pulls at a time, each on a thread of its own; `None` is no limit.
+    pub(super) limit: Option<usize>,
     /// Requests that may wait for a token.
     pub(super) max_queued: usize,
     /// How long a thread that has nothing to do stays; `None` is until the puller ends.
@@ -44,6 +46,7 @@ pub(super) type Life<S> = Box<dyn Fn(&Arc<Desk<S>>, Option<Pending>) + Send + Sy
 pub(super) struct Desk<S: ImageService + 'static> {
     service: S,
     rules: Rules<S>,
+    tokens: Tokens,
     state: Mutex<State>,
     /// How many requests wait, to look at without the lock.
     waiting: Arc<CachePadded<AtomicUsize>>,
@@ -80,9 +83,7 @@ struct State {
     alarm: Option<Instant>,
     /// Threads that were ever started for a token.
     started: usize,
-    /// Threads that hold a token, or are being started for one.
-    with_token: usize,
-    /// Those of them that have no pull.
+    /// Threads that hold a token, or are being started for one, and have no pull.
     idle: usize,
     /// Those of them, again, that are about to look into the queue.
     looking: usize,
@@ -113,6 +114,7 @@ impl<S: ImageService + 'static> Desk<S> {
         let queue = Queue::default();
         Arc::new(Desk {
             service,
+            tokens: Tokens::new(rules.limit),
             rules,
             waiting: queue.waiting(),
             state: Mutex::new(State {
@@ -124,7 +126,6 @@ impl<S: ImageService + 'static> Desk<S> {
                 has_timer: false,
                 alarm: None,
                 started: 0,
-                with_token: 0,
                 idle: 0,
                 looking: 0,
             }),
@@ -165,8 +166,7 @@ impl<S: ImageService + 'static> Desk<S> {
 
     /// How many requests there is room for: those that may wait, and those that a token is free for.
     fn room(&self, state: &State) -> usize {
-        let free = self.rules.tokens - (state.with_token - state.idle);
-        self.rules.max_queued.saturating_add(free)
+        self.rules.max_queued.saturating_add(self.tokens.free()).saturating_add(state.idle)
     }
 
     /// Puts the request into the queue, and sees to it that a thread comes for it. One whose caller

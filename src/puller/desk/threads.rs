@@ -30,11 +30,10 @@ impl<S: ImageService + 'static> Desk<S> {
             state.looking += 1;
             return None;
         }
-        if state.with_token == self.rules.tokens {
+        if !self.tokens.take() {
             return None;
         }
         state.started += 1;
-        state.with_token += 1;
         state.idle += 1;
         state.looking += 1;
         state.expect_thread();
@@ -56,8 +55,8 @@ impl<S: ImageService + 'static> Desk<S> {
             let mut state = self.state();
             state.looking -= 1;
             state.idle -= 1;
-            state.with_token -= 1;
-            state.with_token == 0
+            self.tokens.give_back();
+            self.tokens.are_all_free()
         };
         if is_last {
             self.refuse_all(&error);
@@ -87,7 +86,7 @@ impl<S: ImageService + 'static> Desk<S> {
         let found = state.queue.take_first().or_else(|| self.look_out(&mut state));
         state.idle -= 1;
         if found.is_none() {
-            state.with_token -= 1;
+            self.tokens.give_back();
         }
         let let_go = self.let_go(&mut state);
         let call = self.call_thread(&mut state);
