@@ -182,5 +182,5 @@ fn an_image_without_a_name_is_found_by_what_the_import_answers() {
     assert_eq!(store.import(&cx, &bytes[..]).unwrap(), keys);
     assert_eq!(store.find(&keys[0]).unwrap().unwrap().id, image.config.0.digest);
     assert_eq!(store.remove(&cx, &keys[0]).unwrap().blobs, 4);
-    assert_eq!(store.prune(&cx, &PrunePolicy::default()).unwrap().blobs, 0);
+    assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 0);
 }

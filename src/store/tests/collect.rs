@@ -54,7 +54,7 @@ fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
         size: None,
     };
     store.tag(&cx, &store.lease(), std::slice::from_ref(&image.name), &image.manifest.0, &naming).unwrap();
-    let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
+    let at_once = PrunePolicy::default().thresholds(100, 100).min_age(Duration::ZERO).thresholds(100, 100);
     assert_eq!(store.prune(&cx, &at_once).unwrap().blobs, 0);
     assert_eq!(store.remove(&cx, "name").unwrap().blobs, 3);
 }
@@ -98,7 +98,13 @@ fn blobs_that_a_pull_counts_on_are_not_removed_by_this_process_or_another() {
         }
         new.tag_in(&store, &cx, &lease).unwrap();
         drop(lease);
-        assert_eq!(remover.prune(&cx, &PrunePolicy::default().min_age(Duration::ZERO)).unwrap().blobs, 0);
+        assert_eq!(
+            remover
+                .prune(&cx, &PrunePolicy::default().thresholds(100, 100).min_age(Duration::ZERO))
+                .unwrap()
+                .blobs,
+            0
+        );
         assert_eq!(remover.remove(&cx, "new").unwrap().blobs, 3);
     }
 }
@@ -160,9 +166,9 @@ fn blobs_that_nobody_uses_go_once_they_are_old_enough() {
     let (blob, bytes) = &image.layers[0];
     store.put(&cx, &store.lease(), blob, bytes).unwrap();
     TestImage::new("b", "b", &[b"b"]).pull_into(&store).unwrap();
-    assert_eq!(store.prune(&cx, &PrunePolicy::default()).unwrap().blobs, 0);
+    assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 0);
     age(&store, &blob.digest, 1);
-    assert_eq!(store.prune(&cx, &PrunePolicy::default()).unwrap().blobs, 1);
+    assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 1);
 }
 
 #[test]
