@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,6 +33,8 @@ const LONG_FILE: u64 = 4 << 10;
 pub(super) struct Leases {
     disk: Arc<dyn Disk>,
     held: Arc<Mutex<Held>>,
+    /// How many there are.
+    live: Arc<AtomicUsize>,
 }
 
 /// What the pulls of this store count on.
@@ -60,18 +63,26 @@ pub(crate) struct Lease(Arc<LeaseState>);
 #[derive(Debug)]
 pub(super) struct LeaseState {
     held: Arc<Mutex<Held>>,
+    live: Arc<AtomicUsize>,
     digests: Mutex<Vec<Digest>>,
     awaited: Mutex<Vec<Arc<Awaited>>>,
 }
 
 impl Leases {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Leases { disk, held: Arc::default() }
+        Leases { disk, held: Arc::default(), live: Arc::default() }
+    }
+
+    /// How many pulls have a lease, now and from now on.
+    pub(super) fn live(&self) -> Arc<AtomicUsize> {
+        self.live.clone()
     }
 
     pub(super) fn lease(&self) -> Lease {
+        self.live.fetch_add(1, Ordering::Relaxed);
         Lease(Arc::new(LeaseState {
             held: self.held.clone(),
+            live: self.live.clone(),
             digests: Mutex::default(),
             awaited: Mutex::default(),
         }))
@@ -198,15 +209,6 @@ impl Lease {
         self.0.awaited.lock().clone()
     }
 
-    /// Waits until all blobs that were committed under it can be read, or will not be there.
-    pub(super) fn settle(&self) -> Result<(), Error> {
-        let mut outcome = Ok(());
-        for blob in self.awaited() {
-            outcome = outcome.and(blob.wait());
-        }
-        outcome
-    }
-
     pub(super) fn state(&self) -> Arc<LeaseState> {
         self.0.clone()
     }
@@ -220,6 +222,7 @@ impl LeaseState {
 
 impl Drop for LeaseState {
     fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
         let mut held = self.held.lock();
         for digest in self.digests.get_mut().drain(..) {
             held.forget(&digest);
