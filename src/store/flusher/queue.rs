@@ -16,8 +16,10 @@ use crate::store::flusher::known::Edit;
 const LARGE: u64 = 1 << 20;
 /// Blobs that wait for their flush, each with an open file; who brings more waits.
 pub(super) const WAITING_BLOBS: usize = 64;
-/// So many small blobs wait for nothing more.
+/// So many small blobs, or bytes of them, wait for nothing more: they are better written while the
+/// next ones come.
 const MANY_BLOBS: usize = WAITING_BLOBS / 2;
+const MANY_BYTES: u64 = 256 << 10;
 /// Blobs that are remembered to be durable; what is forgotten is flushed once more.
 const REMEMBERED: usize = 50_000;
 
@@ -156,10 +158,15 @@ impl Queue {
         let blob = self.small.first().map(|blob| blob.since + patience.blob);
         let Some(latest) = change.into_iter().chain(blob).min() else { return Due::Never };
         let is_enough = change.is_some() && ready().count() * 2 >= pulls;
-        match is_enough || self.is_hurried || self.small.len() >= MANY_BLOBS || latest <= Instant::now() {
+        match is_enough || self.is_hurried || self.has_many_blobs() || latest <= Instant::now() {
             true => Due::Now,
             false => Due::At(latest),
         }
+    }
+
+    fn has_many_blobs(&self) -> bool {
+        let bytes: u64 = self.small.iter().map(|blob| blob.awaited.size).sum();
+        self.small.len() >= MANY_BLOBS || bytes >= MANY_BYTES
     }
 
     /// Takes all that can go.
@@ -236,7 +243,100 @@ impl Awaited {
     }
 
     /// Waits until the blob is durable, or will not be.
-    pub(super) fn wait(&self) -> Result<(), Error> {
+    pub(in crate::store) fn wait(&self) -> Result<(), Error> {
         self.outcome.wait().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::durable::sim::SimDisk;
+    use crate::durable::{Access, Disk};
+
+    fn blob(queue: &mut Queue, name: &str, size: u64) -> Arc<Awaited> {
+        let awaited = Awaited::new(size);
+        queue.push_blob(Verified {
+            digest: Digest::sha256(name.as_bytes()),
+            partial: Some(name.to_owned()),
+            file: SimDisk::new().open(name, Access::Create).unwrap(),
+            identity: (0, 0),
+            awaited: awaited.clone(),
+            since: Instant::now(),
+            _place: Place(bounded(0).0),
+        });
+        awaited
+    }
+
+    fn change(queue: &mut Queue, needs: &[&Arc<Awaited>]) {
+        let needs = needs.iter().map(|need| Arc::clone(need)).collect();
+        let (edit, since): (Edit, _) = (Box::new(|_| true), Instant::now());
+        queue.push_change(Change { needs, edit, answer: bounded(1).0, since });
+    }
+
+    /// Long enough that no test sees it pass.
+    const PATIENCE: Patience =
+        Patience { change: Duration::from_secs(1000), blob: Duration::from_secs(9000) };
+
+    #[test]
+    fn a_change_goes_when_half_of_the_pulls_in_flight_have_come_and_one_that_is_alone_at_once() {
+        for (changes, pulls, goes) in [
+            (1, 0, true),
+            (1, 1, true),
+            (1, 2, true),
+            (1, 3, false),
+            (2, 3, true),
+            (3, 8, false),
+            (4, 8, true),
+            (9, 8, true),
+        ] {
+            let mut queue = Queue::default();
+            (0..changes).for_each(|_| change(&mut queue, &[]));
+            assert_eq!(queue.due(pulls, PATIENCE) == Due::Now, goes, "{changes} of {pulls}");
+            assert_eq!(queue.due(pulls, Patience::NONE), Due::Now, "{changes} of {pulls}, without patience");
+            assert_eq!(queue.take_group().changes.len(), changes);
+            assert_eq!(queue.due(pulls, PATIENCE), Due::Never);
+        }
+    }
+
+    #[test]
+    fn a_small_blob_waits_for_its_image_s_change_unless_there_are_many_or_somebody_waits_for_it() {
+        let mut queue = Queue::default();
+        let few = blob(&mut queue, "few", 10_000);
+        let since = queue.small[0].since;
+        assert_eq!(queue.due(1, PATIENCE), Due::At(since + PATIENCE.blob));
+        assert_eq!(queue.due(1, Patience::NONE), Due::Now);
+        change(&mut queue, &[&few]);
+        assert_eq!(queue.due(1, PATIENCE), Due::Now);
+        let group = queue.take_group();
+        assert_eq!((group.blobs.len(), group.changes.len()), (1, 1));
+
+        blob(&mut queue, "much", MANY_BYTES);
+        assert_eq!(queue.due(1, PATIENCE), Due::Now);
+        queue.take_group();
+        (0..MANY_BLOBS).for_each(|at| drop(blob(&mut queue, &at.to_string(), 1)));
+        assert_eq!(queue.due(1, PATIENCE), Due::Now);
+        queue.take_group();
+        blob(&mut queue, "hurried", 1);
+        queue.is_hurried = true;
+        assert_eq!(queue.due(1, PATIENCE), Due::Now);
+        queue.take_group();
+        assert!(!queue.is_hurried);
+    }
+
+    #[test]
+    fn a_change_that_needs_a_large_blob_lets_others_go_first() {
+        let mut queue = Queue::default();
+        let large = blob(&mut queue, "large", LARGE);
+        change(&mut queue, &[&large]);
+        assert_eq!(queue.due(1, PATIENCE), Due::Never);
+        change(&mut queue, &[]);
+        assert_eq!(queue.take_group().changes.len(), 1);
+        let flushed = queue.large.pop_front().unwrap().closed();
+        queue.settle(vec![(flushed, Ok(()))]);
+        assert_eq!(queue.due(1, PATIENCE), Due::Now);
+        assert_eq!(queue.take_group().changes.len(), 1);
     }
 }
