@@ -158,7 +158,9 @@ impl Flusher {
             queue.is_hurried = true;
             self.see_to_group(queue, false);
         }
-        blobs.iter().fold(Ok(()), |outcome, blob| outcome.and(blob.wait()))
+        // All are waited for, also when one fails.
+        let outcomes: Vec<_> = blobs.iter().map(|blob| blob.wait()).collect();
+        outcomes.into_iter().collect()
     }
 
     /// Changes the index when all of `needs` is durable, and waits until that is durable, too.
