@@ -3,10 +3,10 @@
 //! Blobs that were verified and changes of the index queue up here. Whoever leads a group takes all
 //! that has gathered: flushes the blobs' files, renames them, flushes their folder once, and rewrites
 //! `index.json` once for all names that waited. While that goes on the next group gathers, so that
-//! the slower the disk, the larger the groups. When it is done it also waits, a few milliseconds at
-//! most, until half of the pulls in flight have come ([`Queue::due`]); a small blob that nobody waits
-//! for stays for its image's change. A large blob is flushed by itself, beside the group: small pulls
-//! do not wait for it.
+//! the slower the disk, the larger the groups. While changes come thick each also waits, a few
+//! milliseconds at most, for the other pulls in flight ([`Queue::due`]); a small blob that nobody
+//! waits for stays for its image's change. A large blob is flushed by itself, beside the group: small
+//! pulls do not wait for it.
 //!
 //! What was found in the store is not believed to be durable either: another tool, or a process that
 //! was killed, may not have flushed it. It joins the group once, and is remembered.

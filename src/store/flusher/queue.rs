@@ -20,6 +20,8 @@ pub(super) const WAITING_BLOBS: usize = 64;
 /// next ones come.
 const MANY_BLOBS: usize = WAITING_BLOBS / 2;
 const MANY_BYTES: u64 = 256 << 10;
+/// Changes come seldom when they are farther apart than so many times what one waits.
+const SELDOM: u32 = 5;
 /// Blobs that are remembered to be durable; what is forgotten is flushed once more.
 const REMEMBERED: usize = 50_000;
 
@@ -29,6 +31,8 @@ pub(super) struct Queue {
     pub(super) large: VecDeque<Verified>,
     small: Vec<Verified>,
     changes: Vec<Change>,
+    /// When the last change came, and how long after the one before.
+    last_change: Option<(Instant, Duration)>,
     /// Blobs that are verified, and not yet under their names.
     unsettled: HashMap<Digest, Arc<Awaited>>,
     /// Blobs that are known to be durable, each by its file's identity.
@@ -113,7 +117,7 @@ impl Patience {
 
     pub(super) fn with(flush: Flush) -> Self {
         match flush {
-            Flush::Wait => Patience { change: Duration::from_millis(2), blob: Duration::from_millis(10) },
+            Flush::Wait => Patience { change: Duration::from_millis(4), blob: Duration::from_millis(10) },
             Flush::Skip => Patience { change: Duration::from_millis(1), ..Patience::NONE },
         }
     }
@@ -139,6 +143,8 @@ impl Queue {
     }
 
     pub(super) fn push_change(&mut self, change: Change) {
+        let before = self.last_change.map(|(came, _)| change.since.saturating_duration_since(came));
+        self.last_change = Some((change.since, before.unwrap_or(Duration::MAX)));
         self.changes.push(change);
     }
 
@@ -150,14 +156,16 @@ impl Queue {
         self.durable.get(digest) == Some(&identity)
     }
 
-    /// When the next group goes, while so many `pulls` are in flight: at once when half of them wait
-    /// for it. The others would only be held up; and a pull that is alone waits for nobody.
+    /// When the next group goes, while so many `pulls` are in flight: at once when all of them wait
+    /// for it, so that one that is alone waits for nobody; and when changes come so seldom that
+    /// nobody is likely to join.
     pub(super) fn due(&self, pulls: usize, patience: Patience) -> Due {
         let ready = || self.changes.iter().filter(|change| change.is_ready());
         let change = ready().next().map(|change| change.since + patience.change);
         let blob = self.small.first().map(|blob| blob.since + patience.blob);
         let Some(latest) = change.into_iter().chain(blob).min() else { return Due::Never };
-        let is_enough = change.is_some() && ready().count() * 2 >= pulls;
+        let is_seldom = self.last_change.is_none_or(|(_, before)| before > patience.change * SELDOM);
+        let is_enough = change.is_some() && (is_seldom || ready().count() >= pulls);
         match is_enough || self.is_hurried || self.has_many_blobs() || latest <= Instant::now() {
             true => Due::Now,
             false => Due::At(latest),
@@ -281,17 +289,10 @@ mod tests {
         Patience { change: Duration::from_secs(1000), blob: Duration::from_secs(9000) };
 
     #[test]
-    fn a_change_goes_when_half_of_the_pulls_in_flight_have_come_and_one_that_is_alone_at_once() {
-        for (changes, pulls, goes) in [
-            (1, 0, true),
-            (1, 1, true),
-            (1, 2, true),
-            (1, 3, false),
-            (2, 3, true),
-            (3, 8, false),
-            (4, 8, true),
-            (9, 8, true),
-        ] {
+    fn a_change_goes_when_all_pulls_in_flight_have_come_and_one_that_is_alone_at_once() {
+        for (changes, pulls, goes) in
+            [(1, 0, true), (1, 1, true), (2, 3, false), (3, 3, true), (7, 8, false), (9, 8, true)]
+        {
             let mut queue = Queue::default();
             (0..changes).for_each(|_| change(&mut queue, &[]));
             assert_eq!(queue.due(pulls, PATIENCE) == Due::Now, goes, "{changes} of {pulls}");
@@ -299,6 +300,21 @@ mod tests {
             assert_eq!(queue.take_group().changes.len(), changes);
             assert_eq!(queue.due(pulls, PATIENCE), Due::Never);
         }
+    }
+
+    #[test]
+    fn a_change_that_comes_long_after_the_last_one_waits_for_no_others() {
+        let mut queue = Queue::default();
+        change(&mut queue, &[]);
+        assert_eq!(queue.due(8, PATIENCE), Due::Now, "the first");
+        change(&mut queue, &[]);
+        let first = queue.changes[0].since;
+        assert_eq!(queue.due(8, PATIENCE), Due::At(first + PATIENCE.change));
+        queue.take_group();
+        let (came, _) = queue.last_change.unwrap();
+        let (edit, since): (Edit, _) = (Box::new(|_| true), came + PATIENCE.change * (SELDOM + 1));
+        queue.push_change(Change { needs: vec![], edit, answer: bounded(1).0, since });
+        assert_eq!(queue.due(8, PATIENCE), Due::Now);
     }
 
     #[test]
