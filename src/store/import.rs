@@ -59,7 +59,7 @@ impl Store {
 
     /// Runs an import, and takes away what it brought that no image uses.
     fn importing<T>(&self, import: impl FnOnce(&mut Import<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut state = Import { store: self, lease: self.lease(), brought: HashSet::new() };
+        let mut state = Import { store: self, lease: self.0.leases.lease_aside(), brought: HashSet::new() };
         let outcome = import(&mut state);
         // Their flushes may be under way: what is removed must be under its name by then.
         let Import { lease, brought, .. } = state;

@@ -33,8 +33,7 @@ const LONG_FILE: u64 = 4 << 10;
 pub(super) struct Leases {
     disk: Arc<dyn Disk>,
     held: Arc<Mutex<Held>>,
-    /// How many there are.
-    live: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 /// What the pulls of this store count on.
@@ -63,26 +62,47 @@ pub(crate) struct Lease(Arc<LeaseState>);
 #[derive(Debug)]
 pub(super) struct LeaseState {
     held: Arc<Mutex<Held>>,
-    live: Arc<AtomicUsize>,
+    _in_flight: Option<InFlight>,
     digests: Mutex<Vec<Digest>>,
     awaited: Mutex<Vec<Arc<Awaited>>>,
 }
 
+/// Counts a pull as long as it lives.
+#[derive(Debug)]
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Leases {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Leases { disk, held: Arc::default(), live: Arc::default() }
+        Leases { disk, held: Arc::default(), in_flight: Arc::default() }
     }
 
     /// How many pulls have a lease, now and from now on.
-    pub(super) fn live(&self) -> Arc<AtomicUsize> {
-        self.live.clone()
+    pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
+        self.in_flight.clone()
     }
 
+    /// A lease for a pull.
     pub(super) fn lease(&self) -> Lease {
-        self.live.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.lease_with(Some(InFlight(self.in_flight.clone())))
+    }
+
+    /// A lease for what is no pull, and changes the index at a time of its own if at all: no pull
+    /// waits to share its flushes.
+    pub(super) fn lease_aside(&self) -> Lease {
+        self.lease_with(None)
+    }
+
+    fn lease_with(&self, in_flight: Option<InFlight>) -> Lease {
         Lease(Arc::new(LeaseState {
             held: self.held.clone(),
-            live: self.live.clone(),
+            _in_flight: in_flight,
             digests: Mutex::default(),
             awaited: Mutex::default(),
         }))
@@ -222,7 +242,6 @@ impl LeaseState {
 
 impl Drop for LeaseState {
     fn drop(&mut self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
         let mut held = self.held.lock();
         for digest in self.digests.get_mut().drain(..) {
             held.forget(&digest);

@@ -224,7 +224,7 @@ impl Store {
         let store = Store(Arc::new(Inner {
             ingests: Arc::default(),
             sizes: Sizes::default(),
-            flusher: Flusher::new(disk.clone(), settings.flush(), leases.live(), settings.has_threads),
+            flusher: Flusher::new(disk.clone(), settings.flush(), leases.in_flight(), settings.has_threads),
             leases,
             dir,
             disk,
