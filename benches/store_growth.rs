@@ -1,4 +1,5 @@
-//! What does one more image cost in a store that has many already?
+//! What does one more image cost in a store that has many already, and what do images that come at
+//! the same time cost?
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -8,8 +9,9 @@ mod archives;
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
+use std::thread;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use oci_puller::{Durability, PullContext, Store};
 
 /// A store with `count` names.
@@ -50,5 +52,49 @@ fn one_more(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, one_more);
+/// Each thread's images come one after the other; those of different threads share their flushes.
+fn at_once(criterion: &mut Criterion) {
+    const EACH: u32 = 8;
+    let mut group = criterion.benchmark_group("images_at_once");
+    group.sample_size(20);
+    for durability in [Durability::Relaxed, Durability::Full] {
+        for threads in [1, 8] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = store_of(dir.path(), 10, durability);
+            let mut next = 0;
+            let mut images = || {
+                let mut image = || {
+                    next += 1;
+                    let name = format!("registry.example.com/new:{}", next % 100);
+                    archives::image(&name, &[&u32::to_le_bytes(next), &[7; 10_000]]).archive
+                };
+                let mut of_one = || (0..EACH).map(|_| image()).collect::<Vec<_>>();
+                (0..threads).map(|_| of_one()).collect::<Vec<_>>()
+            };
+            group.throughput(Throughput::Elements(u64::from(EACH * threads)));
+            group.bench_function(BenchmarkId::new(format!("{durability:?}"), threads), |bencher| {
+                bencher.iter_batched(
+                    &mut images,
+                    |images| import_all(&store, &images),
+                    BatchSize::PerIteration,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+fn import_all(store: &Store, images: &[Vec<Vec<u8>>]) {
+    thread::scope(|scope| {
+        for archives in images {
+            scope.spawn(move || {
+                for archive in archives {
+                    black_box(store.import(&PullContext::new(), &archive[..])).unwrap();
+                }
+            });
+        }
+    });
+}
+
+criterion_group!(benches, one_more, at_once);
 criterion_main!(benches);

@@ -306,7 +306,7 @@ fn who_waits_for_anothers_ingest_can_be_cancelled_and_the_other_goes_on() {
 fn a_cancel_costs_another_pull_none_of_its_connections() {
     let slow = Registry::start().unwrap();
     let images: Vec<Image> =
-        (0..2).map(|n| ImageBuilder::new(format!("app{n}")).seed(n).layer(100_000).build()).collect();
+        (0..2).map(|n| ImageBuilder::new(format!("app{n}")).seed(n).layer(200_000).build()).collect();
     let names: Vec<String> = images.iter().map(|image| slow.push(image, "v1")).collect();
     let layer = |n: usize| images[n].layers()[0].digest.to_string();
     let held = [0, 1].map(|n| {

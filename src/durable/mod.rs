@@ -121,36 +121,33 @@ pub(crate) enum Flush {
 
 /// Replaces the file at `path` as a whole: whoever reads it, after a power cut too, finds the old
 /// content or the new one. `temp` is another path on the same file system, which only one writer
-/// uses at a time; what a writer that was killed left there is overwritten. Answers what the file
-/// then is.
-pub(crate) fn replace(
-    disk: &dyn Disk,
-    path: &str,
-    temp: &str,
-    bytes: &[u8],
-    flush: Flush,
-) -> io::Result<Metadata> {
-    let outcome = write_whole(disk, temp, bytes, flush).and_then(|written| {
-        disk.rename(temp, path)?;
-        Ok(written)
-    });
-    let written = outcome.inspect_err(|_| {
-        let _ = disk.unlink(temp);
-    })?;
-    if flush == Flush::Wait {
-        disk.sync_dir(parent(path))?;
+/// uses at a time; what a writer that was killed left there is overwritten.
+pub(crate) fn replace(disk: &dyn Disk, path: &str, temp: &str, bytes: &[u8], flush: Flush) -> io::Result<()> {
+    write_new(disk, temp, bytes, flush)?;
+    put_in_place(disk, temp, path)?;
+    match flush {
+        Flush::Wait => disk.sync_dir(parent(path)),
+        Flush::Skip => Ok(()),
     }
-    Ok(written)
 }
 
-fn write_whole(disk: &dyn Disk, path: &str, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
-    let file = disk.open(path, Access::Update)?;
-    file.set_len(0)?;
-    file.write_at(bytes, 0)?;
-    if flush == Flush::Wait {
-        file.sync()?;
-    }
-    file.metadata()
+/// The first step of [`replace`]: writes the new content at `temp`. Answers what the file then is.
+pub(crate) fn write_new(disk: &dyn Disk, temp: &str, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
+    let write = || {
+        let file = disk.open(temp, Access::Update)?;
+        file.set_len(0)?;
+        file.write_at(bytes, 0)?;
+        if flush == Flush::Wait {
+            file.sync()?;
+        }
+        file.metadata()
+    };
+    write().inspect_err(|_| drop(disk.unlink(temp)))
+}
+
+/// The second step of [`replace`], after which the folder is to be flushed.
+pub(crate) fn put_in_place(disk: &dyn Disk, temp: &str, path: &str) -> io::Result<()> {
+    disk.rename(temp, path).inspect_err(|_| drop(disk.unlink(temp)))
 }
 
 /// Makes the folder at `path` and its parents, as far as they are not there, each durable before

@@ -25,7 +25,7 @@ impl Store {
             Error::new(ErrorKind::NotFound, "the image is not in the store").with_image(key)
         })?;
         let manifest = self.manifest(&image.manifest.digest)?;
-        let lease = self.lease();
+        let lease = self.0.leases.lease_aside();
         let mut writer = tar::Writer::new(archive);
         let text = index_of(&image, key);
         let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];

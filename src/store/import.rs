@@ -52,18 +52,18 @@ impl Store {
         let (index, _) = layout::read_index(&disk)?;
         self.importing(|import| {
             import.layout(cx, &disk, &index)?;
-            import.lease.settle()?;
+            self.0.flusher.settle(&import.lease.awaited())?;
             import.name_listed(cx, &index)
         })
     }
 
     /// Runs an import, and takes away what it brought that no image uses.
     fn importing<T>(&self, import: impl FnOnce(&mut Import<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut state = Import { store: self, lease: self.lease(), brought: HashSet::new() };
+        let mut state = Import { store: self, lease: self.0.leases.lease_aside(), brought: HashSet::new() };
         let outcome = import(&mut state);
         // Their flushes may be under way: what is removed must be under its name by then.
         let Import { lease, brought, .. } = state;
-        let _ = lease.settle();
+        let _ = self.0.flusher.settle(&lease.awaited());
         drop(lease);
         if let Err(error) = self.collect(&PullContext::new(), brought, &mut References::default()) {
             log::warn!("what an import left over was not removed: {error}");
@@ -107,7 +107,7 @@ impl Import<'_> {
                 tar::Entry::File { path, size } => self.file(cx, path, size, &mut reader, &mut contents)?,
             }
         }
-        self.lease.settle()?;
+        self.store.0.flusher.settle(&self.lease.awaited())?;
         if let Some(text) = contents.documents.get(INDEX) {
             let marker = contents.documents.get(LAYOUT);
             layout::check_marker(marker.map_or(&[], Vec::as_slice)).map_err(invalid)?;
@@ -383,7 +383,7 @@ impl Import<'_> {
         cx: &PullContext,
         images: Vec<(Vec<String>, Descriptor)>,
     ) -> Result<Vec<String>, Error> {
-        self.lease.settle()?;
+        self.store.0.flusher.settle(&self.lease.awaited())?;
         let (mut found_by, mut entries) = (Vec::new(), Vec::new());
         for (names, target) in images {
             let id = self.id_of(&target)?;

@@ -62,9 +62,14 @@ pub(super) fn damaged_path(digest: &Digest) -> String {
     format!("{DAMAGED}/{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
-/// Writes `index.json` as a whole.
-pub(super) fn write_index(disk: &dyn Disk, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
-    durable::replace(disk, INDEX, INDEX_TEMP, bytes, flush)
+/// Writes a new `index.json` beside the one that stands. Answers what the file then is.
+pub(super) fn write_new_index(disk: &dyn Disk, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
+    durable::write_new(disk, INDEX_TEMP, bytes, flush)
+}
+
+/// Puts the new `index.json` in the old one's place; the folder is to be flushed.
+pub(super) fn put_new_index(disk: &dyn Disk) -> io::Result<()> {
+    durable::put_in_place(disk, INDEX_TEMP, INDEX)
 }
 
 /// Opens the layout in the disk's folder, or makes one if there is nothing in it.
@@ -119,8 +124,8 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 /// then one that this crate has begun.
 fn create(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    write_index(disk, EMPTY_INDEX.as_bytes(), flush)?;
-    durable::replace(disk, LAYOUT, LAYOUT_TEMP, LAYOUT_TEXT.as_bytes(), flush).map(drop)
+    durable::replace(disk, INDEX, INDEX_TEMP, EMPTY_INDEX.as_bytes(), flush)?;
+    durable::replace(disk, LAYOUT, LAYOUT_TEMP, LAYOUT_TEXT.as_bytes(), flush)
 }
 
 /// Makes the folders of this crate, and what is there durable: another tool, or a process that was
@@ -143,7 +148,7 @@ fn flush_layout(disk: &dyn Disk) -> io::Result<()> {
     let text = limited(&*file, MAX_LAYOUT)?;
     match file.sync() {
         Ok(()) => Ok(()),
-        Err(_) => durable::replace(disk, LAYOUT, LAYOUT_TEMP, &text, Flush::Wait).map(drop),
+        Err(_) => durable::replace(disk, LAYOUT, LAYOUT_TEMP, &text, Flush::Wait),
     }
 }
 

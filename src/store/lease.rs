@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,6 +33,7 @@ const LONG_FILE: u64 = 4 << 10;
 pub(super) struct Leases {
     disk: Arc<dyn Disk>,
     held: Arc<Mutex<Held>>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 /// What the pulls of this store count on.
@@ -60,18 +62,47 @@ pub(crate) struct Lease(Arc<LeaseState>);
 #[derive(Debug)]
 pub(super) struct LeaseState {
     held: Arc<Mutex<Held>>,
+    _in_flight: Option<InFlight>,
     digests: Mutex<Vec<Digest>>,
     awaited: Mutex<Vec<Arc<Awaited>>>,
 }
 
+/// Counts a pull as long as it lives.
+#[derive(Debug)]
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Leases {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Leases { disk, held: Arc::default() }
+        Leases { disk, held: Arc::default(), in_flight: Arc::default() }
     }
 
+    /// How many pulls have a lease, now and from now on.
+    pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
+        self.in_flight.clone()
+    }
+
+    /// A lease for a pull.
     pub(super) fn lease(&self) -> Lease {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.lease_with(Some(InFlight(self.in_flight.clone())))
+    }
+
+    /// A lease for what is no pull, and changes the index at a time of its own if at all: no pull
+    /// waits to share its flushes.
+    pub(super) fn lease_aside(&self) -> Lease {
+        self.lease_with(None)
+    }
+
+    fn lease_with(&self, in_flight: Option<InFlight>) -> Lease {
         Lease(Arc::new(LeaseState {
             held: self.held.clone(),
+            _in_flight: in_flight,
             digests: Mutex::default(),
             awaited: Mutex::default(),
         }))
@@ -196,15 +227,6 @@ impl Lease {
     /// What must be durable before this pull's image may be named.
     pub(super) fn awaited(&self) -> Vec<Arc<Awaited>> {
         self.0.awaited.lock().clone()
-    }
-
-    /// Waits until all blobs that were committed under it can be read, or will not be there.
-    pub(super) fn settle(&self) -> Result<(), Error> {
-        let mut outcome = Ok(());
-        for blob in self.awaited() {
-            outcome = outcome.and(blob.wait());
-        }
-        outcome
     }
 
     pub(super) fn state(&self) -> Arc<LeaseState> {

@@ -220,11 +220,12 @@ impl Store {
 
     fn on(disk: Arc<dyn Disk>, dir: PathBuf, settings: Settings) -> Result<Store, Error> {
         layout::open_or_create(&*disk, &dir, settings.flush())?;
+        let leases = Leases::new(disk.clone());
         let store = Store(Arc::new(Inner {
             ingests: Arc::default(),
-            leases: Leases::new(disk.clone()),
             sizes: Sizes::default(),
-            flusher: Flusher::new(disk.clone(), settings.flush(), settings.has_threads),
+            flusher: Flusher::new(disk.clone(), settings.flush(), leases.in_flight(), settings.has_threads),
+            leases,
             dir,
             disk,
             settings,

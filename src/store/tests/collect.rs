@@ -98,13 +98,8 @@ fn blobs_that_a_pull_counts_on_are_not_removed_by_this_process_or_another() {
         }
         new.tag_in(&store, &cx, &lease).unwrap();
         drop(lease);
-        assert_eq!(
-            remover
-                .prune(&cx, &PrunePolicy::default().thresholds(100, 100).min_age(Duration::ZERO))
-                .unwrap()
-                .blobs,
-            0
-        );
+        let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
+        assert_eq!(remover.prune(&cx, &at_once).unwrap().blobs, 0);
         assert_eq!(remover.remove(&cx, "new").unwrap().blobs, 3);
     }
 }

@@ -57,6 +57,17 @@ fn a_blob_that_is_dropped_half_way_is_gone_on_from() {
 }
 
 #[test]
+fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_for_them() {
+    let (_dir, store) = store();
+    let (lease, blob) = (store.lease(), blob(b"finished"));
+    store.put(&PullContext::new(), &lease, &blob, b"finished").unwrap();
+    let awaited = lease.awaited();
+    drop(lease);
+    awaited.iter().for_each(|blob| blob.wait().unwrap());
+    assert!(store.open_blob(&blob.digest).is_ok());
+}
+
+#[test]
 fn wrong_bytes_leave_nothing_behind() {
     let (_dir, store) = store();
     let (lease, blob) = (store.lease(), blob(b"right"));
