@@ -13,7 +13,7 @@ use crate::store::{Begun, Ingest, Lease};
 
 /// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
 /// processor's cache until it is hashed and written.
-const PART: usize = 64 << 10;
+const PART: usize = 128 << 10;
 
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
