@@ -57,6 +57,12 @@ impl Workers {
         }
     }
 
+    /// Whether work waits that no thread is free for.
+    pub(crate) fn has_waiting(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.len() > state.idle
+    }
+
     fn start_thread(&'static self, state: &mut State) -> io::Result<()> {
         let free = state.running.iter().position(|running| !running).unwrap_or(state.running.len());
         if free == self.limit {

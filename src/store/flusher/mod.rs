@@ -19,6 +19,7 @@ mod queue;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -198,11 +199,15 @@ impl Flusher {
         }
     }
 
+    /// Flushes large blobs as long as there are any, and no other store waits for the thread.
     fn flush_large(self: &Arc<Self>) {
         while let Some(blob) = self.next_large() {
-            self.make_durable(vec![blob]);
+            self.work_off(Group { blobs: vec![blob], changes: Vec::new() });
             // A change may have waited for it.
             self.see_to_group(self.queue.lock(), false);
+            if WORKERS.has_waiting() && self.elsewhere(Self::flush_large) {
+                return;
+            }
         }
     }
 
@@ -242,15 +247,32 @@ impl Flusher {
         self.has_threads && WORKERS.run(move || work(&flusher)).is_ok()
     }
 
-    /// Sees to groups until nothing gathers any more; a caller's own thread, to one of them.
+    /// Sees to groups until nothing gathers any more; to one of them on a caller's own thread, or on one
+    /// that another store waits for.
     fn lead(self: &Arc<Self>, patience: Patience, is_callers: bool) {
         while let Some(group) = self.gather(patience) {
-            self.make_durable(group.blobs);
-            self.make(group.changes);
+            self.work_off(group);
             let goes_on = || self.due(&self.queue.lock()) != Due::Never;
-            if is_callers && goes_on() && self.elsewhere(|flusher| flusher.lead(flusher.patience, false)) {
+            if (is_callers || WORKERS.has_waiting())
+                && goes_on()
+                && self.elsewhere(|flusher| flusher.lead(flusher.patience, false))
+            {
                 return;
             }
+        }
+    }
+
+    /// Makes a group durable. If that panics all of it has failed, and the next group is none the worse.
+    fn work_off(&self, Group { blobs, changes }: Group) {
+        let promised: Vec<_> = blobs.iter().map(|blob| (blob.digest.clone(), blob.awaited.clone())).collect();
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            self.make_durable(blobs);
+            self.make(changes);
+        }));
+        if done.is_err() {
+            log::error!("a thread that flushed blobs and index panicked");
+            let error = Error::new(ErrorKind::Panicked, "the thread that flushed it panicked");
+            self.queue.lock().give_up(promised, &error);
         }
     }
 

@@ -199,6 +199,15 @@ impl Queue {
             let _ = blob.awaited.outcome.set(outcome);
         }
     }
+
+    /// Tells those who wait for the blobs that nothing will come of it, unless they know already.
+    pub(super) fn give_up(&mut self, promised: Vec<(Digest, Arc<Awaited>)>, error: &Error) {
+        for (digest, awaited) in promised {
+            if awaited.outcome.set(Err(error.clone())).is_ok() {
+                self.unsettled.remove(&digest);
+            }
+        }
+    }
 }
 
 impl Verified {

@@ -169,3 +169,14 @@ fn many_pulls_at_once_all_stand_in_the_index() {
     });
     assert_eq!(Store::open(store.dir()).unwrap().images().unwrap().len(), 160);
 }
+
+#[test]
+fn a_change_of_the_index_that_panics_harms_no_other() {
+    let (_dir, store) = store();
+    let cx = PullContext::new();
+    let panicked = store.0.flusher.change(&cx, Vec::new(), |_| panic!("a panic that is meant"));
+    assert_eq!(kind(panicked), ErrorKind::Panicked);
+    let image = TestImage::new("app:1", "1", &[b"layer"]);
+    image.pull_into(&store).unwrap();
+    assert!(store.find("app:1").unwrap().is_some());
+}
