@@ -131,3 +131,21 @@ fn what_a_broken_pull_has_of_a_blob_is_kept_piece_by_piece_for_the_next() {
     assert_eq!(registry.stats().body_bytes - before, pulled.bytes_fetched, "nothing twice");
     assert_sound(&service, &image);
 }
+
+#[test]
+fn a_host_that_sends_helpers_the_whole_is_asked_by_them_no_more() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    let dir = tempfile::tempdir().unwrap();
+    // The first piece comes slowly and tells that there are pieces; whoever asks for another gets all.
+    let is_first = |seen: &SeenRequest| seen.header("range").is_some_and(|it| it.starts_with("bytes=0-"));
+    let slow = Fault::on(Target::Blob).when(is_first);
+    registry.fault(slow.with(Action::Pace(4 * MIB as u64)));
+    let whole = Fault::on(Target::Blob).when(move |seen| !is_first(seen));
+    registry.fault(whole.with(Action::IgnoreRange));
+    let service = builder(&dir).pieces(MIB as u64, 6 * MIB as u64).build().unwrap();
+    service.pull(&*name).unwrap();
+    let asked = ranges(&registry, &image).len();
+    assert!(asked <= 20, "{asked} questions for three pieces");
+    assert_sound(&service, &image);
+}

@@ -73,6 +73,10 @@ pub(super) enum Whence<'a> {
 }
 
 impl Question<'_> {
+    fn is_for_blob(&self) -> bool {
+        matches!(self.phase, Phase::Config | Phase::Layer)
+    }
+
     /// Takes a 200, and where a range was asked for, what it may be answered with.
     fn accept_answer(&self, answer: Answer) -> Result<Answer, Error> {
         match answer.reply.status() {
@@ -148,8 +152,7 @@ impl<'a> Repository<'a> {
             Whence::Foreign(_) => self.ask_anonymously(endpoint, question),
         };
         if let Ok(answer) = &asked {
-            let is_small = !matches!(question.phase, Phase::Config | Phase::Layer);
-            self.service.governor.note_answer(&endpoint.name, answer.took, is_small);
+            self.service.governor.note_answer(&endpoint.name, answer.took, question.is_for_blob());
         }
         asked.map_err(|error| {
             let error = error.with_phase(question.phase).with_host(&endpoint.name);
@@ -342,7 +345,7 @@ impl<'a> Repository<'a> {
         }
         let http = if is_at_host { &endpoint.http } else { &endpoint.elsewhere };
         let named = |error: Error| error.with_host(&host);
-        let leave = self.service.governor.admit(self.cx, &host).map_err(named)?;
+        let leave = self.service.governor.admit(self.cx, &host, question.is_for_blob()).map_err(named)?;
         let asked = Instant::now();
         let reply = http.get(self.cx, url, &headers).map_err(named)?;
         Ok(Answer { reply, leave, host, is_at_host, took: asked.elapsed() })

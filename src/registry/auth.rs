@@ -383,7 +383,7 @@ impl Server<'_> {
             ("scope", self.scope),
             ("refresh_token", token.expose()),
         ]));
-        let leave = self.audience.governor.admit(self.cx, self.host())?;
+        let leave = self.audience.governor.admit(self.cx, self.host(), false)?;
         let reply = self.audience.http.post_form(self.cx, &self.realm, &body)?;
         if !matches!(reply.status(), 404 | 405) {
             return Ok((reply, leave));
@@ -398,7 +398,7 @@ impl Server<'_> {
         for _ in 0..=MAX_REDIRECTS {
             let host = url.authority().map_or("", |authority| authority.as_str());
             let named = |error: Error| error.with_host(host);
-            let leave = self.audience.governor.admit(self.cx, host).map_err(named)?;
+            let leave = self.audience.governor.admit(self.cx, host, false).map_err(named)?;
             let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
             let reply = self.audience.http.get(self.cx, &url, &headers).map_err(named)?;

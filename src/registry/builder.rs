@@ -225,14 +225,15 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How many blobs, or pieces of blobs, one pull fetches at a time. Default: 16.
+    /// How many blobs, or pieces of blobs, one pull fetches at a time; from a host that answers within
+    /// 2 ms no more than two for each processor, and up to 128 KiB one after the other. Default: 16.
     pub fn downloads_per_pull(mut self, blobs: usize) -> Self {
         self.settings.downloads_per_pull = blobs;
         self
     }
 
-    /// Blobs of at least `from` bytes are fetched in pieces of `piece` bytes, each on whichever connection
-    /// has nothing else to do. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX` for never.
+    /// Blobs of at least `from` bytes are fetched in pieces of `piece` bytes, several at a
+    /// time. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX` for never.
     pub fn pieces(mut self, from: u64, piece: u64) -> Self {
         self.settings.sharing = Sharing { from, piece };
         self

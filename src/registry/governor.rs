@@ -90,6 +90,8 @@ pub(crate) struct Slot(Slots);
 pub(crate) struct Admission {
     _slot: Slot,
     _if_soon: Option<Slot>,
+    /// A host that is being asked is remembered.
+    _state: Arc<HostState>,
 }
 
 impl Slots {
@@ -141,15 +143,17 @@ impl Governor {
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
-    pub(crate) fn admit(&self, cx: &PullContext, host: &str) -> Result<Admission, Error> {
+    pub(crate) fn admit(&self, cx: &PullContext, host: &str, is_blob: bool) -> Result<Admission, Error> {
         let state = self.state(host);
         loop {
             wait_at_gate(cx, host, &state)?;
-            let if_soon = state.answers_soon().then(|| state.slots_if_soon.acquire(cx)).transpose()?;
+            // What is small need not wait until a large body has come.
+            let is_bounded = is_blob && state.answers_soon();
+            let if_soon = is_bounded.then(|| state.slots_if_soon.acquire(cx)).transpose()?;
             let slot = state.slots.acquire(cx)?;
             // The gate may have closed while there was no slot.
             if state.closed_for().is_none() {
-                return Ok(Admission { _slot: slot, _if_soon: if_soon });
+                return Ok(Admission { _slot: slot, _if_soon: if_soon, _state: state });
             }
         }
     }
@@ -182,15 +186,15 @@ impl Governor {
         self.state(host).times.lock().distrusted_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Notes how long the host took to answer. What `is_small` counts only until it was asked for a blob:
+    /// Notes how long the host took to answer. What is no blob counts only until it was asked for one:
     /// those may have a longer way.
-    pub(crate) fn note_answer(&self, host: &str, time: Duration, is_small: bool) {
+    pub(crate) fn note_answer(&self, host: &str, time: Duration, is_blob: bool) {
         let state = self.state(host);
         let before = state.answered_in.load(Ordering::Relaxed);
         let now = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         // A slow answer weighs little: on a busy machine what was slow may have been this side.
         let next = if now <= before { now } else { before + (now - before) / 8 };
-        if !is_small || before == u64::MAX {
+        if is_blob || before == u64::MAX {
             state.answered_in.store(next, Ordering::Relaxed);
         }
     }
@@ -251,13 +255,13 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
 mod tests {
     use super::*;
 
-    /// After how many milliseconds something came, and whether it was no blob.
+    /// After how many milliseconds something came, and whether it was a blob.
     type Answers = &'static [(u64, bool)];
 
     fn answered(answers: Answers) -> bool {
         let governor = Governor::new(16, 4);
-        for (millis, is_small) in answers {
-            governor.note_answer("host", Duration::from_millis(*millis), *is_small);
+        for (millis, is_blob) in answers {
+            governor.note_answer("host", Duration::from_millis(*millis), *is_blob);
         }
         governor.answers_soon("host")
     }
@@ -266,14 +270,14 @@ mod tests {
     fn a_host_answers_soon_as_its_blobs_come() {
         let cases: &[(Answers, bool, &str)] = &[
             (&[], false, "nothing is known"),
-            (&[(1, true)], true, "a manifest is all that is known"),
-            (&[(1, false)], true, "a blob came soon"),
-            (&[(20, false)], false, "a blob came late"),
-            (&[(1, true), (20, false)], false, "only the manifest is near"),
-            (&[(1, true), (20, false), (1, true)], false, "a manifest says nothing of blobs"),
-            (&[(1, false), (8, false)], true, "one late answer may be this machine's fault"),
-            (&[(1, false), (8, false), (8, false)], false, "two are not"),
-            (&[(20, false), (1, false)], true, "one that is soon is the host's own"),
+            (&[(1, false)], true, "a manifest is all that is known"),
+            (&[(1, true)], true, "a blob came soon"),
+            (&[(20, true)], false, "a blob came late"),
+            (&[(1, false), (20, true)], false, "only the manifest is near"),
+            (&[(1, false), (20, true), (1, false)], false, "a manifest says nothing of blobs"),
+            (&[(1, true), (8, true)], true, "one late answer may be this machine's fault"),
+            (&[(1, true), (8, true), (8, true)], false, "two are not"),
+            (&[(20, true), (1, true)], true, "one that is soon is the host's own"),
         ];
         for (answers, soon, why) in cases {
             assert_eq!(answered(answers), *soon, "{why}: {answers:?}");
@@ -285,11 +289,11 @@ mod tests {
         let governor = Governor::new(3, 2);
         let hurried = PullContext::new().with_timeout(Duration::from_millis(20));
         let fits = |count: usize| {
-            let taken: Vec<_> = (0..count).map(|_| governor.admit(&hurried, "host")).collect();
+            let taken: Vec<_> = (0..count).map(|_| governor.admit(&hurried, "host", true)).collect();
             taken.iter().all(Result::is_ok)
         };
         assert!(fits(3));
-        governor.note_answer("host", Duration::from_millis(1), false);
+        governor.note_answer("host", Duration::from_millis(1), true);
         assert!(fits(2));
         assert!(!fits(3));
     }

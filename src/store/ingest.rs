@@ -239,26 +239,26 @@ impl Ingest {
     /// come a moment later: [`Store::tag`] waits for it.
     ///
     /// # Errors
-    /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: the partial is
-    /// thrown away. `Store`, `DiskFull`, `Cancelled`, `Timeout`.
-    pub(crate) fn commit(mut self) -> Result<(), Error> {
+    /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: it is
+    /// [started anew](Self::restart), and still this ingest's own. `Store`, `DiskFull`, `Cancelled`,
+    /// `Timeout`.
+    pub(crate) fn commit(&mut self) -> Result<(), Error> {
         if self.offset != self.size {
             let text = format!("{} ends after {} of {} bytes", self.digest, self.offset, self.size);
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
-        let Some(partial) = self.partial.take() else { return Err(self.lost()) };
         if self.note.is_some() {
-            partial
-                .file
+            self.file()?
                 .set_len(self.size)
                 .map_err(|error| refused(&error, "cut off the note of the pieces"))?;
         }
         let hashed = self.take_hasher().finish();
         if hashed != self.digest {
-            partial.discard();
+            self.restart()?;
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
             return Err(Error::new(ErrorKind::DigestMismatch, text));
         }
+        let Some(partial) = self.partial.take() else { return Err(self.lost()) };
         partial.file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
         let Partial { path, file, .. } = partial;
         let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;

@@ -51,15 +51,15 @@ impl<S: ImageService + 'static> Desk<S> {
         });
         let Err(error) = started else { return };
         log::warn!("a pull has to wait for another thread: {error}");
-        let is_last = {
+        let left_alone: Vec<_> = {
             let mut state = self.state();
             state.looking -= 1;
             state.idle -= 1;
             self.tokens.give_back();
-            self.tokens.are_all_free()
+            if self.tokens.are_all_free() { state.queue.drain().collect() } else { Vec::new() }
         };
-        if is_last {
-            self.refuse_all(&error);
+        for pending in left_alone {
+            self.refuse(pending, error.clone());
         }
     }
 

@@ -1,6 +1,7 @@
 //! One blob, from one host after the other, in one piece.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
@@ -15,6 +16,9 @@ use crate::store::{Begun, Ingest, Lease};
 /// processor's cache until it is hashed and written.
 const PART: usize = 128 << 10;
 
+/// So many bytes a second a connection to a near host brings at least.
+const NEAR: f64 = 25e6;
+
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<'a, 'r> {
@@ -26,8 +30,7 @@ pub(super) struct Fetch<'a, 'r> {
 
 /// How far a blob has come.
 struct Advance {
-    /// `None` when its bytes were wrong, and are gone.
-    ingest: Option<Ingest>,
+    ingest: Ingest,
     /// Bytes from an earlier pull that are still counted on.
     resumed: u64,
 }
@@ -38,10 +41,10 @@ impl Fetch<'_, '_> {
         begun.map_err(|error| error.with_phase(Phase::Store))
     }
 
-    /// Brings the blob to its end, whatever it takes of hosts and tries: from `ingest` on, if there is one,
-    /// of which an earlier pull has left `resumed` bytes. Returns how many of those were of use.
-    pub(super) fn complete(&self, ingest: Option<Ingest>, resumed: u64) -> Result<u64, Error> {
-        let reached = Cell::new(ingest.as_ref().map_or(0, Ingest::offset));
+    /// Brings the blob to its end, whatever it takes of hosts and tries: from `ingest` on, of which an
+    /// earlier pull has left `resumed` bytes. Returns how many of those were of use.
+    pub(super) fn complete(&self, ingest: Ingest, resumed: u64) -> Result<u64, Error> {
+        let reached = Cell::new(ingest.offset());
         let trial = Trial { phase: self.phase, may: |host| host.capabilities.pull, reached: &reached };
         let mut advance = Advance { ingest, resumed };
         let path = format!("blobs/{}", self.blob.digest);
@@ -92,21 +95,15 @@ impl Fetch<'_, '_> {
     }
 
     fn try_once(&self, source: &Source<'_>, advance: &mut Advance, reached: &Cell<u64>) -> Result<(), Error> {
-        if advance.ingest.is_none() {
-            advance.resumed = 0;
-            match self.begin()? {
-                Begun::Present => return Ok(()),
-                Begun::Fetch(ingest) => advance.ingest = Some(ingest),
-            }
-        }
-        if let Some(ingest) = &mut advance.ingest {
-            self.download(source, ingest, &mut advance.resumed, reached)
-                .map_err(|error| error.with_host(source.name()))?;
-        }
-        match advance.ingest.take() {
-            Some(ingest) => ingest.commit().map_err(|error| error.with_host(source.name())),
-            None => Ok(()),
-        }
+        let Advance { ingest, resumed } = advance;
+        let fetched = self.download(source, ingest, resumed, reached).and_then(|()| {
+            ingest.commit().inspect_err(|error| {
+                if error.kind() == ErrorKind::DigestMismatch {
+                    *resumed = 0;
+                }
+            })
+        });
+        fetched.map_err(|error| error.with_host(source.name()))
     }
 
     /// Fetches what is missing from one host.
@@ -124,8 +121,11 @@ impl Fetch<'_, '_> {
         let missing = self.blob.size - ingest.offset();
         self.check_length(answer.reply.header("content-length"), missing)?;
         self.report_start(source.name(), ingest.offset());
-        let (mut body, _slot) = answer.into_body();
-        match self.stream(&mut body, ingest, reached) {
+        let (began, offset) = (Instant::now(), ingest.offset());
+        let (mut body, _leave) = answer.into_body();
+        let streamed = self.stream(&mut body, ingest, reached);
+        self.note_pace(source.endpoint, ingest.offset() - offset, began);
+        match streamed {
             // What is too long is not ours from its first byte on.
             Err(error) if is_too_long(&error) => {
                 self.restart(ingest, resumed)?;
@@ -222,6 +222,14 @@ impl Fetch<'_, '_> {
             reached.set(now_at.max(reached.get()));
             let advanced = ProgressEvent::BlobAdvanced { digest: &self.blob.digest, bytes: read as u64 };
             self.repository.cx.report(&advanced);
+        }
+    }
+
+    /// Notes a body that came slowly: its host is no near one, however soon it answers.
+    pub(super) fn note_pace(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
+        let expected = Duration::from_secs_f64(bytes as f64 / NEAR);
+        if let Some(late) = began.elapsed().checked_sub(expected) {
+            self.repository.service.governor.note_answer(&endpoint.name, late, true);
         }
     }
 

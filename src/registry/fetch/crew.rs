@@ -23,7 +23,7 @@ use crate::store::{Begun, Ingest, Lease};
 const LITTLE: u64 = 128 << 10;
 
 /// Starts with the pull's own thread; whoever takes something up starts another if there is more. So a
-/// pull has a thread for each thing that it does, and none for what another pull does.
+/// pull has a thread for each thing that it does, and one for all that it waits for other pulls to do.
 pub(super) struct Crew<'a, 'r> {
     pub(super) repository: &'a Repository<'r>,
     pub(super) stop: &'a CancelToken,
@@ -100,11 +100,13 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// Does one thing after the other, until there is nothing to do or something has failed.
     fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         while let Some(task) = self.next() {
-            self.get_help(scope);
-            let done = catch_unwind(AssertUnwindSafe(|| match task {
-                Task::Fetch(blob) => self.fetch(scope, blob),
-                Task::Await(blob) => self.await_other(scope, blob),
-                Task::Help(shared, _leave) => self.help(shared),
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                self.get_help(scope);
+                match task {
+                    Task::Fetch(blob) => self.fetch(scope, blob),
+                    Task::Await(blob) => self.await_other(scope, blob),
+                    Task::Help(shared, _leave) => self.help(shared),
+                }
             }));
             match done {
                 Ok(Ok(())) => {}
@@ -112,7 +114,6 @@ impl<'a, 'r> Crew<'a, 'r> {
                 Err(_) => self.fail(Error::new(ErrorKind::Panicked, "a thread that fetched a blob panicked")),
             }
         }
-        self.floor.lock().threads -= 1;
     }
 
     /// The first failure counts; the others are of its making.
@@ -121,16 +122,23 @@ impl<'a, 'r> Crew<'a, 'r> {
         self.stop.cancel();
     }
 
-    /// A blob that nobody is at, or one to help with; and only then one to wait for.
+    /// What this thread does next; `None` is its end, and then it is counted no more.
     fn next(&self) -> Option<Task<'a>> {
         let mut floor = self.floor.lock();
+        let task = self.choose(&mut floor);
+        floor.threads -= usize::from(task.is_none());
+        task
+    }
+
+    /// A blob that nobody is at, or one to help with; and only then one to wait for.
+    fn choose(&self, floor: &mut Floor<'a>) -> Option<Task<'a>> {
         if floor.failed.is_some() {
             return None;
         }
-        if let Some(place) = self.place_of_free(&floor) {
+        if let Some(place) = self.place_of_free(floor) {
             return floor.blobs.remove(place).map(Task::Fetch);
         }
-        if let Some(shared) = neediest(&floor)
+        if let Some(shared) = neediest(floor)
             && let Some(leave) = self.repository.service.downloads.try_acquire()
         {
             shared.join();
@@ -144,7 +152,7 @@ impl<'a, 'r> Crew<'a, 'r> {
         Some(Task::Await(blob))
     }
 
-    /// Where among the blobs that are left the first is that no other pull is at.
+    /// Where among the blobs that are left the first is that nobody in this process is at.
     fn place_of_free(&self, floor: &Floor<'a>) -> Option<usize> {
         let store = &self.repository.service.store;
         floor.blobs.iter().position(|blob| !store.is_being_fetched(&blob.digest))
@@ -205,11 +213,7 @@ impl<'a, 'r> Crew<'a, 'r> {
         let fetch = self.fetch_of(blob);
         let begun = fetch.begin();
         self.floor.lock().awaits = false;
-        let begun = begun?;
-        if matches!(begun, Begun::Fetch(_)) {
-            self.get_help(scope);
-        }
-        self.go_on(scope, fetch, begun)
+        self.go_on(scope, fetch, begun?)
     }
 
     fn go_on<'s>(
@@ -225,6 +229,8 @@ impl<'a, 'r> Crew<'a, 'r> {
                 cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
             }
             Begun::Fetch(ingest) => {
+                // Whoever was at it has left, and maybe others, too.
+                self.get_help(scope);
                 let reused = self.complete(scope, fetch, ingest)?;
                 self.tally.count(blob.size.saturating_sub(reused), reused);
                 cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
@@ -249,7 +255,7 @@ impl<'a, 'r> Crew<'a, 'r> {
             return self.complete_in_pieces(scope, fetch, ingest);
         }
         let resumed = ingest.offset();
-        fetch.complete(Some(ingest), resumed)
+        fetch.complete(ingest, resumed)
     }
 
     pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a, 'r> {
@@ -258,7 +264,7 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 }
 
-/// The blob that those with nothing else to do should help with.
+/// The blob that needs help most.
 fn neediest<'f, 'a>(floor: &'f Floor<'a>) -> Option<&'f Arc<Shared<'a>>> {
     floor.shared.iter().filter(|shared| shared.wants_help()).max_by_key(|shared| shared.open())
 }

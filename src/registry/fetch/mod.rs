@@ -14,7 +14,7 @@ use crate::error::{Error, Phase};
 use crate::image::manifest::{Descriptor, Manifest};
 use crate::store::Lease;
 
-/// When a blob is fetched in pieces, by all who have nothing else to do.
+/// When a blob is fetched in pieces, several at a time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sharing {
     /// Blobs from this size on, bytes.

@@ -1,4 +1,4 @@
-//! A large blob in pieces, fetched by all who have nothing else to do.
+//! A large blob in pieces, fetched by several threads at a time.
 //!
 //! A piece is asked for as a closed range, so no byte comes twice. The first connection tells how fast
 //! the host is: where it is slower than the hash, every idle connection makes the pull faster; where it is
@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Scope;
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub(super) struct Shared<'a> {
     since: Instant,
     /// Changed under the floor's lock.
     helpers: AtomicUsize,
+    /// A helper was sent the whole blob: who helped now would be, too.
+    is_sent_whole: AtomicBool,
 }
 
 impl Shared<'_> {
@@ -45,7 +47,7 @@ impl Shared<'_> {
         let helpers = self.helpers.load(Ordering::Relaxed);
         let a_second = self.since.elapsed().as_secs_f64().max(1e-6) * (helpers + 1) as f64;
         let is_fast = self.pieces.written() as f64 / a_second > FAST;
-        self.open() > 0 && (!is_fast || helpers == 0)
+        self.open() > 0 && (!is_fast || helpers == 0) && !self.is_sent_whole.load(Ordering::Relaxed)
     }
 
     /// Bytes that are there.
@@ -85,23 +87,27 @@ impl<'a, 'r> Crew<'a, 'r> {
             had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
+            is_sent_whole: AtomicBool::new(false),
         });
         let ended = self.lead(scope, fetch, &shared);
         if let Err(error) = &ended {
             self.fail(error.clone());
         }
-        let pieces = self.alone_again(shared).map(|shared| shared.pieces);
+        let shared = self.alone_again(shared);
         ended?;
-        let ingest = pieces.map(Pieces::into_ingest).transpose()?;
-        match ingest {
-            Some(ingest) if ingest.offset() == fetch.blob.size => match ingest.commit() {
-                Err(error) if error.kind() == ErrorKind::DigestMismatch => {
-                    fetch.report_restart();
-                    fetch.complete(None, 0)
-                }
-                outcome => outcome.map(|()| had),
-            },
-            ingest => fetch.complete(ingest, had),
+        let Some(shared) = shared else {
+            return Err(Error::new(ErrorKind::Panicked, "a thread that helped with a blob has not left it"));
+        };
+        let mut ingest = shared.pieces.into_ingest()?;
+        if ingest.offset() < fetch.blob.size {
+            return fetch.complete(ingest, had);
+        }
+        match ingest.commit() {
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                fetch.report_restart();
+                fetch.complete(ingest, 0)
+            }
+            outcome => outcome.map(|()| had),
         }
     }
 
@@ -134,8 +140,16 @@ impl<'a, 'r> Crew<'a, 'r> {
         let Some(shared) = &helper.shared else { return Ok(()) };
         let fetch = self.fetch_of(shared.blob);
         let is_told = Cell::new(true);
-        while fetch_piece(fetch, shared, &is_told, || ())? == Fetched::Piece {}
-        Ok(())
+        loop {
+            match fetch_piece(fetch, shared, &is_told, || ())? {
+                Fetched::Piece => {}
+                Fetched::Nothing => return Ok(()),
+                Fetched::OnlyWhole => {
+                    shared.is_sent_whole.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Lets nobody join any more, and waits until all helpers have left.
@@ -206,7 +220,8 @@ fn download(
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_host(&endpoint.name);
     let path = format!("blobs/{}", fetch.blob.digest);
-    let range = format!("bytes={}-{}", piece.next, piece.end - 1);
+    let from = piece.next;
+    let range = format!("bytes={from}-{}", piece.end - 1);
     let question =
         Question { whence: Whence::Api(&path), accept: None, range: Some(&range), phase: fetch.phase };
     let answer = fetch.repository.ask(endpoint, question)?;
@@ -224,13 +239,15 @@ fn download(
         return Ok(Fetched::OnlyWhole);
     }
     started();
-    let (mut body, _slot) = answer.into_body();
+    let began = Instant::now();
+    let (mut body, _leave) = answer.into_body();
     let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
         pieces.write(piece, bytes)?;
         came();
         Ok(piece.next)
     });
     read.map_err(named)?;
+    fetch.note_pace(endpoint, piece.next - from, began);
     if piece.next < piece.end {
         let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
         return Err(named(Error::new(ErrorKind::SizeMismatch, message)));

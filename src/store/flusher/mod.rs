@@ -42,7 +42,7 @@ use queue::{Change, Due, Group, Patience, Place, Queue, Verified, WAITING_BLOBS}
 /// Large blobs of a store that are flushed at the same time.
 const LARGE_AT_ONCE: usize = 3;
 
-/// One thread is left for a group.
+/// One thread of the process is left for groups, as far as no other store flushes large blobs, too.
 static WORKERS: Workers = Workers::new("flush", LARGE_AT_ONCE + 1);
 
 /// Makes blobs and index durable, many at a time.

@@ -81,6 +81,7 @@ fn wrong_bytes_leave_nothing_behind() {
         ingest.restart().unwrap();
         let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
         assert_eq!(kind(outcome), expected, "{bytes:?}");
+        drop(ingest);
         assert!(store.open_blob(&blob.digest).is_err());
         assert_eq!(fetch(&store, &lease, &blob).offset(), kept);
     }
