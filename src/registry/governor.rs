@@ -199,6 +199,14 @@ impl Governor {
         }
     }
 
+    /// Notes by how much a blob came later than from a near host. That it did not says nothing: a small
+    /// one comes in no time from anywhere.
+    pub(crate) fn note_delay(&self, host: &str, late: Duration) {
+        if late > SOON {
+            self.note_answer(host, late, true);
+        }
+    }
+
     /// Whether the host answers within [`SOON`], as far as is known.
     pub(crate) fn answers_soon(&self, host: &str) -> bool {
         self.state(host).answers_soon()
@@ -282,6 +290,17 @@ mod tests {
         for (answers, soon, why) in cases {
             assert_eq!(answered(answers), *soon, "{why}: {answers:?}");
         }
+    }
+
+    #[test]
+    fn a_body_that_comes_late_makes_a_host_far_and_one_in_time_makes_none_near() {
+        let governor = Governor::new(16, 4);
+        governor.note_answer("near", Duration::from_millis(1), true);
+        governor.note_delay("near", Duration::from_millis(200));
+        assert!(!governor.answers_soon("near"));
+        governor.note_answer("far", Duration::from_millis(20), true);
+        governor.note_delay("far", Duration::from_micros(10));
+        assert!(!governor.answers_soon("far"));
     }
 
     #[test]

@@ -228,9 +228,8 @@ impl Fetch<'_, '_> {
     /// Notes a body that came slowly: its host is no near one, however soon it answers.
     pub(super) fn note_pace(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
         let expected = Duration::from_secs_f64(bytes as f64 / NEAR);
-        if let Some(late) = began.elapsed().checked_sub(expected) {
-            self.repository.service.governor.note_answer(&endpoint.name, late, true);
-        }
+        let late = began.elapsed().saturating_sub(expected);
+        self.repository.service.governor.note_delay(&endpoint.name, late);
     }
 
     fn restart(&self, ingest: &mut Ingest, resumed: &mut u64) -> Result<(), Error> {
