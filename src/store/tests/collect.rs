@@ -54,7 +54,7 @@ fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
         size: None,
     };
     store.tag(&cx, &store.lease(), std::slice::from_ref(&image.name), &image.manifest.0, &naming).unwrap();
-    let at_once = PrunePolicy::default().thresholds(100, 100).min_age(Duration::ZERO).thresholds(100, 100);
+    let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
     assert_eq!(store.prune(&cx, &at_once).unwrap().blobs, 0);
     assert_eq!(store.remove(&cx, "name").unwrap().blobs, 3);
 }
