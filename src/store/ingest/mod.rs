@@ -1,21 +1,22 @@
 //! A blob's way from the network to its name.
 
-use std::collections::HashMap;
+mod claims;
+mod partial;
+
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
-
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, DiskFile, Lock, Metadata};
+use crate::durable::{DiskFile, Metadata};
 use crate::error::{Error, ErrorKind};
-use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
-use crate::store::layout::PARTIALS;
 use crate::store::lease::{Lease, LeaseState};
 use crate::store::pieces::Note;
 use crate::store::{Inner, Store, layout, refused, wait};
+use claims::Claim;
+pub(super) use claims::Ingests;
+use partial::Partial;
 
 /// How much is read at once, bytes.
 pub(super) const READ: usize = 128 << 10;
@@ -46,16 +47,6 @@ pub(crate) struct Ingest {
     store: Arc<Inner>,
     cx: PullContext,
     _claim: Claim,
-}
-
-/// The locked file that a blob's bytes gather in.
-#[derive(Debug)]
-struct Partial {
-    disk: Arc<dyn Disk>,
-    path: String,
-    file: Box<dyn DiskFile>,
-    /// Bytes that were there when it was locked.
-    found: u64,
 }
 
 impl Store {
@@ -97,7 +88,7 @@ impl Store {
     /// Whether a thread of this process is fetching the digest just now, from its [`begin`](Self::begin)
     /// to its commit.
     pub(crate) fn is_being_fetched(&self, digest: &Digest) -> bool {
-        self.0.ingests.0.lock().contains_key(digest)
+        self.0.ingests.has(digest)
     }
 
     /// Counts a blob that is there, once it is durable.
@@ -368,82 +359,6 @@ impl Store {
     }
 }
 
-impl Partial {
-    /// Opens and locks the partial of `digest`; `None` while another process holds it.
-    fn lock(cx: &PullContext, disk: &Arc<dyn Disk>, digest: &Digest) -> Result<Option<Self>, Error> {
-        let path = layout::partial_path(digest);
-        let failed = |error: io::Error| refused(&error, format!("open {path}"));
-        loop {
-            let file = wait::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
-            if !file.try_lock(Lock::Exclusive).map_err(failed)? {
-                return Ok(None);
-            }
-            // Between the two steps its last holder may have given it its name, or thrown it away.
-            match disk.metadata(&path) {
-                Ok(there) if there.identity == file.metadata().map_err(failed)?.identity => {
-                    return Ok(Some(Partial { disk: disk.clone(), path, file, found: there.len }));
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            }
-        }
-    }
-
-    /// A file for bytes whose digest is not known yet.
-    fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
-        let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let file = wait::for_files(cx, "make a file", || disk.open(&path, Access::Create))?;
-        let partial = Partial { disk: disk.clone(), path, file, found: 0 };
-        match partial.file.try_lock(Lock::Exclusive) {
-            Ok(true) => Ok(partial),
-            Ok(false) => Err(Error::new(ErrorKind::Store, format!("{} was taken away", partial.path))),
-            Err(error) => Err(partial.failed(&error)),
-        }
-    }
-
-    /// Writes and hashes all that `content` has.
-    fn fill(&self, cx: &PullContext, content: &mut dyn Read) -> Result<(Hasher, u64), Error> {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        let mut buffer = vec![0; READ];
-        let mut offset = 0;
-        loop {
-            cx.check()?;
-            let read = content.read(&mut buffer).map_err(|error| refused(&error, "read what is imported"))?;
-            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
-            self.file.write_at(bytes, offset).map_err(|error| self.failed(&error))?;
-            hasher.update(bytes);
-            offset += read as u64;
-        }
-        Ok((hasher, offset))
-    }
-
-    fn cut(&self) -> Result<(), Error> {
-        self.file.set_len(0).map_err(|error| self.failed(&error))
-    }
-
-    /// Throws the file away, while its lock is still held.
-    fn discard(self) {
-        if let Err(error) = self.disk.unlink(&self.path) {
-            log::warn!("{} could not be removed: {error}", self.path);
-        }
-    }
-
-    fn failed(&self, error: &io::Error) -> Error {
-        refused(error, format!("use {}", self.path))
-    }
-}
-
-/// Opens a partial to go on with. One that was whole and read-only when its writer died cannot be
-/// opened for writing, but by root: it is thrown away.
-fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
-    match disk.open(path, Access::Update) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && disk.unlink(path).is_ok() => {
-            disk.open(path, Access::Update)
-        }
-        outcome => outcome,
-    }
-}
-
 /// Hashes the file's first `len` bytes, or fewer if it ends before: how many there were.
 fn hash_file(
     cx: &PullContext,
@@ -465,48 +380,4 @@ fn hash_file(
         offset += wanted as u64;
     }
     Ok(offset)
-}
-
-/// Which digests threads of this process are fetching, and who waits for them.
-#[derive(Debug, Default)]
-pub(super) struct Ingests(Mutex<HashMap<Digest, Waiters>>);
-
-/// Notices the end of the claim when the sender is dropped.
-#[derive(Debug)]
-struct Waiters {
-    _ends: Sender<()>,
-    ended: Receiver<()>,
-}
-
-/// The right to fetch a digest, alone in this process.
-#[derive(Debug)]
-struct Claim {
-    ingests: Arc<Ingests>,
-    digest: Digest,
-}
-
-impl Ingests {
-    fn claim(self: &Arc<Self>, cx: &PullContext, digest: &Digest) -> Result<Claim, Error> {
-        while let Some(ended) = self.taken(digest) {
-            cx.wait_for(&ended)?;
-        }
-        Ok(Claim { ingests: self.clone(), digest: digest.clone() })
-    }
-
-    /// Takes the digest, or answers what to wait for.
-    fn taken(&self, digest: &Digest) -> Option<Receiver<()>> {
-        let mut claims = self.0.lock();
-        if let Some(waiters) = claims.get(digest) {
-            return Some(waiters.ended.clone());
-        }
-        let (ends, ended) = bounded(0);
-        claims.insert(digest.clone(), Waiters { _ends: ends, ended });
-        None
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.ingests.0.lock().remove(&self.digest);
-    }
 }

@@ -1,0 +1,102 @@
+//! The file that a blob's bytes gather in.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use crate::context::PullContext;
+use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::store::ingest::READ;
+use crate::store::layout::PARTIALS;
+use crate::store::{layout, refused, wait};
+
+/// The file, locked.
+#[derive(Debug)]
+pub(super) struct Partial {
+    disk: Arc<dyn Disk>,
+    pub(super) path: String,
+    pub(super) file: Box<dyn DiskFile>,
+    /// Bytes that were there when it was locked.
+    pub(super) found: u64,
+}
+
+impl Partial {
+    /// Opens and locks the partial of `digest`; `None` while another process holds it.
+    pub(super) fn lock(
+        cx: &PullContext,
+        disk: &Arc<dyn Disk>,
+        digest: &Digest,
+    ) -> Result<Option<Self>, Error> {
+        let path = layout::partial_path(digest);
+        let failed = |error: io::Error| refused(&error, format!("open {path}"));
+        loop {
+            let file = wait::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
+            if !file.try_lock(Lock::Exclusive).map_err(failed)? {
+                return Ok(None);
+            }
+            // Between the two steps its last holder may have given it its name, or thrown it away.
+            match disk.metadata(&path) {
+                Ok(there) if there.identity == file.metadata().map_err(failed)?.identity => {
+                    return Ok(Some(Partial { disk: disk.clone(), path, file, found: there.len }));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A file for bytes whose digest is not known yet.
+    pub(super) fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
+        let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let file = wait::for_files(cx, "make a file", || disk.open(&path, Access::Create))?;
+        let partial = Partial { disk: disk.clone(), path, file, found: 0 };
+        match partial.file.try_lock(Lock::Exclusive) {
+            Ok(true) => Ok(partial),
+            Ok(false) => Err(Error::new(ErrorKind::Store, format!("{} was taken away", partial.path))),
+            Err(error) => Err(partial.failed(&error)),
+        }
+    }
+
+    /// Writes and hashes all that `content` has.
+    pub(super) fn fill(&self, cx: &PullContext, content: &mut dyn Read) -> Result<(Hasher, u64), Error> {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0; READ];
+        let mut offset = 0;
+        loop {
+            cx.check()?;
+            let read = content.read(&mut buffer).map_err(|error| refused(&error, "read what is imported"))?;
+            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+            self.file.write_at(bytes, offset).map_err(|error| self.failed(&error))?;
+            hasher.update(bytes);
+            offset += read as u64;
+        }
+        Ok((hasher, offset))
+    }
+
+    pub(super) fn cut(&self) -> Result<(), Error> {
+        self.file.set_len(0).map_err(|error| self.failed(&error))
+    }
+
+    /// Throws the file away, while its lock is still held.
+    pub(super) fn discard(self) {
+        if let Err(error) = self.disk.unlink(&self.path) {
+            log::warn!("{} could not be removed: {error}", self.path);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        refused(error, format!("use {}", self.path))
+    }
+}
+
+/// Opens a partial to go on with. One that was whole and read-only when its writer died cannot be
+/// opened for writing, but by root: it is thrown away.
+fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
+    match disk.open(path, Access::Update) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && disk.unlink(path).is_ok() => {
+            disk.open(path, Access::Update)
+        }
+        outcome => outcome,
+    }
+}
