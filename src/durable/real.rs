@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(crate) struct RealDisk {
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Set when the kernel, or a sandbox around us, has no `openat2`.
     without_openat2: AtomicBool,
+    /// Set when no file gets its name later: Android forbids links, and some have no `/proc`.
+    without_unnamed: AtomicBool,
 }
 
 impl RealDisk {
@@ -44,6 +46,7 @@ impl RealDisk {
             syncfs_reports: syncfs_reports(),
             folders: Mutex::default(),
             without_openat2: AtomicBool::new(false),
+            without_unnamed: AtomicBool::new(false),
         })
     }
 
@@ -153,6 +156,35 @@ impl Disk for RealDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         Ok(Box::new(file))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn create_unnamed(&self, folder: &str) -> io::Result<Box<dyn DiskFile>> {
+        if self.without_unnamed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&*self.folder(folder)?, ".", flags, Mode::from_raw_mode(0o444));
+        Ok(Box::new(File::from(file?)))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn create_unnamed(&self, _: &str) -> io::Result<Box<dyn DiskFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// By the way that needs no privilege, which [open(2)](https://man7.org/linux/man-pages/man2/open.2.html)
+    /// tells of.
+    fn link(&self, unnamed: &dyn DiskFile, path: &str) -> io::Result<()> {
+        let descriptor = unnamed.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        let itself = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+        let linked = self.within(path, |folder, name| {
+            rustix::fs::linkat(rustix::fs::CWD, &itself, folder, name, AtFlags::SYMLINK_FOLLOW)
+        });
+        if linked.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+            self.without_unnamed.store(true, Ordering::Relaxed);
+        }
+        linked
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -293,5 +325,9 @@ impl DiskFile for File {
 
     fn unlock(&self) -> io::Result<()> {
         File::unlock(self)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }

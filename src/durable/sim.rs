@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -108,6 +109,16 @@ impl World {
         Ok(at)
     }
 
+    fn empty_file() -> Node {
+        Node::File(FileNode {
+            now: Vec::new(),
+            durable: Vec::new(),
+            is_lost: false,
+            modified: SystemTime::now(),
+            locks: Vec::new(),
+        })
+    }
+
     fn file(&mut self, node: usize) -> &mut FileNode {
         match &mut self.nodes[node] {
             Node::File(file) => file,
@@ -142,6 +153,11 @@ fn name(path: &str) -> &str {
 impl SimDisk {
     pub(crate) fn new() -> Self {
         SimDisk(Arc::new(Mutex::new(World { nodes: vec![World::empty_dir()], ..World::default() })))
+    }
+
+    fn handle(&self, world: &mut World, node: usize) -> Box<dyn DiskFile> {
+        world.handles += 1;
+        Box::new(SimFile { world: self.0.clone(), node, handle: world.handles })
     }
 
     /// How many operations were done.
@@ -245,22 +261,34 @@ impl Disk for SimDisk {
             (Ok(_), Access::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Ok(node), _) => node,
             (Err(error), Access::Update | Access::Create) if error.kind() == io::ErrorKind::NotFound => {
-                let file = FileNode {
-                    now: Vec::new(),
-                    durable: Vec::new(),
-                    is_lost: false,
-                    modified: SystemTime::now(),
-                    locks: Vec::new(),
-                };
-                world.add(path, Node::File(file))?
+                world.add(path, World::empty_file())?
             }
             (Err(error), _) => return Err(error),
         };
         if matches!(world.nodes[node], Node::Dir { .. }) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        world.handles += 1;
-        Ok(Box::new(SimFile { world: self.0.clone(), node, handle: world.handles }))
+        Ok(self.handle(&mut world, node))
+    }
+
+    fn create_unnamed(&self, folder: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut world = self.0.lock();
+        world.step()?;
+        world.entries(folder)?;
+        world.nodes.push(World::empty_file());
+        let node = world.nodes.len() - 1;
+        Ok(self.handle(&mut world, node))
+    }
+
+    fn link(&self, unnamed: &dyn DiskFile, path: &str) -> io::Result<()> {
+        let (_, node) = unnamed.metadata()?.identity;
+        let mut world = self.0.lock();
+        world.step()?;
+        if world.find(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        world.names_mut(parent(path))?.insert(name(path).to_owned(), node as usize);
+        Ok(())
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -405,6 +433,10 @@ impl DiskFile for SimFile {
         world.step()?;
         world.file(self.node).locks.retain(|(handle, _)| *handle != self.handle);
         Ok(())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
 

@@ -17,7 +17,7 @@ use super::{RegistryImageService, Service, Settings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
-use crate::store::{Durability, Store, StoreBuilder};
+use crate::store::{Durability, SMALL, Store, StoreBuilder};
 
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
@@ -233,9 +233,10 @@ impl RegistryImageServiceBuilder {
     }
 
     /// Blobs of at least `from` bytes are fetched in pieces of `piece` bytes, several at a
-    /// time. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX` for never.
+    /// time; those of 16 KiB or less never are. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX`
+    /// for never.
     pub fn pieces(mut self, from: u64, piece: u64) -> Self {
-        self.settings.sharing = Sharing { from, piece };
+        self.settings.sharing = Sharing { from: from.max(SMALL + 1), piece };
         self
     }
 

@@ -41,7 +41,7 @@ use lease::Leases;
 use read::Sizes;
 
 pub use collect::{PrunePolicy, Removed};
-pub(crate) use ingest::{Begun, Ingest};
+pub(crate) use ingest::{Begun, Ingest, SMALL};
 pub(crate) use lease::Lease;
 pub(crate) use pieces::{Piece, Pieces};
 pub use read::{Blob, StoredImage};

@@ -7,19 +7,24 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::PullContext;
-use crate::durable::{DiskFile, Metadata};
+use crate::durable::{self, DiskFile, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
+use crate::store::flusher::Standing;
 use crate::store::lease::{Lease, LeaseState};
 use crate::store::pieces::Note;
 use crate::store::{Inner, Store, layout, refused, wait};
 use claims::Claim;
 pub(super) use claims::Ingests;
-use partial::Partial;
+pub(super) use partial::Partial;
 
 /// How much is read at once, bytes.
 pub(super) const READ: usize = 128 << 10;
+
+/// A blob of so many bytes or fewer is kept in memory until it is whole. What a break loses of it is soon
+/// fetched again, and half the operations are enough to write it at once.
+pub(crate) const SMALL: u64 = 16 << 10;
 
 /// What [`Store::begin`] found.
 #[derive(Debug)]
@@ -31,12 +36,12 @@ pub(crate) enum Begun {
     Fetch(Ingest),
 }
 
-/// A blob that is being written. It holds the digest's lock; dropped, it keeps what was written, for
-/// the next one that begins the same digest, in this process or another.
+/// A blob that is being written. It holds the digest's lock; dropped, it keeps what was written, unless
+/// that is little, for the next one that begins the same digest, in this process or another.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     // Dropped in this order: the file's lock is given back before the next thread is let in.
-    partial: Option<Partial>,
+    gathered: Option<Gathered>,
     hasher: Hasher,
     offset: u64,
     /// Which pieces stand behind a gap, if the blob was ever written in pieces.
@@ -49,9 +54,17 @@ pub(crate) struct Ingest {
     _claim: Claim,
 }
 
+/// Where the bytes gather that have come.
+#[derive(Debug)]
+enum Gathered {
+    InMemory(Vec<u8>),
+    InFile(Partial),
+}
+
 impl Store {
-    /// Begins to fetch `blob`, unless it is there. While another thread or process fetches it, this
-    /// waits; what one that failed or died has left is gone on from.
+    /// Begins to fetch `blob`, unless it is there. While another thread fetches it this waits, and while
+    /// another process does, unless it is [small](SMALL); what one that failed or died has left is gone on
+    /// from.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `SizeMismatch` if the blob is there and of another size than the
@@ -72,6 +85,10 @@ impl Store {
             if let Some(found) = self.has(cx, blob)? {
                 return self.reuse(cx, lease, blob, &found);
             }
+            if blob.size <= SMALL {
+                let room = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
+                return Ok(Begun::Fetch(self.ingest(cx, lease, blob, Gathered::InMemory(room), claim)));
+            }
             let Some(partial) = Partial::lock(cx, &store.disk, &blob.digest)? else {
                 pauses.wait(cx)?;
                 continue;
@@ -81,7 +98,54 @@ impl Store {
                 partial.discard();
                 return self.reuse(cx, lease, blob, &found);
             }
-            return Ingest::resume(cx, store, lease, blob, partial, claim).map(Begun::Fetch);
+            return self.resume(cx, lease, blob, partial, claim).map(Begun::Fetch);
+        }
+    }
+
+    /// An ingest that goes on from what the partial has.
+    fn resume(
+        &self,
+        cx: &PullContext,
+        lease: &Lease,
+        blob: &Descriptor,
+        partial: Partial,
+        claim: Claim,
+    ) -> Result<Ingest, Error> {
+        let found = partial.found;
+        let note = Note::read(&*partial.file, blob.size, found);
+        let whole = match &note {
+            Some(note) => note.whole_up_to(blob.size),
+            None if found > blob.size => partial.cut().map(|()| 0)?,
+            None => found,
+        };
+        let mut hasher = Hasher::new(blob.digest.algorithm());
+        let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
+        let mut ingest = self.ingest(cx, lease, blob, Gathered::InFile(partial), claim);
+        ingest.put_hasher(hasher, offset);
+        ingest.note = note;
+        Ok(ingest)
+    }
+
+    /// An ingest that has no bytes yet.
+    fn ingest(
+        &self,
+        cx: &PullContext,
+        lease: &Lease,
+        blob: &Descriptor,
+        gathered: Gathered,
+        claim: Claim,
+    ) -> Ingest {
+        Ingest {
+            gathered: Some(gathered),
+            hasher: Hasher::new(blob.digest.algorithm()),
+            offset: 0,
+            note: None,
+            digest: blob.digest.clone(),
+            size: blob.size,
+            lease: lease.state(),
+            store: self.0.clone(),
+            cx: cx.clone(),
+            _claim: claim,
         }
     }
 
@@ -146,37 +210,6 @@ fn lies(blob: &Descriptor) -> Error {
 }
 
 impl Ingest {
-    fn resume(
-        cx: &PullContext,
-        store: &Arc<Inner>,
-        lease: &Lease,
-        blob: &Descriptor,
-        partial: Partial,
-        claim: Claim,
-    ) -> Result<Self, Error> {
-        let found = partial.found;
-        let note = Note::read(&*partial.file, blob.size, found);
-        let whole = match &note {
-            Some(note) => note.whole_up_to(blob.size),
-            None if found > blob.size => partial.cut().map(|()| 0)?,
-            None => found,
-        };
-        let mut hasher = Hasher::new(blob.digest.algorithm());
-        let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
-        Ok(Ingest {
-            partial: Some(partial),
-            hasher,
-            offset,
-            note,
-            digest: blob.digest.clone(),
-            size: blob.size,
-            lease: lease.state(),
-            store: store.clone(),
-            cx: cx.clone(),
-            _claim: claim,
-        })
-    }
-
     /// How many of the blob's bytes are there. Those that were there at the beginning were hashed
     /// anew from the disk; if power was lost since they were written they may still be the wrong
     /// ones, which the commit finds.
@@ -201,9 +234,14 @@ impl Ingest {
             let text = format!("{} is longer than the {} bytes of its descriptor", self.digest, self.size);
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
-        let Some(partial) = &self.partial else { return Err(self.lost()) };
-        if let Err(error) = partial.file.write_at(bytes, self.offset) {
-            return Err(self.write_failed(&error));
+        match &mut self.gathered {
+            None => return Err(self.lost()),
+            Some(Gathered::InMemory(gathered)) => gathered.extend_from_slice(bytes),
+            Some(Gathered::InFile(partial)) => {
+                if let Err(error) = partial.file.write_at(bytes, self.offset) {
+                    return Err(self.write_failed(&error));
+                }
+            }
         }
         self.hasher.update(bytes);
         self.offset = end;
@@ -218,8 +256,11 @@ impl Ingest {
         if self.offset == 0 && self.note.is_none() {
             return Ok(());
         }
-        let Some(partial) = &self.partial else { return Err(self.lost()) };
-        partial.cut()?;
+        match &mut self.gathered {
+            None => return Err(self.lost()),
+            Some(Gathered::InMemory(gathered)) => gathered.clear(),
+            Some(Gathered::InFile(partial)) => partial.cut()?,
+        }
         self.note = None;
         self.hasher = Hasher::new(self.digest.algorithm());
         self.offset = 0;
@@ -249,28 +290,52 @@ impl Ingest {
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
             return Err(Error::new(ErrorKind::DigestMismatch, text));
         }
-        let Some(partial) = self.partial.take() else { return Err(self.lost()) };
-        partial.file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
-        let Partial { path, file, .. } = partial;
-        let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;
+        let (file, standing) = self.write_out()?;
+        let awaited = self.store.flusher.publish(&self.cx, &self.digest, standing, file)?;
         if let Some(awaited) = awaited {
             self.lease.awaits(awaited);
         }
         Ok(())
     }
 
+    /// The file that has all of the blob, read-only.
+    fn write_out(&mut self) -> Result<(Box<dyn DiskFile>, Standing), Error> {
+        match self.gathered.take() {
+            None => Err(self.lost()),
+            Some(Gathered::InMemory(bytes)) => self.write_at_once(&bytes),
+            Some(Gathered::InFile(Partial { path, file, .. })) => {
+                file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
+                Ok((file, Standing::Partial(path)))
+            }
+        }
+    }
+
+    /// In a file without a name, which leaves nothing behind, where there are such files.
+    fn write_at_once(&self, bytes: &[u8]) -> Result<(Box<dyn DiskFile>, Standing), Error> {
+        let disk = &self.store.disk;
+        if let Ok(file) = disk.create_unnamed(durable::parent(&layout::blob_path(&self.digest))) {
+            file.write_at(bytes, 0).map_err(|error| refused(&error, format!("write {}", self.digest)))?;
+            return Ok((file, Standing::Unnamed));
+        }
+        let Partial { path, file, .. } = Partial::holding(&self.cx, disk, bytes)?;
+        Ok((file, Standing::Partial(path)))
+    }
+
     /// Throws away what was written.
     pub(super) fn discard(mut self) {
-        if let Some(partial) = self.partial.take() {
+        self.throw_away();
+    }
+
+    fn throw_away(&mut self) {
+        if let Some(Gathered::InFile(partial)) = self.gathered.take() {
             partial.discard();
         }
     }
 
     /// Takes a file that has the blob's bytes in place of its own.
     fn adopt(&mut self, partial: Partial, hasher: Hasher, size: u64) {
-        if let Some(own) = self.partial.replace(partial) {
-            own.discard();
-        }
+        self.throw_away();
+        self.gathered = Some(Gathered::InFile(partial));
         (self.hasher, self.offset) = (hasher, size);
     }
 
@@ -283,8 +348,12 @@ impl Ingest {
         &self.cx
     }
 
+    /// The file that the bytes gather in; a [small](SMALL) blob has none.
     pub(super) fn file(&self) -> Result<&dyn DiskFile, Error> {
-        self.partial.as_ref().map(|partial| &*partial.file).ok_or_else(|| self.lost())
+        match &self.gathered {
+            Some(Gathered::InFile(partial)) => Ok(&*partial.file),
+            Some(Gathered::InMemory(_)) | None => Err(self.lost()),
+        }
     }
 
     /// Hands the hash out, to be [put back](Self::put_hasher) when it has come further.
@@ -300,10 +369,8 @@ impl Ingest {
     /// A full disk is not left full: what was written goes.
     fn write_failed(&mut self, error: &io::Error) -> Error {
         let error = refused(error, format!("write {}", self.digest));
-        if error.kind() == ErrorKind::DiskFull
-            && let Some(partial) = self.partial.take()
-        {
-            partial.discard();
+        if error.kind() == ErrorKind::DiskFull {
+            self.throw_away();
         }
         error
     }
@@ -315,11 +382,8 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if self.offset == 0
-            && self.note.is_none()
-            && let Some(partial) = self.partial.take()
-        {
-            partial.discard();
+        if self.offset == 0 && self.note.is_none() {
+            self.throw_away();
         }
     }
 }

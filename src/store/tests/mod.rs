@@ -7,7 +7,7 @@ mod pull;
 
 use std::sync::Arc;
 
-use super::{Begun, Ingest, Lease, Naming, Store};
+use super::{Begun, Ingest, Lease, Naming, SMALL, Store};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
@@ -63,6 +63,11 @@ impl TestImage {
         let naming = Naming { id: Some(self.config.0.digest.clone()), ..Naming::default() };
         store.tag(cx, lease, std::slice::from_ref(&self.name), &self.manifest.0, &naming)
     }
+}
+
+/// `start`, and so much more that it is not kept in memory until it is whole.
+fn large(start: &[u8]) -> Vec<u8> {
+    [start, &[0; SMALL as usize]].concat()
 }
 
 /// Begins a blob that is not there.

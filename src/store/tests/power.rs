@@ -33,9 +33,10 @@ fn open(disk: &SimDisk, has_threads: bool, durability: Durability) -> Result<Sto
 }
 
 fn images() -> [TestImage; 3] {
+    let shared = large(b"the layer that is shared");
     [
-        TestImage::new("one", "1", &[b"the layer that is shared", b"only one"]),
-        TestImage::new("two", "2", &[b"the layer that is shared", b"only two"]),
+        TestImage::new("one", "1", &[&shared, b"only one"]),
+        TestImage::new("two", "2", &[&shared, b"only two"]),
         TestImage::new("one", "3", &[b"another one under the name of the first"]),
     ]
 }

@@ -1,11 +1,12 @@
 //! A pull's way through the store, on the real disk.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use super::*;
 
-use crate::store::layout;
+use crate::store::{Durability, layout};
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -70,20 +71,45 @@ fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_
 #[test]
 fn wrong_bytes_leave_nothing_behind() {
     let (_dir, store) = store();
-    let (lease, blob) = (store.lease(), blob(b"right"));
-    let cases: [(&[u8], ErrorKind, u64); 3] = [
-        (b"wrong", ErrorKind::DigestMismatch, 0),
-        (b"rig", ErrorKind::SizeMismatch, 3),
-        (b"right, and more", ErrorKind::SizeMismatch, 0),
-    ];
-    for (bytes, expected, kept) in cases {
-        let mut ingest = fetch(&store, &lease, &blob);
-        ingest.restart().unwrap();
-        let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
-        assert_eq!(kind(outcome), expected, "{bytes:?}");
-        drop(ingest);
-        assert!(store.open_blob(&blob.digest).is_err());
-        assert_eq!(fetch(&store, &lease, &blob).offset(), kept);
+    for (right, kept_of_a_part) in [(b"right".to_vec(), 0), (large(b"right"), 3)] {
+        let (lease, blob) = (store.lease(), blob(&right));
+        let wrong = [b"wrong", &right[5..]].concat();
+        let more = [&right, &b", and more"[..]].concat();
+        let cases = [
+            (&wrong[..], ErrorKind::DigestMismatch, 0),
+            (&right[..3], ErrorKind::SizeMismatch, kept_of_a_part),
+            (&more, ErrorKind::SizeMismatch, 0),
+        ];
+        for (bytes, expected, kept) in cases {
+            let mut ingest = fetch(&store, &lease, &blob);
+            ingest.restart().unwrap();
+            let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
+            assert_eq!(kind(outcome), expected, "{} bytes", bytes.len());
+            drop(ingest);
+            assert!(store.open_blob(&blob.digest).is_err());
+            assert_eq!(fetch(&store, &lease, &blob).offset(), kept);
+        }
+    }
+}
+
+#[test]
+fn a_blob_that_another_process_brought_first_is_brought_again_and_nothing_is_left_behind() {
+    for durability in [Durability::Full, Durability::Relaxed] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+        for bytes in [b"small".to_vec(), large(b"large")] {
+            let (lease, wanted) = (store.lease(), blob(&bytes));
+            let path = dir.path().join(layout::blob_path(&wanted.digest));
+            let mut ingest = fetch(&store, &lease, &wanted);
+            ingest.write(&bytes).unwrap();
+            std::fs::write(&path, "of the other").unwrap();
+            ingest.commit().unwrap();
+            store.0.flusher.settle(&lease.awaited()).unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes, "{durability:?}");
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o444, "{durability:?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join(layout::PARTIALS)).unwrap().count(), 0);
     }
 }
 
@@ -117,7 +143,7 @@ fn who_wants_a_blob_that_another_fetches_waits_and_takes_over() {
     for other_opening in [false, true] {
         let (_dir, store) = store();
         let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
-        let (lease, wanted) = (store.lease(), blob(b"half and half"));
+        let (lease, wanted) = (store.lease(), blob(&large(b"half and half")));
         let mut ingest = fetch(&store, &lease, &wanted);
         ingest.write(b"half ").unwrap();
         let taken_over = std::thread::scope(|scope| {
@@ -136,7 +162,7 @@ fn a_wait_for_another_one_s_blob_ends_with_the_context() {
     for other_opening in [false, true] {
         let (_dir, store) = store();
         let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
-        let wanted = blob(b"bytes");
+        let wanted = blob(&large(b"bytes"));
         let _ingest = fetch(&store, &store.lease(), &wanted);
         let token = CancelToken::new();
         let cx = PullContext::new().with_cancel(&token);
