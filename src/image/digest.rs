@@ -191,13 +191,11 @@ impl fmt::Debug for Hasher {
 }
 
 fn named(algorithm: Algorithm, hash: &[u8]) -> Digest {
-    use fmt::Write;
     let mut text = String::with_capacity(algorithm.as_str().len() + 1 + algorithm.hex_len());
     text.push_str(algorithm.as_str());
     text.push(':');
-    for byte in hash {
-        let _ = write!(text, "{byte:02x}");
-    }
+    let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    text.extend(digits.filter_map(|digit| char::from_digit(digit.into(), 16)));
     Digest { algorithm, text: text.into() }
 }
 

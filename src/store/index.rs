@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -145,20 +146,28 @@ impl Entry {
         annotations.extend(name.map(|name| (CONTAINERD_NAME, name)));
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
-        let mut entry = json!({
-            "mediaType": target.media_type,
-            "digest": target.digest.as_str(),
-            "size": target.size,
-            "annotations": annotations,
-        });
-        if let (Some(platform), Some(fields)) = (&target.platform, entry.as_object_mut()) {
-            let mut written = json!({ "architecture": platform.architecture, "os": platform.os });
-            if let (Some(variant), Some(written)) = (&platform.variant, written.as_object_mut()) {
-                written.insert("variant".to_owned(), json!(variant));
-            }
-            fields.insert("platform".to_owned(), written);
+        let written = Written {
+            annotations,
+            digest: target.digest.as_str(),
+            media_type: &target.media_type,
+            platform: target.platform.as_ref().map(|platform| WrittenPlatform {
+                architecture: &platform.architecture,
+                os: &platform.os,
+                variant: platform.variant.as_deref(),
+            }),
+            size: target.size,
+        };
+        Entry {
+            // Texts and numbers, and keys that are texts: nothing that JSON has no form for.
+            text: serde_json::to_string(&written).unwrap_or_default().into(),
+            name: name.map(Into::into),
+            digest: Some(target.digest.clone()),
+            size: target.size,
+            media_type: target.media_type.clone(),
+            repo_digest: repo_digest.map(Into::into),
+            id: id.cloned(),
+            pinned: false,
         }
-        Entry::read(&entry.to_string())
     }
 
     /// The entry as it stands in the file.
@@ -225,6 +234,26 @@ impl Entry {
     }
 }
 
+/// An entry of our own, its fields in the order of their names.
+#[derive(Serialize)]
+struct Written<'a> {
+    annotations: BTreeMap<&'a str, &'a str>,
+    digest: &'a str,
+    #[serde(rename = "mediaType")]
+    media_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<WrittenPlatform<'a>>,
+    size: u64,
+}
+
+#[derive(Serialize)]
+struct WrittenPlatform<'a> {
+    architecture: &'a str,
+    os: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<&'a str>,
+}
+
 /// An object's fields in their order, each value as its text.
 struct Fields(Vec<(String, Box<RawValue>)>);
 
@@ -247,5 +276,31 @@ impl<'de> Deserialize<'de> for Fields {
             }
         }
         deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::platform::Platform;
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        let digest = Digest::sha256(b"manifest");
+        let mut target = Descriptor::new("a/\"type\"", digest.clone(), 7);
+        let id = Digest::sha256(b"config");
+        for platform in [None, Some("linux/arm64"), Some("linux/arm/v7")] {
+            target.platform = platform.map(|text| Platform::parse(text).unwrap());
+            for (name, id, repo_digest) in [
+                (None, None, None),
+                (Some("docker.io/library/a:1"), Some(&id), Some("docker.io/library/a@sha256:0")),
+            ] {
+                let entry = Entry::new(name, &target, id, repo_digest);
+                assert_eq!(format!("{:?}", Entry::read(entry.text())), format!("{entry:?}"));
+                let value: serde_json::Value = serde_json::from_str(entry.text()).unwrap();
+                assert_eq!(value.to_string(), entry.text(), "the fields are in the order of their names");
+                assert_eq!(entry.whole_name().as_deref(), name);
+            }
+        }
     }
 }

@@ -254,7 +254,7 @@ impl Store {
         self.0.leases.count_on(cx, lease, digests)
     }
 
-    /// Stores a small blob whose bytes are at hand.
+    /// Stores a manifest or an index whose bytes are at hand, or notes that it is used again.
     ///
     /// # Errors
     /// As of [`begin`](Self::begin) and [`Ingest::commit`].
@@ -266,7 +266,10 @@ impl Store {
         bytes: &[u8],
     ) -> Result<(), Error> {
         match self.begin(cx, lease, blob)? {
-            Begun::Present => Ok(()),
+            Begun::Present => {
+                self.touch(&blob.digest);
+                Ok(())
+            }
             Begun::Fetch(mut ingest) => {
                 ingest.restart()?;
                 ingest.write(bytes)?;
@@ -299,7 +302,6 @@ impl Store {
         self.0.flusher.change(cx, lease.awaited(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
-        self.touch(&manifest.digest);
         self.0.sizes.note(&manifest.digest, naming.size);
         Ok(())
     }
