@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -208,7 +208,8 @@ impl SimDisk {
                     now: found,
                     durable,
                     is_lost: false,
-                    modified: file.modified,
+                    // The machine was off for a while.
+                    modified: file.modified - Duration::from_secs(60),
                     locks: vec![],
                 })
             }

@@ -14,7 +14,7 @@ use crate::durable::{self, Access, Disk, FileKind, Flush, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::store::index::Index;
-use crate::store::{limited, refused};
+use crate::store::{limited, refused, repair};
 
 pub(super) const LAYOUT: &str = "oci-layout";
 pub(super) const INDEX: &str = "index.json";
@@ -37,7 +37,7 @@ const LAYOUT_TEMP: &str = ".oci-puller/oci-layout";
 pub(super) const LAYOUT_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
 /// The longest `oci-layout` that is read, bytes.
-const MAX_LAYOUT: u64 = 4096;
+pub(super) const MAX_LAYOUT: u64 = 4096;
 /// The longest `index.json` that is read, bytes: some 600,000 images.
 pub(super) const MAX_INDEX: u64 = 256 << 20;
 
@@ -76,7 +76,14 @@ pub(super) fn put_new_index(disk: &dyn Disk) -> io::Result<()> {
 pub(super) fn open_or_create(disk: &dyn Disk, dir: &Path, flush: Flush) -> Result<(), Error> {
     let failed = |error: io::Error| refused(&error, format!("open the store {}", dir.display()));
     match state_of(disk).map_err(failed)? {
-        State::Layout => check(disk, dir)?,
+        State::Layout => {
+            if flush == Flush::Skip
+                && let Err(error) = repair::after_power_cut(disk)
+            {
+                log::warn!("{}: {error}", dir.display());
+            }
+            check(disk, dir)?;
+        }
         State::Empty => create(disk, flush).map_err(failed)?,
         State::Foreign(name) => {
             let text = format!(
@@ -124,7 +131,15 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 /// then one that this crate has begun.
 fn create(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    durable::replace(disk, INDEX, INDEX_TEMP, EMPTY_INDEX.as_bytes(), flush)?;
+    write_empty_index(disk, flush)?;
+    write_marker(disk, flush)
+}
+
+pub(super) fn write_empty_index(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
+    durable::replace(disk, INDEX, INDEX_TEMP, EMPTY_INDEX.as_bytes(), flush)
+}
+
+pub(super) fn write_marker(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     durable::replace(disk, LAYOUT, LAYOUT_TEMP, LAYOUT_TEXT.as_bytes(), flush)
 }
 

@@ -245,6 +245,34 @@ fn a_killed_process_leaves_a_valid_store_also_where_nothing_is_flushed() {
 }
 
 #[test]
+fn a_store_of_which_nothing_was_flushed_opens_after_a_power_cut() {
+    let made_long_ago = SimDisk::new();
+    open(&made_long_ago, false, Durability::Full).unwrap();
+    let work = |disk: &SimDisk| -> Result<(), Error> {
+        let store = open(disk, false, Durability::Relaxed)?;
+        images().iter().try_for_each(|image| image.pull_into(&store))
+    };
+    // No file system keeps a later name of a folder and loses an earlier one.
+    let new = (SimDisk::new(), vec![Unflushed::Lost, Unflushed::OnlyNames, Unflushed::Kept]);
+    let old = (made_long_ago, OUTCOMES.into_iter().chain((4..12).map(Unflushed::Chance)).collect());
+    for (began_with, outcomes) in [new, old] {
+        let whole = began_with.after_kill();
+        work(&whole).unwrap();
+        for step in 0..=whole.steps() {
+            let disk = began_with.after_kill().cut_at(step);
+            let _ = work(&disk);
+            for unflushed in &outcomes {
+                let told = format!("cut at {step}, {unflushed:?}");
+                let found = disk.after_power_cut(*unflushed);
+                let opened = open(&found, false, Durability::Relaxed).and_then(|store| store.images());
+                opened.unwrap_or_else(|error| panic!("{told}: {error}"));
+                assert!(open(&found, false, Durability::Full).is_ok(), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
 fn pulls_that_share_their_flushes_keep_what_they_promised() {
     for cut in (0..1200).step_by(7) {
         let disk = SimDisk::new().cut_at(cut);
