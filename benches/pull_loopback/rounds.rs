@@ -40,7 +40,10 @@ pub(crate) fn measure(
     folders: &Folders,
 ) -> Outcome<Measured> {
     let place = folders.fresh()?;
-    let server = settings.server.start(work, settings.scale, &place)?;
+    let mut server = settings.server.start(work, settings.scale, &place)?;
+    if let Some(area) = settings.wide {
+        server.move_away(area, &place)?;
+    }
     let ground = Ground { server: &server, place: &place, folders, bytes: work.bytes(settings.scale) };
     let mut all = Vec::new();
     for contender in contenders {
