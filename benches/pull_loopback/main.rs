@@ -7,8 +7,9 @@
 //!
 //! Over a wide area it is round trips and the rate of a connection that cost, not what a program does. So
 //! there this crate has its default of 16 connections, or half of them, with full durability as it comes,
-//! and the floor has as many. It fetches whole blobs, and no manifest: on work A it waits for the largest
-//! layer on one connection, which this crate need not, and on work E it has a third less to ask for.
+//! and the floor has as many. It is no goal there, but tells where the time goes: it fetches whole blobs,
+//! so on work A it waits for the largest layer on one connection, and no manifests, so on work E it has a
+//! third less to ask for, and nothing to wait for before it asks.
 
 mod catalog;
 mod contenders;
@@ -64,7 +65,7 @@ fn compare(settings: &Settings) -> Outcome<()> {
     let folders = Folders::within(&settings.folder)?;
     let contenders = Contender::all(settings.wide.is_some(), settings.with_peers);
     if !settings.as_json {
-        println!("{}", report::heading(settings));
+        println!("\n{}", report::heading(settings));
     }
     let mut all = Vec::new();
     for work in &settings.works {

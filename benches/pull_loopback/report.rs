@@ -68,15 +68,17 @@ fn or_dash(number: Option<f64>, print: impl Fn(f64) -> String) -> String {
 // ---- for people ----
 
 pub(crate) fn heading(settings: &Settings) -> String {
-    let wide = settings.wide.map(|WideArea { round_trip, rate }| {
-        format!(" {round_trip} ms away, {rate} Mbit/s a connection with slow start")
-    });
+    let place = match settings.wide {
+        Some(WideArea { round_trip, rate }) => {
+            format!("{round_trip} ms away, with {rate} Mbit/s a connection and slow start")
+        }
+        None => "on the loopback device".to_owned(),
+    };
     format!(
-        "Served by {}{}, at {} of the full size; medians of {} rounds. Wall and CPU are in
-seconds, and as many times the floor's of the same round (×); peak memory and the bytes copied
-between program and system are in MB.",
+        "Served by {} {place},
+at {} of the full size; medians of {} rounds. Wall and CPU are in seconds, and as many times the
+floor's of the same round (×); peak memory and the bytes copied between program and system are in MB.",
         settings.server.name(),
-        wide.unwrap_or_default(),
         settings.scale,
         settings.rounds,
     )

@@ -49,7 +49,7 @@ impl WideArea {
         Duration::from_millis(self.round_trip.into())
     }
 
-    /// For which so many bytes keep the line busy.
+    /// For how long so many bytes keep the line busy.
     fn time_for(self, bytes: usize) -> Duration {
         Duration::from_nanos(bytes as u64 * 8_000 / u64::from(self.rate.get()))
     }
