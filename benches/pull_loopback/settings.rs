@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) with_peers: bool,
     pub(crate) as_json: bool,
     pub(crate) with_calls: bool,
+    /// Whether runs are made alike, which takes longer than a small one.
+    pub(crate) with_care: bool,
     pub(crate) needs_help: bool,
 }
 
@@ -66,6 +68,7 @@ impl Settings {
             as_json: has("--json"),
             // Each call that strace stops for would be a delay more.
             with_calls: !is_wide,
+            with_care: true,
             needs_help: has("--help"),
         };
         Ok(vec![settings])
@@ -82,6 +85,7 @@ impl Settings {
             with_peers: false,
             as_json: false,
             with_calls: false,
+            with_care: false,
             needs_help: false,
         }
     }
