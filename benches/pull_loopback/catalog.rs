@@ -67,6 +67,15 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The same from another `HOST:PORT`.
+    pub(crate) fn moved_to(&self, host: &str) -> Self {
+        let moved = |image: &Entry| Entry {
+            reference: image.reference.replacen(&self.host, host, 1),
+            blobs: image.blobs.clone(),
+        };
+        Catalog { host: host.to_owned(), images: self.images.iter().map(moved).collect() }
+    }
+
     pub(crate) fn references(&self) -> impl Iterator<Item = &str> {
         self.images.iter().map(|image| image.reference.as_str())
     }

@@ -3,31 +3,32 @@
 use std::path::Path;
 use std::process::Command;
 
-use oci_puller::Durability;
-
+use super::Outcome;
 use super::catalog::Catalog;
 use super::peers::{Peer, Program};
+use super::roles::{Role, Task, Terms};
 use super::server::CATALOG;
-use super::{Outcome, Role};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Contender {
-    Ours(Durability),
-    Floor { is_durable: bool },
+    Ours(Terms),
+    Floor(Terms),
     Peer(Peer),
 }
 
+/// Connections over a wide area: this crate's default, and half of it.
+const WIDE: [usize; 2] = [16, 8];
+
 impl Contender {
     /// Each of ours beside the floor that it is measured against.
-    pub(crate) fn all(with_peers: bool) -> Vec<Contender> {
-        let ours = [
-            Contender::Ours(Durability::Relaxed),
-            Contender::Floor { is_durable: false },
-            Contender::Ours(Durability::Full),
-            Contender::Floor { is_durable: true },
-        ];
+    pub(crate) fn all(is_wide: bool, with_peers: bool) -> Vec<Contender> {
+        let terms = match is_wide {
+            true => WIDE.map(|connections| Terms { is_durable: true, connections: Some(connections) }),
+            false => [false, true].map(|is_durable| Terms { is_durable, connections: None }),
+        };
+        let ours = terms.map(|terms| [Contender::Ours(terms), Contender::Floor(terms)]);
         let peers = with_peers.then(|| Program::ALL.into_iter().filter_map(Contender::peer));
-        ours.into_iter().chain(peers.into_iter().flatten()).collect()
+        ours.into_iter().flatten().chain(peers.into_iter().flatten()).collect()
     }
 
     fn peer(program: Program) -> Option<Contender> {
@@ -40,19 +41,25 @@ impl Contender {
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Contender::Ours(Durability::Relaxed) => "ours, relaxed".into(),
-            Contender::Ours(_) => "ours, full".into(),
-            Contender::Floor { is_durable: false } => "floor".into(),
-            Contender::Floor { is_durable: true } => "floor, flushed".into(),
+            Contender::Ours(Terms { connections: Some(number), .. }) => format!("ours, {number} connections"),
+            Contender::Ours(Terms { is_durable: false, .. }) => "ours, relaxed".into(),
+            Contender::Ours(Terms { is_durable: true, .. }) => "ours, full".into(),
+            Contender::Floor(Terms { connections: Some(number), .. }) => {
+                format!("floor, {number} connections")
+            }
+            Contender::Floor(Terms { is_durable: false, .. }) => "floor".into(),
+            Contender::Floor(Terms { is_durable: true, .. }) => "floor, flushed".into(),
             Contender::Peer(peer) => peer.name(),
         }
     }
 
     /// The name of the floor it is measured against.
     pub(crate) fn floor(&self) -> String {
-        let is_durable =
-            matches!(self, Contender::Ours(Durability::Full) | Contender::Floor { is_durable: true });
-        Contender::Floor { is_durable }.name()
+        let terms = match self {
+            Contender::Ours(terms) | Contender::Floor(terms) => *terms,
+            Contender::Peer(_) => Terms::default(),
+        };
+        Contender::Floor(terms).name()
     }
 
     /// Whether what it takes is all taken by the processes that are started.
@@ -62,16 +69,12 @@ impl Contender {
 
     /// The processes that pull what the server in `server` has into `folder`, which is there and empty.
     pub(crate) fn commands(&self, catalog: &Catalog, server: &Path, folder: &Path) -> Outcome<Vec<Command>> {
-        let (catalog_file, folder) = (server.join(CATALOG), folder.to_owned());
+        let task =
+            |terms: &Terms| Task { catalog: server.join(CATALOG), folder: folder.to_owned(), terms: *terms };
         let mut commands = match self {
-            Contender::Ours(durability) => {
-                let is_durable = *durability == Durability::Full;
-                vec![Role::Ours { catalog: catalog_file, folder, is_durable }.command()?]
-            }
-            Contender::Floor { is_durable } => {
-                vec![Role::Floor { catalog: catalog_file, folder, is_durable: *is_durable }.command()?]
-            }
-            Contender::Peer(peer) => peer.commands(catalog, &folder),
+            Contender::Ours(terms) => vec![Role::Ours(task(terms)).command()?],
+            Contender::Floor(terms) => vec![Role::Floor(task(terms)).command()?],
+            Contender::Peer(peer) => peer.commands(catalog, folder),
         };
         for command in &mut commands {
             command.env("NO_PROXY", "127.0.0.1");

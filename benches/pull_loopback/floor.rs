@@ -1,6 +1,6 @@
 //! The floor: what any program must do that pulls these images, and nothing else.
 //!
-//! Two threads with a connection each take the blobs, the largest of an image first: GET, a SHA-256 of
+//! Two threads (as many as there may be connections, over a wide area) with a connection each take the blobs, the largest of an image first: GET, a SHA-256 of
 //! what comes, a file. No manifests, no index, no retries, no ranges, no locks: that is what the others
 //! add.
 //!
@@ -27,18 +27,20 @@ use std::thread;
 use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, Entry};
+use super::roles::Task;
 use super::{AT_ONCE, Outcome};
 
+/// Unless told otherwise.
 const THREADS: usize = 2;
 /// The longest read, bytes.
 const BUFFER: usize = 256 * 1024;
 /// From this many files on, one flush of the file system is cheaper than one for each.
 const FLUSH_ALL_FROM: usize = 16;
 
-/// Fetches all blobs into `folder`, which is not there yet.
-pub(crate) fn fetch(catalog: &Path, folder: &Path, is_durable: bool) -> Outcome<()> {
-    let catalog = Catalog::read(catalog)?;
-    let blobs = folder.join("blobs");
+/// Fetches all blobs.
+pub(crate) fn fetch(task: &Task) -> Outcome<()> {
+    let catalog = Catalog::read(&task.catalog)?;
+    let blobs = task.folder.join("blobs");
     fs::create_dir_all(&blobs)?;
     let groups: Vec<_> = catalog.images.chunks(AT_ONCE).map(Group::of).collect();
     let jobs = groups
@@ -48,11 +50,12 @@ pub(crate) fn fetch(catalog: &Path, folder: &Path, is_durable: bool) -> Outcome<
         host: &catalog.host,
         jobs: jobs.collect(),
         next: AtomicUsize::new(0),
-        disk: is_durable.then(|| Disk { root: folder, answered: Mutex::default() }),
+        disk: task.terms.is_durable.then(|| Disk { root: &task.folder, answered: Mutex::default() }),
         blobs,
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(|| floor.work())).collect();
+        let others: Vec<_> =
+            (1..task.terms.connections.unwrap_or(THREADS)).map(|_| scope.spawn(|| floor.work())).collect();
         floor.work()?;
         others.into_iter().try_for_each(|other| other.join().map_err(|_| "a thread panicked")?)
     })

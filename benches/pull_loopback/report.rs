@@ -6,6 +6,7 @@ use super::measure::Usage;
 use super::rounds::{Figures, Measured};
 use super::settings::Settings;
 use super::units::{bytes_for_people, median, megabytes, ratio, seconds};
+use super::wide::WideArea;
 
 impl Figures {
     fn median_of(&self, what: impl Fn(&Usage) -> f64) -> f64 {
@@ -67,10 +68,16 @@ fn or_dash(number: Option<f64>, print: impl Fn(f64) -> String) -> String {
 // ---- for people ----
 
 pub(crate) fn heading(settings: &Settings) -> String {
+    let place = match settings.wide {
+        Some(WideArea { round_trip, rate }) => {
+            format!("{round_trip} ms away, with {rate} Mbit/s a connection and slow start")
+        }
+        None => "on the loopback device".to_owned(),
+    };
     format!(
-        "Served by {}, at {} of the full size; medians of {} rounds. Wall and CPU are in
-seconds, and as many times the floor's of the same round (×); peak memory and the bytes copied
-between program and system are in MB.",
+        "Served by {} {place},
+at {} of the full size; medians of {} rounds. Wall and CPU are in seconds, and as many times the
+floor's of the same round (×); peak memory and the bytes copied between program and system are in MB.",
         settings.server.name(),
         settings.scale,
         settings.rounds,
@@ -79,12 +86,12 @@ between program and system are in MB.",
 
 pub(crate) fn table(measured: &Measured) -> String {
     let mut text = format!(
-        "\n{}\n{:<16}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
+        "\n{}\n{:<22}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
         measured.title, "", "wall", "×", "CPU", "×", "memory", "calls", "copied"
     );
     for figures in &measured.figures {
         text += &format!(
-            "{:<16}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
+            "{:<22}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
             figures.contender.name(),
             seconds(figures.wall()),
             or_dash(measured.wall_ratio(figures), ratio),
@@ -126,6 +133,8 @@ pub(crate) fn markdown(all: &[Measured]) -> String {
         or_dash(total(all, name, Figures::copied), |bytes| format!("{:.0}", bytes / 1e6))
     });
 
+    // What was not looked at on any work has no row.
+    rows.retain(|(_, cells)| cells.iter().any(|cell| cell != "-"));
     let mut text = format!("| wall seconds | {} |\n|---|{}\n", names.join(" | "), "--:|".repeat(names.len()));
     for (title, cells) in rows {
         text += &format!("| {title} | {} |\n", cells.join(" | "));
@@ -177,6 +186,10 @@ pub(crate) fn json(settings: &Settings, all: &[Measured]) -> Value {
         "scale": settings.scale,
         "rounds": settings.rounds,
         "server": settings.server.name(),
+        "wide_area": settings.wide.map(|WideArea { round_trip, rate }| json!({
+            "round_trip_milliseconds": round_trip,
+            "megabits_per_second_and_connection": rate,
+        })),
         "works": all.iter().map(work).collect::<Vec<_>>(),
     })
 }

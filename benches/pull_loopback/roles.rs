@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use oci_puller::Durability;
-
+use super::wide::{self, WideArea};
 use super::works::Work;
 use super::{Outcome, floor, measure, ours, server};
 
@@ -18,12 +17,30 @@ pub(crate) enum Role {
     Registry { work: Work, scale: f64, folder: PathBuf },
     /// Lays a work's images out for nginx.
     Tree { work: Work, scale: f64, folder: PathBuf, host: String },
+    /// Makes the way to a server long.
+    Proxy { server: String, area: WideArea },
     /// Pulls with this crate.
-    Ours { catalog: PathBuf, folder: PathBuf, is_durable: bool },
+    Ours(Task),
     /// Does what must be done, and nothing else.
-    Floor { catalog: PathBuf, folder: PathBuf, is_durable: bool },
+    Floor(Task),
     /// Uses memory, bytes.
     Touch { bytes: u64 },
+}
+
+/// What those are told who are measured.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Task {
+    pub(crate) catalog: PathBuf,
+    /// Where to put what it lists.
+    pub(crate) folder: PathBuf,
+    pub(crate) terms: Terms,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Terms {
+    pub(crate) is_durable: bool,
+    /// Connections to the server at most; nothing to leave it to them.
+    pub(crate) connections: Option<usize>,
 }
 
 impl Role {
@@ -31,7 +48,6 @@ impl Role {
     pub(crate) fn command(&self) -> Outcome<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(AS);
-        let durable = |is_durable: bool| if is_durable { "durable" } else { "relaxed" };
         match self {
             Role::Registry { work, scale, folder } => {
                 command.args(["registry", work.letter(), &scale.to_string()]).arg(folder)
@@ -39,12 +55,11 @@ impl Role {
             Role::Tree { work, scale, folder, host } => {
                 command.args(["tree", work.letter(), &scale.to_string()]).arg(folder).arg(host)
             }
-            Role::Ours { catalog, folder, is_durable } => {
-                command.arg("ours").arg(catalog).arg(folder).arg(durable(*is_durable))
+            Role::Proxy { server, area: WideArea { round_trip, rate } } => {
+                command.args(["proxy", server, &round_trip.to_string(), &rate.to_string()])
             }
-            Role::Floor { catalog, folder, is_durable } => {
-                command.arg("floor").arg(catalog).arg(folder).arg(durable(*is_durable))
-            }
+            Role::Ours(task) => task.add_to(command.arg("ours")),
+            Role::Floor(task) => task.add_to(command.arg("floor")),
             Role::Touch { bytes } => command.args(["touch", &bytes.to_string()]),
         };
         Ok(command)
@@ -63,16 +78,12 @@ impl Role {
                 folder: folder.into(),
                 host: (*host).to_owned(),
             },
-            [AS, "ours", catalog, folder, durability] => Role::Ours {
-                catalog: catalog.into(),
-                folder: folder.into(),
-                is_durable: *durability == "durable",
+            [AS, "proxy", server, round_trip, rate] => Role::Proxy {
+                server: (*server).to_owned(),
+                area: WideArea { round_trip: round_trip.parse().ok()?, rate: rate.parse().ok()? },
             },
-            [AS, "floor", catalog, folder, durability] => Role::Floor {
-                catalog: catalog.into(),
-                folder: folder.into(),
-                is_durable: *durability == "durable",
-            },
+            [AS, "ours", task @ ..] => Role::Ours(Task::read(task)?),
+            [AS, "floor", task @ ..] => Role::Floor(Task::read(task)?),
             [AS, "touch", bytes] => Role::Touch { bytes: bytes.parse().ok()? },
             _ => return None,
         })
@@ -82,12 +93,30 @@ impl Role {
         match self {
             Role::Registry { work, scale, folder } => server::serve(*work, *scale, folder),
             Role::Tree { work, scale, folder, host } => server::lay_out(*work, *scale, folder, host),
-            Role::Ours { catalog, folder, is_durable: true } => ours::pull(catalog, folder, Durability::Full),
-            Role::Ours { catalog, folder, is_durable: false } => {
-                ours::pull(catalog, folder, Durability::Relaxed)
-            }
-            Role::Floor { catalog, folder, is_durable } => floor::fetch(catalog, folder, *is_durable),
+            Role::Proxy { server, area } => wide::lead_to(server, *area),
+            Role::Ours(task) => ours::pull(task),
+            Role::Floor(task) => floor::fetch(task),
             Role::Touch { bytes } => measure::touch(*bytes),
         }
+    }
+}
+
+const DURABLE: &str = "durable";
+
+impl Task {
+    fn add_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let Terms { is_durable, connections } = self.terms;
+        let durability = if is_durable { DURABLE } else { "relaxed" };
+        let connections = connections.map_or_else(|| "any".to_owned(), |number| number.to_string());
+        command.arg(&self.catalog).arg(&self.folder).args([durability, &connections])
+    }
+
+    fn read(words: &[&str]) -> Option<Task> {
+        let [catalog, folder, durability, connections] = words else { return None };
+        Some(Task {
+            catalog: catalog.into(),
+            folder: folder.into(),
+            terms: Terms { is_durable: *durability == DURABLE, connections: connections.parse().ok() },
+        })
     }
 }

@@ -40,8 +40,12 @@ pub(crate) fn measure(
     folders: &Folders,
 ) -> Outcome<Measured> {
     let place = folders.fresh()?;
-    let server = settings.server.start(work, settings.scale, &place)?;
-    let ground = Ground { server: &server, place: &place, folders, bytes: work.bytes(settings.scale) };
+    let mut server = settings.server.start(work, settings.scale, &place)?;
+    if let Some(area) = settings.wide {
+        server.move_away(area, &place)?;
+    }
+    let bytes = work.bytes(settings.scale);
+    let ground = Ground { server: &server, place: &place, folders, bytes, with_care: settings.with_care };
     let mut all = Vec::new();
     for contender in contenders {
         match ground.warm_up(contender, settings.with_calls && measure::can_trace()) {
@@ -89,6 +93,7 @@ struct Ground<'a> {
     place: &'a Path,
     folders: &'a Folders,
     bytes: u64,
+    with_care: bool,
 }
 
 impl Ground<'_> {
@@ -103,7 +108,9 @@ impl Ground<'_> {
     fn run(&self, contender: &Contender) -> Outcome<Usage> {
         self.in_fresh_folder(contender, |folder| {
             let commands = contender.commands(&self.server.catalog, self.place, folder)?;
-            measure::settle(256 * MIB + self.bytes * 5 / 2)?;
+            if self.with_care {
+                measure::settle(256 * MIB + self.bytes * 5 / 2)?;
+            }
             measure::run(commands)
         })
     }

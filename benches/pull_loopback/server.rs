@@ -16,6 +16,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::catalog::{Catalog, TAG};
+use super::wide::WideArea;
 use super::works::Work;
 use super::{Outcome, Role, measure};
 
@@ -45,7 +46,7 @@ impl Kind {
             Kind::Nginx => start_nginx(work, scale, folder)?,
             Kind::Own => start_own(work, scale, folder)?,
         };
-        let server = Server { catalog: Catalog::read(&folder.join(CATALOG))?, process };
+        let server = Server { catalog: Catalog::read(&folder.join(CATALOG))?, processes: vec![process] };
         greet(&server.catalog.host).map_err(|error| {
             let log = fs::read_to_string(folder.join("error.log")).unwrap_or_default();
             format!("{} does not answer: {error}; {log}", self.name())
@@ -68,30 +69,50 @@ pub(crate) const CATALOG: &str = "catalog";
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) catalog: Catalog,
-    process: Child,
+    processes: Vec<Process>,
 }
 
-impl Drop for Server {
+impl Server {
+    /// Puts a wide area before it: from now on the catalogue, that in `folder` too, leads through a proxy.
+    pub(crate) fn move_away(&mut self, area: WideArea, folder: &Path) -> Outcome<()> {
+        let (proxy, host) = start_role(&Role::Proxy { server: self.catalog.host.clone(), area })?;
+        self.catalog = self.catalog.moved_to(&host);
+        self.processes.push(proxy);
+        self.catalog.write(&folder.join(CATALOG))
+    }
+}
+
+/// A process that runs until it is dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
         // Asked to end, nginx takes its workers along. One that is gone already is what is wanted.
-        if let Some(pid) = Pid::from_raw(self.process.id().cast_signed()) {
+        if let Some(pid) = Pid::from_raw(self.0.id().cast_signed()) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        let _ = self.process.wait();
+        let _ = self.0.wait();
     }
 }
 
-fn start_own(work: Work, scale: f64, folder: &Path) -> Outcome<Child> {
-    let mut command = Role::Registry { work, scale, folder: folder.to_owned() }.command()?;
-    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut word = String::new();
-    if let Some(words) = process.stdout.take() {
-        BufReader::new(words).read_line(&mut word)?;
+/// The process of a role that serves, and the line in which it said that it does.
+fn start_role(role: &Role) -> Outcome<(Process, String)> {
+    let mut child = role.command()?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let words = child.stdout.take();
+    let process = Process(child);
+    let mut line = String::new();
+    if let Some(words) = words {
+        BufReader::new(words).read_line(&mut line)?;
     }
-    if word.is_empty() {
-        process.wait()?;
-        return Err("the registry did not start".into());
+    match line.strip_suffix('\n') {
+        Some(line) => Ok((process, line.to_owned())),
+        None => Err(format!("{role:?} did not start").into()),
     }
+}
+
+fn start_own(work: Work, scale: f64, folder: &Path) -> Outcome<Process> {
+    let (process, _) = start_role(&Role::Registry { work, scale, folder: folder.to_owned() })?;
     Ok(process)
 }
 
@@ -111,7 +132,7 @@ pub(crate) fn serve(work: Work, scale: f64, folder: &Path) -> Outcome<()> {
 
 /// nginx is handed a socket that listens already, as when it replaces itself: so nobody waits for it to
 /// come up, and no other program can take its port.
-fn start_nginx(work: Work, scale: f64, folder: &Path) -> Outcome<Child> {
+fn start_nginx(work: Work, scale: f64, folder: &Path) -> Outcome<Process> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let host = socket.local_addr()?.to_string();
     measure::run_one(Role::Tree { work, scale, folder: folder.to_owned(), host }.command()?)?;
@@ -124,7 +145,7 @@ fn start_nginx(work: Work, scale: f64, folder: &Path) -> Outcome<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    Ok(process)
+    Ok(Process(process))
 }
 
 /// The role: lays the images out as the files of a registry's answers, with nginx's configuration.
