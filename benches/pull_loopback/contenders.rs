@@ -16,19 +16,23 @@ pub(crate) enum Contender {
     Peer(Peer),
 }
 
-/// Connections over a wide area: this crate's default, and half of it.
-const WIDE: [usize; 2] = [16, 8];
+const ON_LOOPBACK: [Terms; 2] =
+    [Terms { is_durable: false, connections: None }, Terms { is_durable: true, connections: None }];
+
+/// Over a wide area it is connections that count: this crate's default, and half of it.
+const WIDE: [Terms; 3] = [
+    Terms { is_durable: false, connections: Some(16) },
+    Terms { is_durable: true, connections: Some(16) },
+    Terms { is_durable: false, connections: Some(8) },
+];
 
 impl Contender {
     /// Each of ours beside the floor that it is measured against.
     pub(crate) fn all(is_wide: bool, with_peers: bool) -> Vec<Contender> {
-        let terms = match is_wide {
-            true => WIDE.map(|connections| Terms { is_durable: true, connections: Some(connections) }),
-            false => [false, true].map(|is_durable| Terms { is_durable, connections: None }),
-        };
-        let ours = terms.map(|terms| [Contender::Ours(terms), Contender::Floor(terms)]);
+        let terms = if is_wide { &WIDE[..] } else { &ON_LOOPBACK };
+        let ours = terms.iter().map(|terms| [Contender::Ours(*terms), Contender::Floor(*terms)]);
         let peers = with_peers.then(|| Program::ALL.into_iter().filter_map(Contender::peer));
-        ours.into_iter().flatten().chain(peers.into_iter().flatten()).collect()
+        ours.flatten().chain(peers.into_iter().flatten()).collect()
     }
 
     fn peer(program: Program) -> Option<Contender> {
@@ -41,14 +45,10 @@ impl Contender {
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Contender::Ours(Terms { connections: Some(number), .. }) => format!("ours, {number} connections"),
-            Contender::Ours(Terms { is_durable: false, .. }) => "ours, relaxed".into(),
-            Contender::Ours(Terms { is_durable: true, .. }) => "ours, full".into(),
-            Contender::Floor(Terms { connections: Some(number), .. }) => {
-                format!("floor, {number} connections")
+            Contender::Ours(terms) => {
+                terms.named(if terms.is_durable { "ours, full" } else { "ours, relaxed" })
             }
-            Contender::Floor(Terms { is_durable: false, .. }) => "floor".into(),
-            Contender::Floor(Terms { is_durable: true, .. }) => "floor, flushed".into(),
+            Contender::Floor(terms) => terms.named(if terms.is_durable { "floor, flushed" } else { "floor" }),
             Contender::Peer(peer) => peer.name(),
         }
     }

@@ -6,10 +6,10 @@
 //! included. With `--peers` the other pullers of this machine take part. `--help` tells the rest.
 //!
 //! Over a wide area it is round trips and the rate of a connection that cost, not what a program does. So
-//! there this crate has its default of 16 connections, or half of them, with full durability as it comes,
-//! and the floor has as many. It is no goal there, but tells where the time goes: it fetches whole blobs,
-//! so on work A it waits for the largest layer on one connection, and no manifests, so on work E it has a
-//! third less to ask for, and nothing to wait for before it asks.
+//! there this crate has its default of 16 connections, or half of them, and the floor has as many. It is
+//! no goal there, but tells where the time goes: it fetches whole blobs, so on work A it waits for the
+//! largest layer on one connection, and no manifests, so on work E it has a third less to ask for, and
+//! nothing to wait for before it asks.
 
 mod catalog;
 mod contenders;

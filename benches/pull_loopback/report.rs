@@ -86,12 +86,12 @@ floor's of the same round (×); peak memory and the bytes copied between program
 
 pub(crate) fn table(measured: &Measured) -> String {
     let mut text = format!(
-        "\n{}\n{:<22}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
+        "\n{}\n{:<31}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
         measured.title, "", "wall", "×", "CPU", "×", "memory", "calls", "copied"
     );
     for figures in &measured.figures {
         text += &format!(
-            "{:<22}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
+            "{:<31}{:>8}{:>8}{:>9}{:>8}{:>9}{:>9}{:>9}\n",
             figures.contender.name(),
             seconds(figures.wall()),
             or_dash(measured.wall_ratio(figures), ratio),

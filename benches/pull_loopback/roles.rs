@@ -43,6 +43,16 @@ pub(crate) struct Terms {
     pub(crate) connections: Option<usize>,
 }
 
+impl Terms {
+    /// The name of one of several who work on different terms.
+    pub(crate) fn named(self, name: &str) -> String {
+        match self.connections {
+            Some(number) => format!("{name}, {number} connections"),
+            None => name.to_owned(),
+        }
+    }
+}
+
 impl Role {
     /// The process that has this role.
     pub(crate) fn command(&self) -> Outcome<Command> {
