@@ -10,7 +10,6 @@ pub(crate) mod sim;
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::SystemTime;
 
 pub(crate) use real::RealDisk;
@@ -20,11 +19,10 @@ pub(crate) use real::RealDisk;
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// Opens a regular file.
     fn open(&self, path: &str, access: Access) -> io::Result<Box<dyn DiskFile>>;
-    /// Makes a file for a folder that has no name there yet, and is gone if it is closed before it gets
-    /// one. Who opens it by its name may not write. Not every system has such files.
-    fn create_unnamed(&self, folder: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Gives such a file its name, which nothing else may have.
-    fn link(&self, unnamed: &dyn DiskFile, path: &str) -> io::Result<()>;
+    /// Makes a read-only file of these bytes under a name that nothing may have yet: who finds the name
+    /// finds all of it, as long as the power lasts. There is no order in which a flush of file and folder
+    /// would make that outlive a power cut on all file systems. Not every system can do it at all.
+    fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes a folder whose parent is there.
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// The names in a folder, those that are no UTF-8 left out: none of ours is.
@@ -64,8 +62,6 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn try_lock(&self, lock: Lock) -> io::Result<bool>;
     /// Gives the lock back; closing the file does, too.
     fn unlock(&self) -> io::Result<()>;
-    /// What the operating system knows it by, if it knows of it.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// How a file is opened.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) struct RealDisk {
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Set when the kernel, or a sandbox around us, has no `openat2`.
     without_openat2: AtomicBool,
-    /// Set when no file gets its name later: Android forbids links, and some have no `/proc`.
+    /// Set where a file cannot, or had better not, get its name later.
     without_unnamed: AtomicBool,
 }
 
@@ -41,12 +41,13 @@ impl RealDisk {
     /// user's own, only what lies within is not trusted.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir, flags, Mode::empty())?;
         Ok(RealDisk {
-            root: rustix::fs::open(dir, flags, Mode::empty())?,
+            without_unnamed: AtomicBool::new(is_slow_to_link(&root)),
+            root,
             syncfs_reports: syncfs_reports(),
             folders: Mutex::default(),
             without_openat2: AtomicBool::new(false),
-            without_unnamed: AtomicBool::new(false),
         })
     }
 
@@ -85,6 +86,27 @@ impl RealDisk {
         rustix::fs::openat(&folder, name, flags, mode)
     }
 
+    /// Notes that files cannot get their names later: by the file system (NFS), the kernel, or what is
+    /// around us. Android forbids links, and some have no `/proc`.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn unless_never<T>(&self, outcome: rustix::io::Result<T>) -> rustix::io::Result<T> {
+        if let Err(
+            error @ (Errno::OPNOTSUPP
+            | Errno::ISDIR
+            | Errno::INVAL
+            | Errno::NOSYS
+            | Errno::NOENT
+            | Errno::PERM
+            | Errno::ACCESS
+            | Errno::XDEV),
+        ) = outcome
+        {
+            log::debug!("files get their names at once from now on: {error}");
+            self.without_unnamed.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
     fn folder(&self, path: &str) -> rustix::io::Result<Arc<OwnedFd>> {
         if let Some(folder) = self.folders.lock().get(path) {
             return Ok(folder.clone());
@@ -112,6 +134,19 @@ impl RealDisk {
             outcome => Ok(outcome?),
         }
     }
+}
+
+/// ZFS waits for the disk when it gives such a file its name.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(clippy::unnecessary_cast, reason = "the type differs by system")]
+fn is_slow_to_link(folder: &OwnedFd) -> bool {
+    const ZFS: i64 = 0x2fc1_2fc1;
+    rustix::fs::fstatfs(folder).is_ok_and(|system| system.f_type as i64 == ZFS)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_slow_to_link(_: &OwnedFd) -> bool {
+    true
 }
 
 fn was_removed(folder: &OwnedFd) -> bool {
@@ -158,33 +193,30 @@ impl Disk for RealDisk {
         Ok(Box::new(file))
     }
 
+    /// By a file that has no name until it is linked under its own. The way there that needs no privilege
+    /// is that of [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn create_unnamed(&self, folder: &str) -> io::Result<Box<dyn DiskFile>> {
+    fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
         if self.without_unnamed.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&*self.folder(folder)?, ".", flags, Mode::from_raw_mode(0o444));
-        Ok(Box::new(File::from(file?)))
+        let (dir, name) = split(path);
+        check_part(name)?;
+        let folder = self.folder(dir)?;
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let unnamed = rustix::fs::openat(&*folder, ".", flags, Mode::from_raw_mode(0o444));
+        let file = File::from(self.unless_never(unnamed)?);
+        file.write_all_at(bytes, 0)?;
+        DiskFile::set_read_only(&file)?;
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let linked = rustix::fs::linkat(rustix::fs::CWD, itself, &*folder, name, AtFlags::SYMLINK_FOLLOW);
+        Ok(self.unless_never(linked)?)
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn create_unnamed(&self, _: &str) -> io::Result<Box<dyn DiskFile>> {
+    fn create_whole(&self, _: &str, _: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// By the way that needs no privilege, which [open(2)](https://man7.org/linux/man-pages/man2/open.2.html)
-    /// tells of.
-    fn link(&self, unnamed: &dyn DiskFile, path: &str) -> io::Result<()> {
-        let descriptor = unnamed.descriptor().ok_or(io::ErrorKind::Unsupported)?;
-        let itself = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-        let linked = self.within(path, |folder, name| {
-            rustix::fs::linkat(rustix::fs::CWD, &itself, folder, name, AtFlags::SYMLINK_FOLLOW)
-        });
-        if linked.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
-            self.without_unnamed.store(true, Ordering::Relaxed);
-        }
-        linked
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -325,9 +357,5 @@ impl DiskFile for File {
 
     fn unlock(&self) -> io::Result<()> {
         File::unlock(self)
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
     }
 }

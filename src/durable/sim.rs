@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -155,11 +154,6 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(World { nodes: vec![World::empty_dir()], ..World::default() })))
     }
 
-    fn handle(&self, world: &mut World, node: usize) -> Box<dyn DiskFile> {
-        world.handles += 1;
-        Box::new(SimFile { world: self.0.clone(), node, handle: world.handles })
-    }
-
     /// How many operations were done.
     pub(crate) fn steps(&self) -> u64 {
         self.0.lock().steps
@@ -269,26 +263,18 @@ impl Disk for SimDisk {
         if matches!(world.nodes[node], Node::Dir { .. }) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        Ok(self.handle(&mut world, node))
+        world.handles += 1;
+        Ok(Box::new(SimFile { world: self.0.clone(), node, handle: world.handles }))
     }
 
-    fn create_unnamed(&self, folder: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut world = self.0.lock();
-        world.step()?;
-        world.entries(folder)?;
-        world.nodes.push(World::empty_file());
-        let node = world.nodes.len() - 1;
-        Ok(self.handle(&mut world, node))
-    }
-
-    fn link(&self, unnamed: &dyn DiskFile, path: &str) -> io::Result<()> {
-        let (_, node) = unnamed.metadata()?.identity;
+    fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.0.lock();
         world.step()?;
         if world.find(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        world.names_mut(parent(path))?.insert(name(path).to_owned(), node as usize);
+        let node = world.add(path, World::empty_file())?;
+        world.file(node).now = bytes.to_vec();
         Ok(())
     }
 
@@ -434,10 +420,6 @@ impl DiskFile for SimFile {
         world.step()?;
         world.file(self.node).locks.retain(|(handle, _)| *handle != self.handle);
         Ok(())
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 

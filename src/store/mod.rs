@@ -2,10 +2,10 @@
 //! SIGKILL, a full disk or a second process cannot break.
 //!
 //! A blob's way: [`begin`](Store::begin) locks its digest, [`Ingest`] takes its bytes into a partial
-//! file, or into memory if they are few, and its commit compares size and hash. The file is then
-//! flushed, gets its digest as its name, and its folder is flushed; `index.json` follows, by
-//! [`tag`](Store::tag), when all blobs are there. The flushes of all who wait at the same moment are one
-//! ([`flusher`]).
+//! file, and its commit compares size and hash. The file is then flushed, renamed to its digest, and
+//! its folder flushed; `index.json` follows, by [`tag`](Store::tag), when all blobs are there. The
+//! flushes of all who wait at the same moment are one ([`flusher`]). Where nothing is flushed, small blobs
+//! take a shorter way ([`ingest::SMALL`]).
 
 mod collect;
 mod export;

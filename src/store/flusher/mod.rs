@@ -32,12 +32,11 @@ use crate::durable::{self, Access, Disk, DiskFile, Flush, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest};
 use crate::store::index::Index;
-use crate::store::ingest::{Partial, SMALL};
 use crate::store::layout::{self, BLOBS};
-use crate::store::{limited, refused, wait};
+use crate::store::{refused, wait};
 use crate::workers::Workers;
 use known::KnownIndex;
-pub(super) use queue::{Awaited, Standing};
+pub(super) use queue::Awaited;
 use queue::{Change, Due, Group, Patience, Place, Queue, Verified, WAITING_BLOBS};
 
 /// Large blobs of a store that are flushed at the same time.
@@ -93,14 +92,14 @@ impl Flusher {
         self: &Arc<Self>,
         cx: &PullContext,
         digest: &Digest,
-        standing: Standing,
+        partial: String,
         file: Box<dyn DiskFile>,
     ) -> Result<Option<Arc<Awaited>>, Error> {
         if self.flush == Flush::Skip {
-            self.place(digest, &standing, &*file)?;
+            self.rename(digest, &partial)?;
             return Ok(None);
         }
-        self.enqueue(cx, digest, standing, file).map(Some)
+        self.enqueue(cx, digest, Some(partial), file).map(Some)
     }
 
     /// Makes sure that a blob which was found in the store is durable. What is returned is what its
@@ -116,14 +115,14 @@ impl Flusher {
         }
         let path = layout::blob_path(digest);
         let file = wait::for_files(cx, &format!("open {path}"), || self.disk.open(&path, Access::Read))?;
-        self.enqueue(cx, digest, Standing::Found, file).map(Some)
+        self.enqueue(cx, digest, None, file).map(Some)
     }
 
     fn enqueue(
         self: &Arc<Self>,
         cx: &PullContext,
         digest: &Digest,
-        standing: Standing,
+        partial: Option<String>,
         file: Box<dyn DiskFile>,
     ) -> Result<Arc<Awaited>, Error> {
         let metadata = file.metadata().map_err(|error| refused(&error, format!("look at {digest}")))?;
@@ -132,7 +131,7 @@ impl Flusher {
         let mut queue = self.queue.lock();
         queue.push_blob(Verified {
             digest: digest.clone(),
-            standing,
+            partial,
             identity: metadata.identity,
             file,
             awaited: awaited.clone(),
@@ -308,9 +307,9 @@ impl Flusher {
         let flushed = self.flush_new_files(&blobs);
         let placed: Vec<_> = blobs
             .iter()
-            .map(|blob| match &blob.standing {
-                Standing::Found => self.flush_found(blob),
-                new => flushed.clone().and_then(|()| self.place(&blob.digest, new, &*blob.file)),
+            .map(|blob| match &blob.partial {
+                Some(partial) => flushed.clone().and_then(|()| self.rename(&blob.digest, partial)),
+                None => self.flush_found(blob),
             })
             .collect();
         let folders = self.flush_folders(&blobs);
@@ -319,7 +318,7 @@ impl Flusher {
         let settled: Vec<_> =
             blobs.into_iter().zip(outcomes).map(|(blob, outcome)| (blob.closed(), outcome)).collect();
         for (blob, outcome) in &settled {
-            if let (Err(_), Standing::Partial(partial)) = (outcome, &blob.standing) {
+            if let (Err(_), Some(partial)) = (outcome, &blob.partial) {
                 drop(self.disk.unlink(partial));
             }
         }
@@ -329,8 +328,8 @@ impl Flusher {
     /// If this fails nobody knows which of the files it was, nor may one be flushed again: all are
     /// thrown away.
     fn flush_new_files(&self, blobs: &[Verified]) -> Result<(), Error> {
-        let is_new = |blob: &&Verified| !matches!(blob.standing, Standing::Found);
-        let files: Vec<_> = blobs.iter().filter(is_new).map(|blob| &*blob.file).collect();
+        let files: Vec<_> =
+            blobs.iter().filter(|blob| blob.partial.is_some()).map(|blob| &*blob.file).collect();
         self.disk.sync_files(&files).map_err(|error| refused(&error, "flush a blob"))
     }
 
@@ -341,34 +340,6 @@ impl Flusher {
             let _ = self.disk.rename(&layout::blob_path(&blob.digest), &layout::damaged_path(&blob.digest));
         }
         flushed.map_err(|error| refused(&error, format!("flush {}", blob.digest)))
-    }
-
-    /// Puts a blob under its name, unless it is there.
-    fn place(&self, digest: &Digest, standing: &Standing, file: &dyn DiskFile) -> Result<(), Error> {
-        match standing {
-            Standing::Found => Ok(()),
-            Standing::Partial(partial) => self.rename(digest, partial),
-            Standing::Unnamed => match self.disk.link(file, &layout::blob_path(digest)) {
-                Ok(()) => Ok(()),
-                Err(_) => self.place_copy(digest, file),
-            },
-        }
-    }
-
-    /// For systems that forbid links, and for a name that something else has by now.
-    fn place_copy(&self, digest: &Digest, file: &dyn DiskFile) -> Result<(), Error> {
-        let failed = |error: io::Error| refused(&error, format!("copy {digest}"));
-        let bytes = limited(file, SMALL).map_err(failed)?;
-        let copy = Partial::holding(&PullContext::new(), &self.disk, &bytes)?;
-        let placed = match self.flush {
-            Flush::Wait => copy.file.sync().map_err(failed),
-            Flush::Skip => Ok(()),
-        }
-        .and_then(|()| self.rename(digest, &copy.path));
-        if placed.is_err() {
-            copy.discard();
-        }
-        placed
     }
 
     fn rename(&self, digest: &Digest, partial: &str) -> Result<(), Error> {

@@ -51,7 +51,8 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) digest: Digest,
-    pub(super) standing: Standing,
+    /// Where it is, if it is not under its name yet.
+    pub(super) partial: Option<String>,
     pub(super) file: Box<dyn DiskFile>,
     pub(super) identity: (u64, u64),
     pub(super) awaited: Arc<Awaited>,
@@ -59,21 +60,10 @@ pub(super) struct Verified {
     pub(super) _place: Place,
 }
 
-/// Where a blob's verified bytes are.
-#[derive(Debug)]
-pub(in crate::store) enum Standing {
-    /// In the file at this path.
-    Partial(String),
-    /// In a file that has no name.
-    Unnamed,
-    /// Under their name: they were found there.
-    Found,
-}
-
 /// A blob whose file was closed.
 pub(super) struct Settled {
     pub(super) digest: Digest,
-    pub(super) standing: Standing,
+    pub(super) partial: Option<String>,
     identity: (u64, u64),
     awaited: Arc<Awaited>,
 }
@@ -222,8 +212,8 @@ impl Queue {
 
 impl Verified {
     pub(super) fn closed(self) -> Settled {
-        let Verified { digest, standing, identity, awaited, .. } = self;
-        Settled { digest, standing, identity, awaited }
+        let Verified { digest, partial, identity, awaited, .. } = self;
+        Settled { digest, partial, identity, awaited }
     }
 }
 
@@ -287,7 +277,7 @@ mod tests {
         let awaited = Awaited::new(size);
         queue.push_blob(Verified {
             digest: Digest::sha256(name.as_bytes()),
-            standing: Standing::Partial(name.to_owned()),
+            partial: Some(name.to_owned()),
             file: SimDisk::new().open(name, Access::Create).unwrap(),
             identity: (0, 0),
             awaited: awaited.clone(),

@@ -7,23 +7,22 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::PullContext;
-use crate::durable::{self, DiskFile, Metadata};
+use crate::durable::{DiskFile, Flush, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
-use crate::store::flusher::Standing;
 use crate::store::lease::{Lease, LeaseState};
 use crate::store::pieces::Note;
 use crate::store::{Inner, Store, layout, refused, wait};
 use claims::Claim;
 pub(super) use claims::Ingests;
-pub(super) use partial::Partial;
+use partial::Partial;
 
 /// How much is read at once, bytes.
 pub(super) const READ: usize = 128 << 10;
 
-/// A blob of so many bytes or fewer is kept in memory until it is whole. What a break loses of it is soon
-/// fetched again, and half the operations are enough to write it at once.
+/// With relaxed durability a blob of so many bytes or fewer is kept in memory until it is whole. What a
+/// break loses of it is soon fetched again, and half the operations are enough to write it at once.
 pub(crate) const SMALL: u64 = 16 << 10;
 
 /// What [`Store::begin`] found.
@@ -63,8 +62,8 @@ enum Gathered {
 
 impl Store {
     /// Begins to fetch `blob`, unless it is there. While another thread fetches it this waits, and while
-    /// another process does, unless it is [small](SMALL); what one that failed or died has left is gone on
-    /// from.
+    /// another process does, unless it is kept [in memory](SMALL); what one that failed or died has left is
+    /// gone on from.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `SizeMismatch` if the blob is there and of another size than the
@@ -73,32 +72,43 @@ impl Store {
         let store = &self.0;
         self.count_on(cx, lease, &[&blob.digest])?;
         let claim = store.ingests.claim(cx, &blob.digest)?;
+        if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
+            if awaited.size() != blob.size {
+                return Err(lies(blob));
+            }
+            lease.state().awaits(awaited);
+            return Ok(Begun::Present);
+        }
+        if let Some(found) = self.has(cx, blob)? {
+            return self.reuse(cx, lease, blob, &found);
+        }
+        if blob.size <= SMALL && store.settings.flush() == Flush::Skip {
+            let room = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
+            return Ok(Begun::Fetch(self.ingest(cx, lease, blob, Gathered::InMemory(room), claim)));
+        }
+        match self.lock_partial(cx, blob)? {
+            Ok(partial) => self.resume(cx, lease, blob, partial, claim).map(Begun::Fetch),
+            Err(found) => self.reuse(cx, lease, blob, &found),
+        }
+    }
+
+    /// Locks the file that the blob is to gather in, as soon as no other process holds it; or answers
+    /// what stands under the blob's name by then.
+    fn lock_partial(&self, cx: &PullContext, blob: &Descriptor) -> Result<Result<Partial, Metadata>, Error> {
         let mut pauses = wait::Pauses::new();
         loop {
-            if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
-                if awaited.size() != blob.size {
-                    return Err(lies(blob));
-                }
-                lease.state().awaits(awaited);
-                return Ok(Begun::Present);
-            }
-            if let Some(found) = self.has(cx, blob)? {
-                return self.reuse(cx, lease, blob, &found);
-            }
-            if blob.size <= SMALL {
-                let room = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-                return Ok(Begun::Fetch(self.ingest(cx, lease, blob, Gathered::InMemory(room), claim)));
-            }
-            let Some(partial) = Partial::lock(cx, &store.disk, &blob.digest)? else {
+            let Some(partial) = Partial::lock(cx, &self.0.disk, &blob.digest)? else {
                 pauses.wait(cx)?;
                 continue;
             };
             // Who held the lock until now may have finished since the look.
-            if let Some(found) = self.has(cx, blob)? {
-                partial.discard();
-                return self.reuse(cx, lease, blob, &found);
-            }
-            return self.resume(cx, lease, blob, partial, claim).map(Begun::Fetch);
+            return Ok(match self.has(cx, blob)? {
+                None => Ok(partial),
+                Some(found) => {
+                    partial.discard();
+                    Err(found)
+                }
+            });
         }
     }
 
@@ -290,35 +300,39 @@ impl Ingest {
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
             return Err(Error::new(ErrorKind::DigestMismatch, text));
         }
-        let (file, standing) = self.write_out()?;
-        let awaited = self.store.flusher.publish(&self.cx, &self.digest, standing, file)?;
+        match self.gathered.take() {
+            None => Err(self.lost()),
+            Some(Gathered::InFile(partial)) => self.publish(partial),
+            Some(Gathered::InMemory(bytes)) => {
+                let path = layout::blob_path(&self.digest);
+                match self.store.disk.create_whole(&path, &bytes) {
+                    Ok(()) => Ok(()),
+                    // That is not to be had here, or another process was faster.
+                    Err(_) => self.publish_by_file(&bytes),
+                }
+            }
+        }
+    }
+
+    fn publish(&self, Partial { path, file, .. }: Partial) -> Result<(), Error> {
+        file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
+        let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;
         if let Some(awaited) = awaited {
             self.lease.awaits(awaited);
         }
         Ok(())
     }
 
-    /// The file that has all of the blob, read-only.
-    fn write_out(&mut self) -> Result<(Box<dyn DiskFile>, Standing), Error> {
-        match self.gathered.take() {
-            None => Err(self.lost()),
-            Some(Gathered::InMemory(bytes)) => self.write_at_once(&bytes),
-            Some(Gathered::InFile(Partial { path, file, .. })) => {
-                file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
-                Ok((file, Standing::Partial(path)))
-            }
+    /// Publishes what gathered in memory in the way of larger blobs.
+    fn publish_by_file(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let blob = Descriptor::new("", self.digest.clone(), self.size);
+        let Ok(partial) = Store(self.store.clone()).lock_partial(&self.cx, &blob)? else { return Ok(()) };
+        partial.cut()?;
+        if let Err(error) = partial.file.write_at(bytes, 0) {
+            self.gathered = Some(Gathered::InFile(partial));
+            return Err(self.write_failed(&error));
         }
-    }
-
-    /// In a file without a name, which leaves nothing behind, where there are such files.
-    fn write_at_once(&self, bytes: &[u8]) -> Result<(Box<dyn DiskFile>, Standing), Error> {
-        let disk = &self.store.disk;
-        if let Ok(file) = disk.create_unnamed(durable::parent(&layout::blob_path(&self.digest))) {
-            file.write_at(bytes, 0).map_err(|error| refused(&error, format!("write {}", self.digest)))?;
-            return Ok((file, Standing::Unnamed));
-        }
-        let Partial { path, file, .. } = Partial::holding(&self.cx, disk, bytes)?;
-        Ok((file, Standing::Partial(path)))
+        self.publish(partial)
     }
 
     /// Throws away what was written.
@@ -348,7 +362,7 @@ impl Ingest {
         &self.cx
     }
 
-    /// The file that the bytes gather in; a [small](SMALL) blob has none.
+    /// The file that the bytes gather in; a blob that is kept [in memory](SMALL) has none.
     pub(super) fn file(&self) -> Result<&dyn DiskFile, Error> {
         match &self.gathered {
             Some(Gathered::InFile(partial)) => Ok(&*partial.file),

@@ -13,10 +13,10 @@ use crate::store::{layout, refused, wait};
 
 /// The file, locked.
 #[derive(Debug)]
-pub(in crate::store) struct Partial {
+pub(super) struct Partial {
     disk: Arc<dyn Disk>,
-    pub(in crate::store) path: String,
-    pub(in crate::store) file: Box<dyn DiskFile>,
+    pub(super) path: String,
+    pub(super) file: Box<dyn DiskFile>,
     /// Bytes that were there when it was locked.
     pub(super) found: u64,
 }
@@ -58,23 +58,6 @@ impl Partial {
         }
     }
 
-    /// A file that holds all of a blob, and is read-only from now on.
-    pub(in crate::store) fn holding(
-        cx: &PullContext,
-        disk: &Arc<dyn Disk>,
-        bytes: &[u8],
-    ) -> Result<Self, Error> {
-        let partial = Partial::unnamed(cx, disk)?;
-        let written = partial.file.write_at(bytes, 0).and_then(|()| partial.file.set_read_only());
-        match written.map_err(|error| partial.failed(&error)) {
-            Ok(()) => Ok(partial),
-            Err(error) => {
-                partial.discard();
-                Err(error)
-            }
-        }
-    }
-
     /// Writes and hashes all that `content` has.
     pub(super) fn fill(&self, cx: &PullContext, content: &mut dyn Read) -> Result<(Hasher, u64), Error> {
         let mut hasher = Hasher::new(Algorithm::Sha256);
@@ -96,7 +79,7 @@ impl Partial {
     }
 
     /// Throws the file away, while its lock is still held.
-    pub(in crate::store) fn discard(self) {
+    pub(super) fn discard(self) {
         if let Err(error) = self.disk.unlink(&self.path) {
             log::warn!("{} could not be removed: {error}", self.path);
         }

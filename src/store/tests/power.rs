@@ -209,6 +209,23 @@ fn what_was_pulled_without_flushes_is_flushed_when_a_pull_counts_on_it() {
 }
 
 #[test]
+fn what_is_flushed_is_not_replaced_by_what_is_not() {
+    let disk = SimDisk::new();
+    let store = open(&disk, false, Durability::Full).unwrap();
+    let unflushed = open(&disk, false, Durability::Relaxed).unwrap();
+    let [one, ..] = images();
+    let (lease, (blob, bytes)) = (unflushed.lease(), &one.layers[1]);
+    let mut late = fetch(&unflushed, &lease, blob);
+    late.write(bytes).unwrap();
+    one.pull_into(&store).unwrap();
+    late.commit().unwrap();
+    for outcome in OUTCOMES {
+        let promised = Promised { there: vec![one.clone()] };
+        assert_kept(&disk.after_power_cut(outcome), &promised, &format!("{outcome:?}"));
+    }
+}
+
+#[test]
 fn a_reused_blob_whose_flush_fails_is_not_flushed_again_but_fetched() {
     let [one, ..] = images();
     let unflushed = SimDisk::new();

@@ -70,46 +70,67 @@ fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_
 
 #[test]
 fn wrong_bytes_leave_nothing_behind() {
-    let (_dir, store) = store();
-    for (right, kept_of_a_part) in [(b"right".to_vec(), 0), (large(b"right"), 3)] {
-        let (lease, blob) = (store.lease(), blob(&right));
+    let [small, large] = [b"right".to_vec(), large(b"right")];
+    for (durability, right, kept_of_a_part) in [
+        (Durability::Full, &small, 3),
+        (Durability::Full, &large, 3),
+        (Durability::Relaxed, &small, 0),
+        (Durability::Relaxed, &large, 3),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+        let (lease, blob) = (store.lease(), blob(right));
         let wrong = [b"wrong", &right[5..]].concat();
-        let more = [&right, &b", and more"[..]].concat();
+        let more = [&right[..], b", and more"].concat();
         let cases = [
             (&wrong[..], ErrorKind::DigestMismatch, 0),
             (&right[..3], ErrorKind::SizeMismatch, kept_of_a_part),
             (&more, ErrorKind::SizeMismatch, 0),
         ];
         for (bytes, expected, kept) in cases {
+            let told = format!("{} of {} bytes, {durability:?}", bytes.len(), right.len());
             let mut ingest = fetch(&store, &lease, &blob);
             ingest.restart().unwrap();
             let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
-            assert_eq!(kind(outcome), expected, "{} bytes", bytes.len());
+            assert_eq!(kind(outcome), expected, "{told}");
             drop(ingest);
-            assert!(store.open_blob(&blob.digest).is_err());
-            assert_eq!(fetch(&store, &lease, &blob).offset(), kept);
+            assert!(store.open_blob(&blob.digest).is_err(), "{told}");
+            assert_eq!(fetch(&store, &lease, &blob).offset(), kept, "{told}");
         }
     }
 }
 
 #[test]
-fn a_blob_that_another_process_brought_first_is_brought_again_and_nothing_is_left_behind() {
+fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() {
+    let (small, large) = (b"small".to_vec(), large(b"large"));
+    for durability in [Durability::Full, Durability::Relaxed] {
+        for (bytes, brought) in [(&small, &small[..]), (&small, b"shrt"), (&small, b"longer"), (&large, b"")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+            let (lease, wanted) = (store.lease(), blob(bytes));
+            let path = dir.path().join(layout::blob_path(&wanted.digest));
+            let mut ingest = fetch(&store, &lease, &wanted);
+            ingest.write(bytes).unwrap();
+            std::fs::write(&path, brought).unwrap();
+            ingest.commit().unwrap();
+            store.0.flusher.settle(&lease.awaited()).unwrap();
+            assert!(std::fs::read(&path).unwrap() == *bytes, "{durability:?}, {brought:?}");
+            assert_eq!(std::fs::read_dir(dir.path().join(layout::PARTIALS)).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn all_blobs_can_be_read_by_everybody_and_written_by_nobody() {
     for durability in [Durability::Full, Durability::Relaxed] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::builder(dir.path()).durability(durability).open().unwrap();
-        for bytes in [b"small".to_vec(), large(b"large")] {
-            let (lease, wanted) = (store.lease(), blob(&bytes));
-            let path = dir.path().join(layout::blob_path(&wanted.digest));
-            let mut ingest = fetch(&store, &lease, &wanted);
-            ingest.write(&bytes).unwrap();
-            std::fs::write(&path, "of the other").unwrap();
-            ingest.commit().unwrap();
-            store.0.flusher.settle(&lease.awaited()).unwrap();
-            assert!(std::fs::read(&path).unwrap() == bytes, "{durability:?}");
-            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        TestImage::new("a", "a", &[b"small", &large(b"large")]).pull_into(&store).unwrap();
+        for entry in std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap() {
+            let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o444, "{durability:?}");
         }
-        assert_eq!(std::fs::read_dir(dir.path().join(layout::PARTIALS)).unwrap().count(), 0);
     }
 }
 
