@@ -21,8 +21,8 @@ const NEAR: f64 = 25e6;
 
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
-pub(super) struct Fetch<'a, 'r> {
-    pub(super) repository: &'a Repository<'r>,
+pub(super) struct Fetch<'a> {
+    pub(super) repository: &'a Repository<'a>,
     pub(super) lease: &'a Lease,
     pub(super) blob: &'a Descriptor,
     pub(super) phase: Phase,
@@ -35,7 +35,7 @@ struct Advance {
     resumed: u64,
 }
 
-impl Fetch<'_, '_> {
+impl Fetch<'_> {
     pub(super) fn begin(&self) -> Result<Begun, Error> {
         let begun = self.repository.service.store.begin(self.repository.cx, self.lease, self.blob);
         begun.map_err(|error| error.with_phase(Phase::Store))

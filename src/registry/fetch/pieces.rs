@@ -7,11 +7,10 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Scope;
 use std::time::Instant;
 
 use super::blob::Fetch;
-use super::crew::Crew;
+use super::crew::{Crew, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
 use crate::registry::ask::{Endpoint, Question, Whence};
@@ -70,35 +69,20 @@ enum Fetched {
     OnlyWhole,
 }
 
-impl<'a, 'r> Crew<'a, 'r> {
+impl<'a> Worker<'_, '_, 'a> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
-    pub(super) fn complete_in_pieces<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        ingest: Ingest,
-    ) -> Result<u64, Error> {
+    pub(super) fn complete_in_pieces(self, fetch: Fetch<'a>, ingest: Ingest) -> Result<u64, Error> {
         let had = fetch.blob.size.saturating_sub(ingest.missing());
-        let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             blob: fetch.blob,
-            pieces,
+            pieces: ingest.in_pieces(fetch.repository.service.settings.sharing.piece)?,
             had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
             is_sent_whole: AtomicBool::new(false),
-        });
-        let ended = self.lead(scope, fetch, &shared);
-        if let Err(error) = &ended {
-            self.fail(error.clone());
-        }
-        let shared = self.alone_again(shared);
-        ended?;
-        let Some(shared) = shared else {
-            return Err(Error::new(ErrorKind::Panicked, "a thread that helped with a blob has not left it"));
         };
-        let mut ingest = shared.pieces.into_ingest()?;
+        let mut ingest = self.lead(fetch, shared)?.pieces.into_ingest()?;
         if ingest.offset() < fetch.blob.size {
             return fetch.complete(ingest, had);
         }
@@ -111,29 +95,38 @@ impl<'a, 'r> Crew<'a, 'r> {
         }
     }
 
+    /// Fetches pieces until none is open, alone or with others.
+    fn lead(self, fetch: Fetch<'a>, shared: Shared<'a>) -> Result<Shared<'a>, Error> {
+        let shared = Arc::new(shared);
+        let led = self.fetch_pieces(fetch, &shared);
+        if let Err(error) = &led {
+            // Those who help leave sooner.
+            self.crew.fail(error.clone());
+        }
+        let shared = self.crew.alone_again(shared);
+        led.and(shared)
+    }
+
     /// Fetches pieces until none is open, and lets others join when the first bytes have come.
-    fn lead<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        shared: &Arc<Shared<'a>>,
-    ) -> Result<(), Error> {
+    fn fetch_pieces(self, fetch: Fetch<'a>, shared: &Arc<Shared<'a>>) -> Result<(), Error> {
         let is_offered = Cell::new(false);
         let offer = || {
             if !is_offered.get() && shared.pieces.written() >= PROBE {
                 is_offered.set(true);
-                self.floor.lock().shared.push(Arc::clone(shared));
-                self.get_help(scope);
+                self.crew.floor.lock().shared.push(Arc::clone(shared));
+                self.get_help();
             }
         };
         let is_told = Cell::new(false);
         while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
             // The way may have become slower since.
-            self.get_help(scope);
+            self.get_help();
         }
         Ok(())
     }
+}
 
+impl<'a> Crew<'a> {
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         let helper = Helper { crew: self, shared: Some(shared) };
@@ -153,23 +146,25 @@ impl<'a, 'r> Crew<'a, 'r> {
     }
 
     /// Lets nobody join any more, and waits until all helpers have left.
-    fn alone_again(&self, shared: Arc<Shared<'a>>) -> Option<Shared<'a>> {
+    fn alone_again(&self, shared: Arc<Shared<'a>>) -> Result<Shared<'a>, Error> {
         let mut floor = self.floor.lock();
         floor.shared.retain(|other| !Arc::ptr_eq(other, &shared));
         while shared.helpers.load(Ordering::Relaxed) > 0 {
             self.left.wait(&mut floor);
         }
-        Arc::into_inner(shared)
+        Arc::into_inner(shared).ok_or_else(|| {
+            Error::new(ErrorKind::Panicked, "a thread that helped with a blob has not left it")
+        })
     }
 }
 
 /// One who helps; leaves when dropped, also by a panic, for the leader waits for that.
-struct Helper<'c, 'a, 'r> {
-    crew: &'c Crew<'a, 'r>,
+struct Helper<'c, 'a> {
+    crew: &'c Crew<'a>,
     shared: Option<Arc<Shared<'a>>>,
 }
 
-impl Drop for Helper<'_, '_, '_> {
+impl Drop for Helper<'_, '_> {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         // Under the lock the leader sees the count only when it is the only holder again.
@@ -184,7 +179,7 @@ impl Drop for Helper<'_, '_, '_> {
 /// Fetches one piece from one host after the other. That the blob comes is told if it was not yet, and
 /// again when a piece that broke goes on.
 fn fetch_piece(
-    fetch: Fetch<'_, '_>,
+    fetch: Fetch<'_>,
     shared: &Shared<'_>,
     is_told: &Cell<bool>,
     came: impl Fn(),
@@ -210,7 +205,7 @@ fn fetch_piece(
 }
 
 fn download(
-    fetch: Fetch<'_, '_>,
+    fetch: Fetch<'_>,
     endpoint: &Endpoint,
     pieces: &Pieces,
     piece: &mut Piece,
