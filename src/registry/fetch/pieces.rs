@@ -13,9 +13,7 @@ use super::blob::Fetch;
 use super::crew::{Crew, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::ask::{Endpoint, Question, Whence};
-use crate::registry::headers::ContentRange;
-use crate::registry::retry::{self, Trial};
+use crate::registry::ask::{Endpoint, Whence};
 use crate::store::{Ingest, Piece, Pieces};
 
 /// So many bytes have to come before others join in.
@@ -187,8 +185,7 @@ fn fetch_piece(
     let pieces = &shared.pieces;
     let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
     let reached = Cell::new(piece.next);
-    let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
-    let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
+    let fetched = fetch.over_hosts(&reached, |endpoint| {
         let started = || {
             if !is_told.replace(true) {
                 fetch.report_start(&endpoint.name, shared.there());
@@ -214,22 +211,10 @@ fn download(
     came: &impl Fn(),
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_host(&endpoint.name);
-    let path = format!("blobs/{}", fetch.blob.digest);
     let from = piece.next;
     let range = format!("bytes={from}-{}", piece.end - 1);
-    let question =
-        Question { whence: Whence::Api(&path), accept: None, range: Some(&range), phase: fetch.phase };
-    let answer = fetch.repository.ask(endpoint, question)?;
-    if answer.reply.status() == 200 {
-        return Ok(Fetched::OnlyWhole);
-    }
-    let sent = ContentRange::parse(answer.reply.headers("content-range"));
-    let is_asked_for = sent.is_some_and(|sent| {
-        sent.first == piece.next
-            && sent.last == piece.end - 1
-            && sent.complete.is_none_or(|complete| complete == fetch.blob.size)
-    });
-    if answer.reply.status() != 206 || !is_asked_for {
+    let answer = fetch.ask(endpoint, Whence::Api(&fetch.path()), Some(&range))?;
+    if !fetch.is_brought(from..piece.end, &answer) {
         log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
         return Ok(Fetched::OnlyWhole);
     }
