@@ -14,6 +14,7 @@ use super::crew::{Crew, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
 use crate::registry::ask::{Endpoint, Whence};
+use crate::registry::http::Body;
 use crate::store::{Ingest, Piece, Pieces};
 
 /// So many bytes have to come before others join in.
@@ -109,14 +110,13 @@ impl<'a> Worker<'_, '_, 'a> {
     fn fetch_pieces(self, fetch: Fetch<'a>, shared: &Arc<Shared<'a>>) -> Result<(), Error> {
         let is_offered = Cell::new(false);
         let offer = || {
-            if !is_offered.get() && shared.pieces.written() >= PROBE {
-                is_offered.set(true);
+            if shared.pieces.written() >= PROBE && !is_offered.replace(true) {
                 self.crew.floor.lock().shared.push(Arc::clone(shared));
                 self.get_help();
             }
         };
-        let is_told = Cell::new(false);
-        while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
+        let hand = Hand { fetch, shared, is_told: Cell::new(false), came: &offer };
+        while hand.fetch_piece()? == Fetched::Piece {
             // The way may have become slower since.
             self.get_help();
         }
@@ -130,17 +130,15 @@ impl<'a> Crew<'a> {
         let helper = Helper { crew: self, shared: Some(shared) };
         let Some(shared) = &helper.shared else { return Ok(()) };
         let fetch = self.fetch_of(shared.blob);
-        let is_told = Cell::new(true);
-        loop {
-            match fetch_piece(fetch, shared, &is_told, || ())? {
-                Fetched::Piece => {}
-                Fetched::Nothing => return Ok(()),
-                Fetched::OnlyWhole => {
-                    shared.is_sent_whole.store(true, Ordering::Relaxed);
-                    return Ok(());
-                }
-            }
+        let hand = Hand { fetch, shared, is_told: Cell::new(true), came: &|| () };
+        let mut last = Fetched::Piece;
+        while last == Fetched::Piece {
+            last = hand.fetch_piece()?;
         }
+        if last == Fetched::OnlyWhole {
+            shared.is_sent_whole.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Lets nobody join any more, and waits until all helpers have left.
@@ -174,63 +172,66 @@ impl Drop for Helper<'_, '_> {
     }
 }
 
-/// Fetches one piece from one host after the other. That the blob comes is told if it was not yet, and
-/// again when a piece that broke goes on.
-fn fetch_piece(
-    fetch: Fetch<'_>,
-    shared: &Shared<'_>,
-    is_told: &Cell<bool>,
-    came: impl Fn(),
-) -> Result<Fetched, Error> {
-    let pieces = &shared.pieces;
-    let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
-    let reached = Cell::new(piece.next);
-    let fetched = fetch.over_hosts(&reached, |endpoint| {
-        let started = || {
-            if !is_told.replace(true) {
-                fetch.report_start(&endpoint.name, shared.there());
-            }
-        };
-        download(fetch, endpoint, pieces, &mut piece, &reached, &started, &came)
-            .inspect_err(|_| is_told.set(false))
-    });
-    match fetched {
-        Ok(Fetched::Piece) => pieces.finish(&piece)?,
-        _ => pieces.give_back(&piece),
-    }
-    fetched
+/// One who fetches pieces, the leader or a helper.
+struct Hand<'f, 'a> {
+    fetch: Fetch<'a>,
+    shared: &'f Shared<'a>,
+    /// Whether it was told that the blob comes; what broke is told anew when it goes on.
+    is_told: Cell<bool>,
+    /// Called whenever bytes have come.
+    came: &'f dyn Fn(),
 }
 
-fn download(
-    fetch: Fetch<'_>,
-    endpoint: &Endpoint,
-    pieces: &Pieces,
-    piece: &mut Piece,
-    reached: &Cell<u64>,
-    started: &impl Fn(),
-    came: &impl Fn(),
-) -> Result<Fetched, Error> {
-    let named = |error: Error| error.with_host(&endpoint.name);
-    let from = piece.next;
-    let range = format!("bytes={from}-{}", piece.end - 1);
-    let answer = fetch.ask(endpoint, Whence::Api(&fetch.path()), Some(&range))?;
-    if !fetch.is_brought(from..piece.end, &answer) {
-        log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
-        return Ok(Fetched::OnlyWhole);
+impl Hand<'_, '_> {
+    /// Fetches one piece from one host after the other.
+    fn fetch_piece(&self) -> Result<Fetched, Error> {
+        let pieces = &self.shared.pieces;
+        let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
+        let reached = Cell::new(piece.next);
+        let fetched = self.fetch.over_hosts(&reached, |endpoint| {
+            self.download(endpoint, &mut piece, &reached).inspect_err(|_| self.is_told.set(false))
+        });
+        match fetched {
+            Ok(Fetched::Piece) => pieces.finish(&piece)?,
+            _ => pieces.give_back(&piece),
+        }
+        fetched
     }
-    started();
-    let began = Instant::now();
-    let (mut body, _leave) = answer.into_body();
-    let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
-        pieces.write(piece, bytes)?;
-        came();
-        Ok(piece.next)
-    });
-    read.map_err(named)?;
-    fetch.note_pace(endpoint, piece.next - from, began);
-    if piece.next < piece.end {
-        let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
-        return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+
+    /// Fetches what is missing of a piece from one host.
+    fn download(
+        &self,
+        endpoint: &Endpoint,
+        piece: &mut Piece,
+        reached: &Cell<u64>,
+    ) -> Result<Fetched, Error> {
+        let (fetch, from) = (&self.fetch, piece.next);
+        let range = format!("bytes={from}-{}", piece.end - 1);
+        let answer = fetch.ask(endpoint, Whence::Api(&fetch.path()), Some(&range))?;
+        if !fetch.is_brought(from..piece.end, &answer) {
+            log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
+            return Ok(Fetched::OnlyWhole);
+        }
+        if !self.is_told.replace(true) {
+            fetch.report_start(&endpoint.name, self.shared.there());
+        }
+        let began = Instant::now();
+        let (mut body, _leave) = answer.into_body();
+        let named = |error: Error| error.with_host(&endpoint.name);
+        self.write(&mut body, piece, reached).map_err(named)?;
+        fetch.note_pace(endpoint, piece.next - from, began);
+        if piece.next < piece.end {
+            let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
+            return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+        }
+        Ok(Fetched::Piece)
     }
-    Ok(Fetched::Piece)
+
+    fn write(&self, body: &mut Body, piece: &mut Piece, reached: &Cell<u64>) -> Result<(), Error> {
+        self.fetch.read(body, piece.end - piece.next, reached, |bytes| {
+            self.shared.pieces.write(piece, bytes)?;
+            (self.came)();
+            Ok(piece.next)
+        })
+    }
 }
