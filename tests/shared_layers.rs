@@ -5,13 +5,13 @@
 
 mod common;
 
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::SOON;
 use common::pulls::quick;
+use common::threads::threads_named;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, FaultHandle, Registry, Stage, Target};
 use oci_puller::{CancelToken, ErrorKind, ImageService, PullContext, PullRequest, RegistryImageService};
@@ -75,9 +75,7 @@ fn service(dir: &Path) -> RegistryImageService {
 }
 
 fn blob_threads() -> usize {
-    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("blob-")).count()
+    threads_named("blob-")
 }
 
 #[test]
