@@ -45,6 +45,13 @@ impl Patience {
 /// else to do a thread starts in a twentieth of it, on a busy one that is what it takes.
 const SOON: Duration = Duration::from_millis(2);
 
+/// A near host's connection brings more bytes a second than this; 100 Mbit/s are half of it.
+const NEAR: f64 = 25e6;
+
+/// Bodies from so many bytes on tell how fast a connection is. How long a shorter one takes tells rather
+/// how busy this machine is.
+const TELLING: u64 = 256 << 10;
+
 /// All hosts of a service.
 #[derive(Debug)]
 pub(crate) struct Governor {
@@ -216,10 +223,11 @@ impl Governor {
         }
     }
 
-    /// Notes by how much a blob came later than from a near host. That it did not says nothing: a small
-    /// one comes in no time from anywhere.
-    pub(crate) fn note_delay(&self, host: &str, late: Duration) {
-        if late > SOON {
+    /// Notes how long so many bytes of a blob took to come. A host that brings them slowly is no near
+    /// one, however soon it answers; that it does not says nothing: a broad way may be a long one.
+    pub(crate) fn note_body(&self, host: &str, bytes: u64, time: Duration) {
+        let late = time.saturating_sub(Duration::from_secs_f64(bytes as f64 / NEAR));
+        if bytes >= TELLING && late > SOON {
             self.note_answer(host, late, true);
         }
     }
@@ -333,14 +341,26 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_comes_late_makes_a_host_far_and_one_in_time_makes_none_near() {
-        let governor = Governor::new(16, 4);
-        governor.note_answer("near", Duration::from_millis(1), true);
-        governor.note_delay("near", Duration::from_millis(200));
-        assert!(!governor.answers_soon("near"));
-        governor.note_answer("far", Duration::from_millis(20), true);
-        governor.note_delay("far", Duration::from_micros(10));
-        assert!(!governor.answers_soon("far"));
+    fn a_large_body_that_comes_late_makes_a_host_far_and_none_makes_one_near() {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        // After how many milliseconds it answered, and so many bytes came.
+        let cases = [
+            (1, MIB, 200, false, "40 Mbit/s"),
+            (1, MIB, 84, false, "100 Mbit/s"),
+            (1, 16 * MIB, 1342, false, "100 Mbit/s for a while"),
+            (1, 256 * KIB, 84, false, "25 Mbit/s"),
+            (1, MIB, 30, true, "280 Mbit/s"),
+            (1, 16 * MIB, 20, true, "what a machine brings to itself"),
+            (1, 10 * KIB, 20, true, "little, read late by a busy machine"),
+            (20, 16 * MIB, 20, false, "a long way, and a broad one"),
+        ];
+        for (answered, bytes, came, soon, what) in cases {
+            let governor = Governor::new(16, 4);
+            governor.note_answer("host", Duration::from_millis(answered), true);
+            governor.note_body("host", bytes, Duration::from_millis(came));
+            assert_eq!(governor.answers_soon("host"), soon, "{what}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
@@ -16,9 +16,6 @@ use crate::store::{Begun, Lease};
 /// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
 /// processor's cache until it is hashed and written.
 const PART: usize = 128 << 10;
-
-/// So many bytes a second a connection to a near host brings at least.
-const NEAR: f64 = 25e6;
 
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
@@ -95,11 +92,9 @@ impl Fetch<'_> {
         }
     }
 
-    /// Notes a body that came slowly: its host is no near one, however soon it answers.
+    /// Notes how long a body's bytes took to come.
     pub(super) fn note_pace(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
-        let expected = Duration::from_secs_f64(bytes as f64 / NEAR);
-        let late = began.elapsed().saturating_sub(expected);
-        self.repository.service.governor.note_delay(&endpoint.name, late);
+        self.repository.service.governor.note_body(&endpoint.name, bytes, began.elapsed());
     }
 
     pub(super) fn report_start(&self, host: &str, offset: u64) {
