@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::SOON;
 use common::pulls::quick;
+use common::threads::threads_named;
 use crossbeam_channel::unbounded;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, Target};
@@ -20,12 +21,6 @@ const IMAGES: usize = 60;
 const PULLS: usize = 6;
 const CONNECTIONS: usize = 5;
 const BLOBS_PER_PULL: usize = 3;
-
-fn threads_named(start: &str) -> usize {
-    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
-    names.filter(|name| name.starts_with(start)).count()
-}
 
 fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()

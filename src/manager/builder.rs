@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
+
 use super::backoff::{BackOff, Series};
-use super::core::{Core, Parts};
+use super::core::{Channels, Core};
 use super::crew::Crew;
 use super::events::EventSink;
 use super::flights::Flights;
@@ -178,7 +180,8 @@ impl ImageManagerBuilder {
         let now = self.clock.now();
         let bucket = (self.qps > 0.0).then(|| TokenBucket::new(self.qps, self.burst, now));
         let schedule = Schedule::new(limits, self.aging, now);
-        let core = Core::new(Parts {
+        let flights = Flights::new(schedule, bucket, BackOff::new(self.back_off));
+        let core = Arc::new(Core {
             service: self.service,
             puller,
             clock: self.clock,
@@ -186,7 +189,9 @@ impl ImageManagerBuilder {
             throttle: self.throttle,
             verification,
             records,
-            flights: Flights::new(schedule, bucket, BackOff::new(self.back_off)),
+            flights: Mutex::new(flights),
+            flight_ended: Condvar::new(),
+            channels: Channels::new(),
         });
         let crew = Crew::start(&core)?;
         Ok(ImageManager { core, crew, owns_puller })

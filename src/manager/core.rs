@@ -33,6 +33,11 @@ pub(super) struct Core {
     pub(super) records: Option<Records>,
     pub(super) flights: Mutex<Flights>,
     pub(super) flight_ended: Condvar,
+    pub(super) channels: Channels,
+}
+
+/// How the manager's threads are told what there is to do.
+pub(super) struct Channels {
     pub(super) jobs: (Sender<Job>, Receiver<Job>),
     pub(super) results: (Sender<PullResult>, Receiver<PullResult>),
     /// Wakes the timer when there is another time to wake at.
@@ -40,18 +45,6 @@ pub(super) struct Core {
     /// Disconnected at the end.
     pub(super) closing: Receiver<Infallible>,
     open: Mutex<Option<Sender<Infallible>>>,
-}
-
-/// What a caller chose.
-pub(super) struct Parts {
-    pub(super) service: Arc<dyn ImageService>,
-    pub(super) puller: Arc<dyn ImagePuller>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) sink: Option<Arc<dyn EventSink>>,
-    pub(super) throttle: Throttle,
-    pub(super) verification: Verification,
-    pub(super) records: Option<Records>,
-    pub(super) flights: Flights,
 }
 
 /// Work for the manager's threads.
@@ -78,30 +71,23 @@ pub(super) struct Settling {
     pub(super) reply: Reply,
 }
 
-impl Core {
-    pub(super) fn new(parts: Parts) -> Arc<Self> {
+impl Channels {
+    pub(super) fn new() -> Self {
         let (open, closing) = bounded(0);
-        Arc::new(Core {
-            service: parts.service,
-            puller: parts.puller,
-            clock: parts.clock,
-            sink: parts.sink,
-            throttle: parts.throttle,
-            verification: parts.verification,
-            records: parts.records,
-            flights: Mutex::new(parts.flights),
-            flight_ended: Condvar::new(),
+        Channels {
             jobs: unbounded(),
             results: unbounded(),
             times: bounded(1),
             closing,
             open: Mutex::new(Some(open)),
-        })
+        }
     }
+}
 
+impl Core {
     /// The threads end when they have done what there is to do.
     pub(super) fn close(&self) {
-        let open = self.open.lock().take();
+        let open = self.channels.open.lock().take();
         drop(open);
     }
 
@@ -127,7 +113,7 @@ impl Core {
 
     pub(super) fn push(&self, job: Job) {
         // Neither full nor disconnected, for it has no limit and we hold both its ends.
-        let _ = self.jobs.0.send(job);
+        let _ = self.channels.jobs.0.send(job);
     }
 
     /// Has the pulls started whose turn has come, and the timer look whether it has to wake earlier.
@@ -138,7 +124,7 @@ impl Core {
         let has_times = self.flights.lock().has_times();
         if has_times {
             // If it is full, the timer is about to look anyway.
-            let _ = self.times.0.try_send(());
+            let _ = self.channels.times.0.try_send(());
         }
     }
 

@@ -69,8 +69,8 @@ impl Core {
         let asked = self.read(&cx, &request, throttle).and_then(|ask| Ok((self.decide(&cx, &ask)?, ask)));
         let ask = match asked {
             Ok((Next::Pull, ask)) => ask,
-            Ok((Next::Answer(image), _)) => return reply.answer(Ok(*image), &self.closing),
-            Err(error) => return reply.answer(Err(error), &self.closing),
+            Ok((Next::Answer(image), _)) => return reply.answer(Ok(*image), &self.channels.closing),
+            Err(error) => return reply.answer(Err(error), &self.channels.closing),
         };
         match self.join(&cx, &ask, Waker::Reply(reply)) {
             Ok(ticket) => self.watch(&cx, ticket),
@@ -78,7 +78,7 @@ impl Core {
                 let Refused { why, waker } = *refused;
                 let outcome = self.refuse(&cx, &ask, why);
                 if let Waker::Reply(reply) = waker {
-                    reply.answer(outcome, &self.closing);
+                    reply.answer(outcome, &self.channels.closing);
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Core {
     /// The rest of it.
     pub(super) fn settle_submitted(&self, settling: Settling) {
         let Settling { cx, ask, news, reply } = settling;
-        reply.answer(self.settle(&cx, &ask, news), &self.closing);
+        reply.answer(self.settle(&cx, &ask, news), &self.channels.closing);
     }
 
     /// Sees to it that a cancel reaches an asker that no thread waits for. The hook goes in after the

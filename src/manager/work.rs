@@ -24,20 +24,20 @@ impl Core {
     pub(super) fn work(self: &Arc<Self>) {
         loop {
             select! {
-                recv(self.jobs.1) -> job => if let Ok(job) = job {
+                recv(self.channels.jobs.1) -> job => if let Ok(job) = job {
                     self.run(job);
                 },
-                recv(self.results.1) -> result => if let Ok(result) = result {
+                recv(self.channels.results.1) -> result => if let Ok(result) = result {
                     self.run_landing(result);
                 },
-                recv(self.closing) -> _ => return self.drain(),
+                recv(self.channels.closing) -> _ => return self.drain(),
             }
         }
     }
 
     /// Does what there still is to do.
     pub(super) fn drain(self: &Arc<Self>) {
-        while let Ok(job) = self.jobs.1.try_recv() {
+        while let Ok(job) = self.channels.jobs.1.try_recv() {
             self.run(job);
         }
     }
@@ -86,7 +86,7 @@ impl Core {
         }
         let watch = Watch { core: Arc::downgrade(self), number, audience };
         let cx = PullContext::new().with_cancel(&cancel).with_progress(Arc::new(watch));
-        let results = self.results.0.clone();
+        let results = self.channels.results.0.clone();
         let handed = catch_unwind(AssertUnwindSafe(|| self.puller.pull_image(cx, request, results)));
         if let Err(panic) = handed {
             self.land(number, never_begun(panicked(&*panic, "the puller")));
@@ -220,7 +220,7 @@ impl Core {
             let token = token_alarm.as_ref().map_or_else(never, |(_, alarm)| alarm.clone());
             let expired = deadline.map_or_else(never, at);
             select! {
-                recv(self.times.1) -> _ => {}
+                recv(self.channels.times.1) -> _ => {}
                 recv(token) -> _ => {
                     token_alarm = None;
                     let now = self.now();
@@ -228,7 +228,7 @@ impl Core {
                     self.push_ready(ready);
                 }
                 recv(expired) -> _ => self.dismiss_expired(),
-                recv(self.closing) -> _ => return,
+                recv(self.channels.closing) -> _ => return,
             }
         }
     }

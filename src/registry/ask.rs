@@ -307,11 +307,10 @@ impl<'a> Repository<'a> {
         let mut url = self.url(endpoint, question.whence)?;
         let mut took = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
-            let mut answer = self.ask_at(endpoint, &url, question, shown)?;
+            let answer = self.ask_at(endpoint, &url, question, shown)?;
             took += answer.took;
-            answer.took = took;
             if !policy::is_redirect(answer.reply.status()) {
-                return Ok(answer);
+                return Ok(Answer { took, ..answer });
             }
             let next = policy::next_hop(&url, answer.reply.header("location"));
             url = next.map_err(|refusal| final_protocol_error(refusal).with_host(&answer.host))?;

@@ -2,8 +2,8 @@
 //! tries.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -45,6 +45,13 @@ impl Patience {
 /// else to do a thread starts in a twentieth of it, on a busy one that is what it takes.
 const SOON: Duration = Duration::from_millis(2);
 
+/// A near host's connection brings more bytes a second than this; 100 Mbit/s are half of it.
+const NEAR: f64 = 25e6;
+
+/// Bodies from so many bytes on tell how fast a connection is. How long a shorter one takes tells rather
+/// how busy this machine is.
+const TELLING: u64 = 256 << 10;
+
 /// All hosts of a service.
 #[derive(Debug)]
 pub(crate) struct Governor {
@@ -60,8 +67,16 @@ struct HostState {
     slots: Slots,
     slots_if_soon: Slots,
     times: Mutex<Times>,
-    /// How long it takes to answer, microseconds.
-    answered_in: AtomicU64,
+    distance: Mutex<Distance>,
+}
+
+/// How far away a host is.
+#[derive(Debug, Default)]
+struct Distance {
+    /// How long it takes to answer; `None` before it was asked.
+    answers_in: Option<Duration>,
+    /// There while it answers [`SOON`], and disconnected when it does no more.
+    near: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +130,19 @@ impl Slots {
         Ok(Slot(self.clone()))
     }
 
+    /// Waits for a place; `None` when `needed` is disconnected first.
+    fn acquire_while(&self, cx: &PullContext, needed: &Receiver<Infallible>) -> Result<Option<Slot>, Error> {
+        if self.taken.try_send(()).is_err() {
+            select! {
+                send(self.taken, ()) -> _ => {}
+                recv(needed) -> _ => return Ok(None),
+                recv(cx.cancelled()) -> _ => return Err(cx.ended()),
+                recv(cx.expired()) -> _ => return Err(cx.ended()),
+            }
+        }
+        Ok(Some(Slot(self.clone())))
+    }
+
     /// Whether a place is free now.
     pub(crate) fn has_free(&self) -> bool {
         !self.taken.is_full()
@@ -148,8 +176,7 @@ impl Governor {
         loop {
             wait_at_gate(cx, host, &state)?;
             // What is small need not wait until a large body has come.
-            let is_bounded = is_blob && state.answers_soon();
-            let if_soon = is_bounded.then(|| state.slots_if_soon.acquire(cx)).transpose()?;
+            let if_soon = if is_blob { state.admit_if_soon(cx)? } else { None };
             let slot = state.slots.acquire(cx)?;
             // The gate may have closed while there was no slot.
             if state.closed_for().is_none() {
@@ -190,19 +217,17 @@ impl Governor {
     /// those may have a longer way.
     pub(crate) fn note_answer(&self, host: &str, time: Duration, is_blob: bool) {
         let state = self.state(host);
-        let before = state.answered_in.load(Ordering::Relaxed);
-        let now = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        // A slow answer weighs little: on a busy machine what was slow may have been this side.
-        let next = if now <= before { now } else { before + (now - before) / 8 };
-        if is_blob || before == u64::MAX {
-            state.answered_in.store(next, Ordering::Relaxed);
+        let mut distance = state.distance.lock();
+        if is_blob || distance.answers_in.is_none() {
+            distance.note(time);
         }
     }
 
-    /// Notes by how much a blob came later than from a near host. That it did not says nothing: a small
-    /// one comes in no time from anywhere.
-    pub(crate) fn note_delay(&self, host: &str, late: Duration) {
-        if late > SOON {
+    /// Notes how long so many bytes of a blob took to come. A host that brings them slowly is no near
+    /// one, however soon it answers; that it does not says nothing: a broad way may be a long one.
+    pub(crate) fn note_body(&self, host: &str, bytes: u64, time: Duration) {
+        let late = time.saturating_sub(Duration::from_secs_f64(bytes as f64 / NEAR));
+        if bytes >= TELLING && late > SOON {
             self.note_answer(host, late, true);
         }
     }
@@ -224,7 +249,7 @@ impl Governor {
             slots: Slots::new(self.slots_per_host),
             slots_if_soon: Slots::new(self.slots_if_soon),
             times: Mutex::default(),
-            answered_in: AtomicU64::new(u64::MAX),
+            distance: Mutex::default(),
         });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
@@ -233,12 +258,33 @@ impl Governor {
 
 impl HostState {
     fn answers_soon(&self) -> bool {
-        Duration::from_micros(self.answered_in.load(Ordering::Relaxed)) <= SOON
+        self.distance.lock().near.is_some()
+    }
+
+    /// Waits for one of the fewer slots, as long as the host answers soon.
+    fn admit_if_soon(&self, cx: &PullContext) -> Result<Option<Slot>, Error> {
+        let near = self.distance.lock().near.as_ref().map(|(_, near)| near.clone());
+        near.map_or(Ok(None), |near| self.slots_if_soon.acquire_while(cx, &near))
     }
 
     fn closed_for(&self) -> Option<Duration> {
         let left = self.times.lock().closed_until?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
+    }
+}
+
+impl Distance {
+    fn note(&mut self, time: Duration) {
+        let answers_in = match self.answers_in {
+            // A slow answer weighs little: on a busy machine what was slow may have been this side.
+            Some(before) if before < time => before + (time - before) / 8,
+            _ => time,
+        };
+        self.answers_in = Some(answers_in);
+        let is_near = answers_in <= SOON;
+        if is_near != self.near.is_some() {
+            self.near = is_near.then(|| bounded(0));
+        }
     }
 }
 
@@ -261,6 +307,8 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     /// After how many milliseconds something came, and whether it was a blob.
@@ -293,14 +341,26 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_comes_late_makes_a_host_far_and_one_in_time_makes_none_near() {
-        let governor = Governor::new(16, 4);
-        governor.note_answer("near", Duration::from_millis(1), true);
-        governor.note_delay("near", Duration::from_millis(200));
-        assert!(!governor.answers_soon("near"));
-        governor.note_answer("far", Duration::from_millis(20), true);
-        governor.note_delay("far", Duration::from_micros(10));
-        assert!(!governor.answers_soon("far"));
+    fn a_large_body_that_comes_late_makes_a_host_far_and_none_makes_one_near() {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        // After how many milliseconds it answered, and so many bytes came.
+        let cases = [
+            (1, MIB, 200, false, "40 Mbit/s"),
+            (1, MIB, 84, false, "100 Mbit/s"),
+            (1, 16 * MIB, 1342, false, "100 Mbit/s for a while"),
+            (1, 256 * KIB, 84, false, "25 Mbit/s"),
+            (1, MIB, 30, true, "280 Mbit/s"),
+            (1, 16 * MIB, 20, true, "what a machine brings to itself"),
+            (1, 10 * KIB, 20, true, "little, read late by a busy machine"),
+            (20, 16 * MIB, 20, false, "a long way, and a broad one"),
+        ];
+        for (answered, bytes, came, soon, what) in cases {
+            let governor = Governor::new(16, 4);
+            governor.note_answer("host", Duration::from_millis(answered), true);
+            governor.note_body("host", bytes, Duration::from_millis(came));
+            assert_eq!(governor.answers_soon("host"), soon, "{what}");
+        }
     }
 
     #[test]
@@ -315,5 +375,18 @@ mod tests {
         governor.note_answer("host", Duration::from_millis(1), true);
         assert!(fits(2));
         assert!(!fits(3));
+    }
+
+    #[test]
+    fn who_waits_for_one_of_the_fewer_slots_waits_no_more_when_the_host_turns_far() {
+        let governor = Governor::new(2, 1);
+        let cx = PullContext::new().with_timeout(Duration::from_secs(20));
+        governor.note_answer("host", Duration::from_millis(1), true);
+        let _kept = governor.admit(&cx, "host", true).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| governor.admit(&cx, "host", true).map(drop));
+            governor.note_answer("host", Duration::from_millis(100), true);
+            assert!(waiter.join().unwrap().is_ok());
+        });
     }
 }

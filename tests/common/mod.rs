@@ -7,6 +7,7 @@ pub mod clock;
 pub mod node;
 pub mod pulls;
 pub mod service;
+pub mod threads;
 
 /// Long enough for anything that should happen, also on a machine that is busy with other things.
 pub const SOON: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
 //! An image service that does as the image's name says.
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,12 +15,14 @@ use oci_puller::{
 /// | name | what its pull does |
 /// |---|---|
 /// | `gate/…` | waits for [`open`](Scripted::open), or its context |
+/// | `named/NAME` | gives its thread this name, and waits for [`open`](Scripted::open), or its context |
 /// | `deaf/…` | waits for [`open`](Scripted::open) only |
 /// | `panic/…` | panics |
 /// | `sizepanic/…` | succeeds, and panics when asked for the size |
 /// | `fail/…` | fails with `NotFound` |
 /// | `anonymous/…` | succeeds with an empty ref |
 /// | `sizeless/…` | succeeds; its size is an error |
+/// | `slow/…` | succeeds after 2 ms |
 /// | else | succeeds, 42 bytes |
 pub struct Scripted {
     pub started: Receiver<String>,
@@ -56,8 +59,13 @@ impl Scripted {
     }
 
     fn act(&self, cx: &PullContext, image: &str) -> Result<PulledImage, Error> {
-        match image.split('/').next().unwrap_or("") {
+        let (script, rest) = image.split_once('/').unwrap_or_default();
+        match script {
             "gate" => cx.wait_for(&self.gate.1).map(drop)?,
+            "named" => {
+                fs::write("/proc/thread-self/comm", rest).unwrap();
+                cx.wait_for(&self.gate.1).map(drop)?;
+            }
             "deaf" => self.gate.1.recv().unwrap(),
             "panic" => panic!("as {image} says"),
             "fail" => return Err(Error::new(ErrorKind::NotFound, "as its name says")),

@@ -1,7 +1,7 @@
 //! Registries, one of which has a trouble, and a service that pulls from them.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use oci_puller::{
     RegistryImageService, Resolver,
 };
 
+use super::common::pulls::free_port;
 use super::table::{Thing, Trouble};
 use super::tls::{PrivateCa, ServerCertificate, TlsAcceptor};
 
@@ -242,11 +243,6 @@ fn elsewhere(
     }
     let url = elsewhere.url();
     (Some(elsewhere), url)
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn service(

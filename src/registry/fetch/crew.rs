@@ -16,17 +16,18 @@ use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
 use crate::registry::Settings;
 use crate::registry::ask::Repository;
-use crate::registry::governor::Slot;
+use crate::registry::governor::{Slot, Slots};
 use crate::store::{Begun, Ingest, Lease};
 
 /// Bytes that one thread fetches alone where a host answers soon.
 const LITTLE: u64 = 128 << 10;
 
-/// Starts with the pull's own thread; whoever takes something up starts another if there is more. So a
-/// pull has a thread for each thing that it does, and one for all that it waits for other pulls to do.
-pub(super) struct Crew<'a, 'r> {
-    pub(super) repository: &'a Repository<'r>,
-    pub(super) stop: &'a CancelToken,
+/// What the threads share that fetch one image's blobs. The pull's own thread begins; whoever takes
+/// something up starts another if there is more. So a pull has a thread for each thing that it does, and
+/// one for all that it waits for other pulls to do.
+pub(super) struct Crew<'a> {
+    pub(super) repository: &'a Repository<'a>,
+    stop: &'a CancelToken,
     lease: &'a Lease,
     config: &'a Descriptor,
     /// Bytes that the store had not when this began.
@@ -34,6 +35,8 @@ pub(super) struct Crew<'a, 'r> {
     pub(super) floor: Mutex<Floor<'a>>,
     /// A helper has left.
     pub(super) left: Condvar,
+    /// The one leave to wait for a blob that another pull is at.
+    may_wait: Slots,
     tally: Tally,
 }
 
@@ -44,35 +47,36 @@ pub(super) struct Floor<'a> {
     threads: usize,
     /// No other could be started.
     is_at_limit: bool,
-    /// One of the threads waits for a blob that another pull is at.
-    awaits: bool,
     failed: Option<Error>,
 }
 
 enum Task<'a> {
-    Fetch(&'a Descriptor),
-    /// Waits until another pull has fetched it, or has failed to.
-    Await(&'a Descriptor),
+    /// A blob to fetch; or, with the leave to, to wait for until another pull has fetched it, or has
+    /// failed to.
+    Fetch(&'a Descriptor, Option<Slot>),
+    /// A blob that another thread fetches.
     Help(Arc<Shared<'a>>, Slot),
 }
 
-impl<'a, 'r> Crew<'a, 'r> {
+/// One of a crew's threads.
+#[derive(Clone, Copy)]
+pub(super) struct Worker<'s, 'e, 'a> {
+    pub(super) crew: &'s Crew<'a>,
+    /// Where it starts others.
+    scope: &'s Scope<'s, 'e>,
+}
+
+impl<'a> Crew<'a> {
     pub(super) fn new(
-        repository: &'a Repository<'r>,
+        repository: &'a Repository<'a>,
         stop: &'a CancelToken,
         lease: &'a Lease,
         config: &'a Descriptor,
         blobs: Vec<&'a Descriptor>,
         missing: u64,
     ) -> Self {
-        let floor = Floor {
-            blobs: blobs.into(),
-            shared: Vec::new(),
-            threads: 1,
-            is_at_limit: false,
-            awaits: false,
-            failed: None,
-        };
+        let floor =
+            Floor { blobs: blobs.into(), shared: Vec::new(), threads: 1, is_at_limit: false, failed: None };
         Crew {
             repository,
             stop,
@@ -81,6 +85,7 @@ impl<'a, 'r> Crew<'a, 'r> {
             missing,
             floor: Mutex::new(floor),
             left: Condvar::new(),
+            may_wait: Slots::new(1),
             tally: Tally::default(),
         }
     }
@@ -90,39 +95,96 @@ impl<'a, 'r> Crew<'a, 'r> {
     /// # Errors
     /// The first blob's that failed.
     pub(super) fn fetch_all(self) -> Result<Tally, Error> {
-        thread::scope(|scope| self.work(scope));
+        thread::scope(|scope| Worker { crew: &self, scope }.work());
         match self.floor.into_inner().failed {
             Some(error) => Err(error),
             None => Ok(self.tally),
         }
     }
+}
 
+impl<'a> Worker<'_, '_, 'a> {
     /// Does one thing after the other, until there is nothing to do or something has failed.
-    fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
-        while let Some(task) = self.next() {
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                self.get_help(scope);
-                match task {
-                    Task::Fetch(blob) => self.fetch(scope, blob),
-                    Task::Await(blob) => self.await_other(scope, blob),
-                    Task::Help(shared, _leave) => self.help(shared),
-                }
-            }));
-            match done {
+    fn work(self) {
+        while let Some(task) = self.crew.next() {
+            match catch_unwind(AssertUnwindSafe(|| self.take_up(task))) {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => self.fail(error),
-                Err(_) => self.fail(Error::new(ErrorKind::Panicked, "a thread that fetched a blob panicked")),
+                Ok(Err(error)) => self.crew.fail(error),
+                Err(_) => {
+                    let message = "a thread that fetched a blob panicked";
+                    self.crew.fail(Error::new(ErrorKind::Panicked, message));
+                }
             }
         }
     }
 
-    /// The first failure counts; the others are of its making.
-    pub(super) fn fail(&self, error: Error) {
-        self.floor.lock().failed.get_or_insert(error);
-        self.stop.cancel();
+    fn take_up(self, task: Task<'a>) -> Result<(), Error> {
+        self.get_help();
+        match task {
+            Task::Fetch(blob, waits) => self.fetch(blob, waits),
+            Task::Help(shared, _leave) => self.crew.help(shared),
+        }
     }
 
-    /// What this thread does next; `None` is its end, and then it is counted no more.
+    /// Fetches a blob that the store has not. If another pull was at it and failed, what that leaves is
+    /// for this one to fetch, this blob and maybe others.
+    fn fetch(self, blob: &'a Descriptor, waits: Option<Slot>) -> Result<(), Error> {
+        let (cx, tally) = (self.crew.repository.cx, &self.crew.tally);
+        let fetch = self.crew.fetch_of(blob);
+        let begun = fetch.begin()?;
+        // Another thread may wait for another blob now.
+        drop(waits);
+        match begun {
+            Begun::Present => {
+                tally.count(0, blob.size);
+                cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
+            }
+            Begun::Fetch(ingest) => {
+                self.get_help();
+                let reused = self.complete(fetch, ingest)?;
+                tally.count(blob.size.saturating_sub(reused), reused);
+                cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a blob to its end. Returns how many of its bytes an earlier pull has left.
+    fn complete(self, fetch: Fetch<'a>, ingest: Ingest) -> Result<u64, Error> {
+        if let Some(data) = &fetch.blob.data {
+            return commit_inline(ingest, data);
+        }
+        let service = self.crew.repository.service;
+        let leave = service.downloads.acquire(self.crew.repository.cx);
+        let _leave = leave.map_err(|error| error.with_phase(fetch.phase))?;
+        if fetch.blob.urls.is_empty() && fetch.blob.size >= service.settings.sharing.from {
+            return self.complete_in_pieces(fetch, ingest);
+        }
+        let resumed = ingest.offset();
+        fetch.complete(ingest, resumed)
+    }
+
+    /// Starts another thread if there is something to do for it.
+    pub(super) fn get_help(self) {
+        let mut floor = self.crew.floor.lock();
+        if !self.crew.wants_thread(&floor) {
+            return;
+        }
+        let name = format!("blob-{}", floor.threads);
+        let stack = self.crew.repository.service.settings.stack_size;
+        let thread = thread::Builder::new().name(name).stack_size(stack);
+        match thread.spawn_scoped(self.scope, move || self.work()) {
+            Ok(_) => floor.threads += 1,
+            Err(error) => {
+                floor.is_at_limit = true;
+                log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
+            }
+        }
+    }
+}
+
+impl<'a> Crew<'a> {
+    /// What a thread does next; `None` is its end, and then it is counted no more.
     fn next(&self) -> Option<Task<'a>> {
         let mut floor = self.floor.lock();
         let task = self.choose(&mut floor);
@@ -136,7 +198,7 @@ impl<'a, 'r> Crew<'a, 'r> {
             return None;
         }
         if let Some(place) = self.place_of_free(floor) {
-            return floor.blobs.remove(place).map(Task::Fetch);
+            return floor.blobs.remove(place).map(|blob| Task::Fetch(blob, None));
         }
         if let Some(shared) = neediest(floor)
             && let Some(leave) = self.repository.service.downloads.try_acquire()
@@ -144,12 +206,8 @@ impl<'a, 'r> Crew<'a, 'r> {
             shared.join();
             return Some(Task::Help(Arc::clone(shared), leave));
         }
-        if floor.awaits {
-            return None;
-        }
-        let blob = floor.blobs.pop_front()?;
-        floor.awaits = true;
-        Some(Task::Await(blob))
+        let waits = self.may_wait.try_acquire()?;
+        floor.blobs.pop_front().map(|blob| Task::Fetch(blob, Some(waits)))
     }
 
     /// Where among the blobs that are left the first is that nobody in this process is at.
@@ -158,26 +216,12 @@ impl<'a, 'r> Crew<'a, 'r> {
         floor.blobs.iter().position(|blob| !store.is_being_fetched(&blob.digest))
     }
 
-    /// Starts another thread if there is something to do for it.
-    pub(super) fn get_help<'s>(&'s self, scope: &'s Scope<'s, '_>) {
-        let service = self.repository.service;
-        let mut floor = self.floor.lock();
-        let can_help = || neediest(&floor).is_some() && service.downloads.has_free();
-        if floor.is_at_limit
-            || floor.threads >= self.useful_threads()
-            || (self.place_of_free(&floor).is_none() && !can_help())
-        {
-            return;
-        }
-        let name = format!("blob-{}", floor.threads);
-        let thread = thread::Builder::new().name(name).stack_size(service.settings.stack_size);
-        match thread.spawn_scoped(scope, || self.work(scope)) {
-            Ok(_) => floor.threads += 1,
-            Err(error) => {
-                floor.is_at_limit = true;
-                log::warn!("fewer blobs are fetched at a time: no thread could be started: {error}");
-            }
-        }
+    /// Whether one thread more would be of use, and find something to do.
+    fn wants_thread(&self, floor: &Floor<'a>) -> bool {
+        let can_help = || neediest(floor).is_some() && self.repository.service.downloads.has_free();
+        !floor.is_at_limit
+            && floor.threads < self.useful_threads()
+            && (self.place_of_free(floor).is_some() || can_help())
     }
 
     /// How many threads are of use. Where the host answers soon, what bounds the pull is this machine:
@@ -196,71 +240,15 @@ impl<'a, 'r> Crew<'a, 'r> {
         }
     }
 
-    pub(super) fn is_large(&self, blob: &Descriptor) -> bool {
-        let is_plain = blob.data.is_none() && blob.urls.is_empty();
-        is_plain && blob.size >= self.repository.service.settings.sharing.from
-    }
-
-    fn fetch<'s>(&'s self, scope: &'s Scope<'s, '_>, blob: &'a Descriptor) -> Result<(), Error> {
-        let fetch = self.fetch_of(blob);
-        let begun = fetch.begin()?;
-        self.go_on(scope, fetch, begun)
-    }
-
-    /// Waits for a blob that another pull is at. If that fails, what it leaves is for this pull to fetch,
-    /// this blob and maybe others.
-    fn await_other<'s>(&'s self, scope: &'s Scope<'s, '_>, blob: &'a Descriptor) -> Result<(), Error> {
-        let fetch = self.fetch_of(blob);
-        let begun = fetch.begin();
-        self.floor.lock().awaits = false;
-        self.go_on(scope, fetch, begun?)
-    }
-
-    fn go_on<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        begun: Begun,
-    ) -> Result<(), Error> {
-        let (cx, blob) = (self.repository.cx, fetch.blob);
-        match begun {
-            Begun::Present => {
-                self.tally.count(0, blob.size);
-                cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
-            }
-            Begun::Fetch(ingest) => {
-                // Whoever was at it has left, and maybe others, too.
-                self.get_help(scope);
-                let reused = self.complete(scope, fetch, ingest)?;
-                self.tally.count(blob.size.saturating_sub(reused), reused);
-                cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings a blob to its end. Returns how many of its bytes an earlier pull has left.
-    fn complete<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        ingest: Ingest,
-    ) -> Result<u64, Error> {
-        if let Some(data) = &fetch.blob.data {
-            return commit_inline(ingest, data);
-        }
-        let downloads = &self.repository.service.downloads;
-        let _leave = downloads.acquire(self.repository.cx).map_err(|error| error.with_phase(fetch.phase))?;
-        if self.is_large(fetch.blob) {
-            return self.complete_in_pieces(scope, fetch, ingest);
-        }
-        let resumed = ingest.offset();
-        fetch.complete(ingest, resumed)
-    }
-
-    pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a, 'r> {
+    pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a> {
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
         Fetch { repository: self.repository, lease: self.lease, blob, phase }
+    }
+
+    /// Ends the others, too. The first failure counts; theirs are of its making.
+    pub(super) fn fail(&self, error: Error) {
+        self.floor.lock().failed.get_or_insert(error);
+        self.stop.cancel();
     }
 }
 

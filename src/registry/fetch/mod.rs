@@ -3,6 +3,7 @@
 mod blob;
 mod crew;
 mod pieces;
+mod whole;
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU64, Ordering};

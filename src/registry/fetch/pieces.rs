@@ -7,16 +7,14 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Scope;
 use std::time::Instant;
 
 use super::blob::Fetch;
-use super::crew::Crew;
+use super::crew::{Crew, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::ask::{Endpoint, Question, Whence};
-use crate::registry::headers::ContentRange;
-use crate::registry::retry::{self, Trial};
+use crate::registry::ask::{Endpoint, Whence};
+use crate::registry::http::Body;
 use crate::store::{Ingest, Piece, Pieces};
 
 /// So many bytes have to come before others join in.
@@ -70,35 +68,20 @@ enum Fetched {
     OnlyWhole,
 }
 
-impl<'a, 'r> Crew<'a, 'r> {
+impl<'a> Worker<'_, '_, 'a> {
     /// Fetches a large blob; those who are idle may join. Where a host knows no ranges, or a piece was
     /// wrong and nobody can tell which, it is fetched whole.
-    pub(super) fn complete_in_pieces<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        ingest: Ingest,
-    ) -> Result<u64, Error> {
+    pub(super) fn complete_in_pieces(self, fetch: Fetch<'a>, ingest: Ingest) -> Result<u64, Error> {
         let had = fetch.blob.size.saturating_sub(ingest.missing());
-        let pieces = ingest.in_pieces(self.repository.service.settings.sharing.piece)?;
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             blob: fetch.blob,
-            pieces,
+            pieces: ingest.in_pieces(fetch.repository.service.settings.sharing.piece)?,
             had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
             is_sent_whole: AtomicBool::new(false),
-        });
-        let ended = self.lead(scope, fetch, &shared);
-        if let Err(error) = &ended {
-            self.fail(error.clone());
-        }
-        let shared = self.alone_again(shared);
-        ended?;
-        let Some(shared) = shared else {
-            return Err(Error::new(ErrorKind::Panicked, "a thread that helped with a blob has not left it"));
         };
-        let mut ingest = shared.pieces.into_ingest()?;
+        let mut ingest = self.lead(fetch, shared)?.pieces.into_ingest()?;
         if ingest.offset() < fetch.blob.size {
             return fetch.complete(ingest, had);
         }
@@ -111,65 +94,73 @@ impl<'a, 'r> Crew<'a, 'r> {
         }
     }
 
+    /// Fetches pieces until none is open, alone or with others.
+    fn lead(self, fetch: Fetch<'a>, shared: Shared<'a>) -> Result<Shared<'a>, Error> {
+        let shared = Arc::new(shared);
+        let led = self.fetch_pieces(fetch, &shared);
+        if let Err(error) = &led {
+            // Those who help leave sooner.
+            self.crew.fail(error.clone());
+        }
+        let shared = self.crew.alone_again(shared);
+        led.and(shared)
+    }
+
     /// Fetches pieces until none is open, and lets others join when the first bytes have come.
-    fn lead<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        fetch: Fetch<'a, 'r>,
-        shared: &Arc<Shared<'a>>,
-    ) -> Result<(), Error> {
+    fn fetch_pieces(self, fetch: Fetch<'a>, shared: &Arc<Shared<'a>>) -> Result<(), Error> {
         let is_offered = Cell::new(false);
         let offer = || {
-            if !is_offered.get() && shared.pieces.written() >= PROBE {
-                is_offered.set(true);
-                self.floor.lock().shared.push(Arc::clone(shared));
-                self.get_help(scope);
+            if shared.pieces.written() >= PROBE && !is_offered.replace(true) {
+                self.crew.floor.lock().shared.push(Arc::clone(shared));
+                self.get_help();
             }
         };
-        let is_told = Cell::new(false);
-        while fetch_piece(fetch, shared, &is_told, offer)? == Fetched::Piece {
+        let hand = Hand { fetch, shared, is_told: Cell::new(false), came: &offer };
+        while hand.fetch_piece()? == Fetched::Piece {
             // The way may have become slower since.
-            self.get_help(scope);
+            self.get_help();
         }
         Ok(())
     }
+}
 
+impl<'a> Crew<'a> {
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         let helper = Helper { crew: self, shared: Some(shared) };
         let Some(shared) = &helper.shared else { return Ok(()) };
         let fetch = self.fetch_of(shared.blob);
-        let is_told = Cell::new(true);
-        loop {
-            match fetch_piece(fetch, shared, &is_told, || ())? {
-                Fetched::Piece => {}
-                Fetched::Nothing => return Ok(()),
-                Fetched::OnlyWhole => {
-                    shared.is_sent_whole.store(true, Ordering::Relaxed);
-                    return Ok(());
-                }
-            }
+        let hand = Hand { fetch, shared, is_told: Cell::new(true), came: &|| () };
+        let mut last = Fetched::Piece;
+        while last == Fetched::Piece {
+            last = hand.fetch_piece()?;
         }
+        if last == Fetched::OnlyWhole {
+            shared.is_sent_whole.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Lets nobody join any more, and waits until all helpers have left.
-    fn alone_again(&self, shared: Arc<Shared<'a>>) -> Option<Shared<'a>> {
+    fn alone_again(&self, shared: Arc<Shared<'a>>) -> Result<Shared<'a>, Error> {
         let mut floor = self.floor.lock();
         floor.shared.retain(|other| !Arc::ptr_eq(other, &shared));
         while shared.helpers.load(Ordering::Relaxed) > 0 {
             self.left.wait(&mut floor);
         }
-        Arc::into_inner(shared)
+        Arc::into_inner(shared).ok_or_else(|| {
+            Error::new(ErrorKind::Panicked, "a thread that helped with a blob has not left it")
+        })
     }
 }
 
 /// One who helps; leaves when dropped, also by a panic, for the leader waits for that.
-struct Helper<'c, 'a, 'r> {
-    crew: &'c Crew<'a, 'r>,
+struct Helper<'c, 'a> {
+    crew: &'c Crew<'a>,
     shared: Option<Arc<Shared<'a>>>,
 }
 
-impl Drop for Helper<'_, '_, '_> {
+impl Drop for Helper<'_, '_> {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         // Under the lock the leader sees the count only when it is the only holder again.
@@ -181,76 +172,66 @@ impl Drop for Helper<'_, '_, '_> {
     }
 }
 
-/// Fetches one piece from one host after the other. That the blob comes is told if it was not yet, and
-/// again when a piece that broke goes on.
-fn fetch_piece(
-    fetch: Fetch<'_, '_>,
-    shared: &Shared<'_>,
-    is_told: &Cell<bool>,
-    came: impl Fn(),
-) -> Result<Fetched, Error> {
-    let pieces = &shared.pieces;
-    let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
-    let reached = Cell::new(piece.next);
-    let trial = Trial { phase: fetch.phase, may: |host| host.capabilities.pull, reached: &reached };
-    let fetched = retry::over_hosts(fetch.repository, &trial, |endpoint| {
-        let started = || {
-            if !is_told.replace(true) {
-                fetch.report_start(&endpoint.name, shared.there());
-            }
-        };
-        download(fetch, endpoint, pieces, &mut piece, &reached, &started, &came)
-            .inspect_err(|_| is_told.set(false))
-    });
-    match fetched {
-        Ok(Fetched::Piece) => pieces.finish(&piece)?,
-        _ => pieces.give_back(&piece),
-    }
-    fetched
+/// One who fetches pieces, the leader or a helper.
+struct Hand<'f, 'a> {
+    fetch: Fetch<'a>,
+    shared: &'f Shared<'a>,
+    /// Whether it was told that the blob comes; what broke is told anew when it goes on.
+    is_told: Cell<bool>,
+    /// Called whenever bytes have come.
+    came: &'f dyn Fn(),
 }
 
-fn download(
-    fetch: Fetch<'_, '_>,
-    endpoint: &Endpoint,
-    pieces: &Pieces,
-    piece: &mut Piece,
-    reached: &Cell<u64>,
-    started: &impl Fn(),
-    came: &impl Fn(),
-) -> Result<Fetched, Error> {
-    let named = |error: Error| error.with_host(&endpoint.name);
-    let path = format!("blobs/{}", fetch.blob.digest);
-    let from = piece.next;
-    let range = format!("bytes={from}-{}", piece.end - 1);
-    let question =
-        Question { whence: Whence::Api(&path), accept: None, range: Some(&range), phase: fetch.phase };
-    let answer = fetch.repository.ask(endpoint, question)?;
-    if answer.reply.status() == 200 {
-        return Ok(Fetched::OnlyWhole);
+impl Hand<'_, '_> {
+    /// Fetches one piece from one host after the other.
+    fn fetch_piece(&self) -> Result<Fetched, Error> {
+        let pieces = &self.shared.pieces;
+        let Some(mut piece) = pieces.take() else { return Ok(Fetched::Nothing) };
+        let reached = Cell::new(piece.next);
+        let fetched = self.fetch.over_hosts(&reached, |endpoint| {
+            self.download(endpoint, &mut piece, &reached).inspect_err(|_| self.is_told.set(false))
+        });
+        match fetched {
+            Ok(Fetched::Piece) => pieces.finish(&piece)?,
+            _ => pieces.give_back(&piece),
+        }
+        fetched
     }
-    let sent = ContentRange::parse(answer.reply.headers("content-range"));
-    let is_asked_for = sent.is_some_and(|sent| {
-        sent.first == piece.next
-            && sent.last == piece.end - 1
-            && sent.complete.is_none_or(|complete| complete == fetch.blob.size)
-    });
-    if answer.reply.status() != 206 || !is_asked_for {
-        log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
-        return Ok(Fetched::OnlyWhole);
+
+    /// Fetches what is missing of a piece from one host.
+    fn download(
+        &self,
+        endpoint: &Endpoint,
+        piece: &mut Piece,
+        reached: &Cell<u64>,
+    ) -> Result<Fetched, Error> {
+        let (fetch, from) = (&self.fetch, piece.next);
+        let range = format!("bytes={from}-{}", piece.end - 1);
+        let answer = fetch.ask(endpoint, Whence::Api(&fetch.path()), Some(&range))?;
+        if !fetch.is_brought(from..piece.end, &answer) {
+            log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
+            return Ok(Fetched::OnlyWhole);
+        }
+        if !self.is_told.replace(true) {
+            fetch.report_start(&endpoint.name, self.shared.there());
+        }
+        let began = Instant::now();
+        let (mut body, _leave) = answer.into_body();
+        let named = |error: Error| error.with_host(&endpoint.name);
+        self.write(&mut body, piece, reached).map_err(named)?;
+        fetch.note_pace(endpoint, piece.next - from, began);
+        if piece.next < piece.end {
+            let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
+            return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+        }
+        Ok(Fetched::Piece)
     }
-    started();
-    let began = Instant::now();
-    let (mut body, _leave) = answer.into_body();
-    let read = fetch.read(&mut body, piece.end - piece.next, reached, |bytes| {
-        pieces.write(piece, bytes)?;
-        came();
-        Ok(piece.next)
-    });
-    read.map_err(named)?;
-    fetch.note_pace(endpoint, piece.next - from, began);
-    if piece.next < piece.end {
-        let message = format!("{} bytes of the range {range} are missing", piece.end - piece.next);
-        return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+
+    fn write(&self, body: &mut Body, piece: &mut Piece, reached: &Cell<u64>) -> Result<(), Error> {
+        self.fetch.read(body, piece.end - piece.next, reached, |bytes| {
+            self.shared.pieces.write(piece, bytes)?;
+            (self.came)();
+            Ok(piece.next)
+        })
     }
-    Ok(Fetched::Piece)
 }

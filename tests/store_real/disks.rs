@@ -1,0 +1,101 @@
+//! Disks that are full, read-only, or lose power.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use libtest_mimic::Failed;
+use oci_puller::{ErrorKind, Store};
+
+use crate::archives::image;
+use crate::worker::start;
+use crate::{Outcome, check, check_all, cx, images, run, tool, write_archives};
+
+/// A file system that is unmounted at the end, whatever happens.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(line: &str, at: &Path) -> Result<Self, Failed> {
+        fs::create_dir_all(at)?;
+        run(tool(line).arg(at))?;
+        Ok(Mounted(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+pub(crate) fn full_disk(dir: &Path) -> Outcome {
+    let disk = Mounted::new("mount -t tmpfs -o size=4m tmpfs", &dir.join("tmpfs"))?;
+    let path = disk.0.join("store");
+    let store = Store::builder(&path).reserve(64 << 10).open()?;
+    let small = image("small:1", &[&[1; 1 << 20]]);
+    store.import(&cx(), &small.archive[..])?;
+    let large = image("large:1", &[&[2; 2 << 20], &[3; 2 << 20]]);
+    let error = store.import(&cx(), &large.archive[..]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
+    assert!(error.message().contains("2097152 bytes are needed"), "{error}");
+    // Out of space in the middle: somebody else takes what was free.
+    fs::write(disk.0.join("other"), vec![0; 1 << 20])?;
+    let careless = Store::builder(&path).reserve(0).open()?;
+    let middling = image("middling:1", &[&[4; 1 << 20], &[5; 1 << 20]]);
+    assert_eq!(careless.import(&cx(), &middling.archive[..]).unwrap_err().kind(), ErrorKind::DiskFull);
+    assert_eq!(fs::read_dir(path.join(".oci-puller/partial"))?.count(), 0);
+    check_all(&path, &[small])?;
+    fs::remove_file(disk.0.join("other"))?;
+    store.import(&cx(), &middling.archive[..])?;
+    check_all(&path, &[middling])
+}
+
+pub(crate) fn read_only(dir: &Path) -> Outcome {
+    let path = dir.join("store");
+    Store::open(&path)?.import(&cx(), &images()[0].archive[..])?;
+    let disk = Mounted::new(&format!("mount --bind {}", path.display()), &dir.join("view"))?;
+    run(tool("mount -o remount,bind,ro").arg(&disk.0))?;
+    let store = Store::open(&disk.0)?;
+    check(&store, &images()[0])?;
+    store.export(&cx(), &images()[0].name, std::io::sink())?;
+    for error in [
+        store.import(&cx(), &images()[1].archive[..]).unwrap_err(),
+        store.remove(&cx(), &images()[0].name).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+    }
+    check_all(&disk.0, &images()[..1])
+}
+
+pub(crate) fn power_cuts(dir: &Path) -> Outcome {
+    let disk_image = dir.join("disk");
+    fs::File::create(&disk_image)?.set_len(64 << 20)?;
+    run(tool("mkfs.ext4 -q -F").arg(&disk_image))?;
+    let pulled: Vec<_> =
+        (0..400u32).map(|at| image(&format!("image:{at}"), &[&at.to_le_bytes(), &[7; 3000]])).collect();
+    let archives = write_archives(dir, &pulled)?;
+    let mut answered = 0;
+    for cut in 0..20 {
+        let mount = format!("mount -o loop {}", disk_image.display());
+        let disk = Mounted::new(&mount, &dir.join("mounted"))?;
+        let path = disk.0.join("store");
+        check_all(&path, &pulled[..answered]).map_err(|error| format!("after {cut} cuts: {error:?}"))?;
+        let work = format!("import {} {}", path.display(), archives[answered..].join(" "));
+        let mut child = start(&work).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Somewhere in the pulls, later with each cut.
+        for _ in 0..=cut % 5 {
+            answered += usize::from(lines.next().is_some());
+        }
+        std::thread::sleep(Duration::from_micros(fastrand::u64(..3000)));
+        // EXT4_IOC_SHUTDOWN with NOLOGFLUSH: what is not on the disk now never gets there.
+        let cut = r#"sysopen(D, $ARGV[0], 0) or die; my $f = pack("I", 2); ioctl(D, 0x8004587D, $f) or die"#;
+        run(Command::new("perl").args(["-e", cut]).arg(&disk.0))?;
+        answered += lines.map_while(Result::ok).count();
+        child.wait()?;
+    }
+    let disk = Mounted::new(&format!("mount -o loop {}", disk_image.display()), &dir.join("mounted"))?;
+    check_all(&disk.0.join("store"), &pulled[..answered])
+}
