@@ -20,8 +20,8 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// Opens a regular file.
     fn open(&self, path: &str, access: Access) -> io::Result<Box<dyn DiskFile>>;
     /// Makes a read-only file of these bytes under a name that nothing may have yet: who finds the name
-    /// finds all of it, as long as the power lasts. There is no order in which a flush of file and folder
-    /// would make that outlive a power cut on all file systems. Not every system can do it at all.
+    /// finds all of it, as long as the power lasts. Nothing makes it durable before it has the name, on all
+    /// file systems. Not every system can do it at all.
     fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes a folder whose parent is there.
     fn create_dir(&self, path: &str) -> io::Result<()>;

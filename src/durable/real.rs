@@ -209,7 +209,8 @@ impl Disk for RealDisk {
         let file = File::from(self.unless_never(unnamed)?);
         file.write_all_at(bytes, 0)?;
         DiskFile::set_read_only(&file)?;
-        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // The thread's own: it may share its files with no other.
+        let itself = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
         let linked = rustix::fs::linkat(rustix::fs::CWD, itself, &*folder, name, AtFlags::SYMLINK_FOLLOW);
         Ok(self.unless_never(linked)?)
     }

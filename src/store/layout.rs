@@ -25,6 +25,8 @@ pub(super) const OWN: &str = ".oci-puller";
 pub(super) const PARTIALS: &str = ".oci-puller/partial";
 /// What stood under a digest's name and was not what the digest says.
 pub(super) const DAMAGED: &str = ".oci-puller/damaged";
+/// An `index.json` that was not written to its end.
+pub(super) const LOST_INDEX: &str = ".oci-puller/index.json.lost";
 /// Which blobs running pulls count on, one file a process.
 pub(super) const LEASES: &str = ".oci-puller/leases";
 /// Held by who rewrites the index.
@@ -76,14 +78,15 @@ pub(super) fn put_new_index(disk: &dyn Disk) -> io::Result<()> {
 pub(super) fn open_or_create(disk: &dyn Disk, dir: &Path, flush: Flush) -> Result<(), Error> {
     let failed = |error: io::Error| refused(&error, format!("open the store {}", dir.display()));
     match state_of(disk).map_err(failed)? {
-        State::Layout => {
-            if flush == Flush::Skip
-                && let Err(error) = repair::after_power_cut(disk)
-            {
-                log::warn!("{}: {error}", dir.display());
+        State::Layout => match check(disk, dir) {
+            Err(_) if flush == Flush::Skip => {
+                if let Err(error) = repair::after_power_cut(disk) {
+                    log::warn!("{}: {error}", dir.display());
+                }
+                check(disk, dir)?;
             }
-            check(disk, dir)?;
-        }
+            checked => checked?,
+        },
         State::Empty => create(disk, flush).map_err(failed)?,
         State::Foreign(name) => {
             let text = format!(

@@ -74,10 +74,10 @@ pub enum Durability {
     #[default]
     Full,
     /// The end of the process, by SIGKILL too, but not of the machine: nothing is flushed. After a
-    /// power cut the store opens, but images that were answered may be missing, and blobs may stand
-    /// short or empty, or with wrong bytes, under their digests: run [`verify`](Store::verify) then. An
-    /// `index.json` that was lost is put aside for an empty one when it is next opened like this. Costs no
-    /// flushes.
+    /// power cut images that were answered may be missing, and blobs may stand short or empty, or with
+    /// wrong bytes, under their digests: run [`verify`](Store::verify) then. An `oci-layout` or `index.json`
+    /// that was lost is written anew when the store is next opened like this; what was left of the index
+    /// is kept as `.oci-puller/index.json.lost`. Costs no flushes.
     Relaxed,
 }
 
@@ -140,7 +140,8 @@ impl StoreBuilder {
     ///
     /// # Errors
     /// `InvalidConfig` if the folder is a file, not empty and no image layout, of an unknown version,
-    /// or if its index is broken (but see [`Durability::Relaxed`]); nothing was touched then. `Store` and `DiskFull` if the disk fails.
+    /// or if its index is broken, but see [`Durability::Relaxed`]; nothing was touched then. `Store` and
+    /// `DiskFull` if the disk fails.
     pub fn open(self) -> Result<Store, Error> {
         if !(0.0..=1.0).contains(&self.settings.partials_share) {
             let text = format!("a share of the disk is from 0 to 1, not {}", self.settings.partials_share);

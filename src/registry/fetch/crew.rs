@@ -119,16 +119,16 @@ impl<'a> Worker<'_, '_, 'a> {
     }
 
     fn take_up(self, task: Task<'a>) -> Result<(), Error> {
-        self.get_help();
         match task {
             Task::Fetch(blob, waits) => self.fetch(blob, waits),
-            Task::Help(shared, _leave) => self.crew.help(shared),
+            Task::Help(shared, _leave) => self.help(shared),
         }
     }
 
     /// Fetches a blob that the store has not. If another pull was at it and failed, what that leaves is
     /// for this one to fetch, this blob and maybe others.
     fn fetch(self, blob: &'a Descriptor, waits: Option<Slot>) -> Result<(), Error> {
+        self.get_help();
         let (cx, tally) = (self.crew.repository.cx, &self.crew.tally);
         let fetch = self.crew.fetch_of(blob);
         let begun = fetch.begin()?;
@@ -141,7 +141,7 @@ impl<'a> Worker<'_, '_, 'a> {
             }
             Begun::Fetch(ingest) => {
                 self.get_help();
-                let reused = self.complete(fetch, ingest)?;
+                let reused = self.complete(fetch, ingest).map_err(|error| error.with_phase(fetch.phase))?;
                 tally.count(blob.size.saturating_sub(reused), reused);
                 cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
             }
@@ -155,8 +155,7 @@ impl<'a> Worker<'_, '_, 'a> {
             return commit_inline(ingest, data);
         }
         let service = self.crew.repository.service;
-        let leave = service.downloads.acquire(self.crew.repository.cx);
-        let _leave = leave.map_err(|error| error.with_phase(fetch.phase))?;
+        let _leave = service.downloads.acquire(self.crew.repository.cx)?;
         if fetch.blob.urls.is_empty() && fetch.blob.size >= service.settings.sharing.from {
             return self.complete_in_pieces(fetch, ingest);
         }

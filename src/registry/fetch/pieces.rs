@@ -124,12 +124,14 @@ impl<'a> Worker<'_, '_, 'a> {
     }
 }
 
-impl<'a> Crew<'a> {
+impl<'a> Worker<'_, '_, 'a> {
     /// Fetches pieces of somebody else's blob.
-    pub(super) fn help(&self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
-        let helper = Helper { crew: self, shared: Some(shared) };
+    pub(super) fn help(self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
+        // First of all: it was counted when it chose to help.
+        let helper = Helper { crew: self.crew, shared: Some(shared) };
+        self.get_help();
         let Some(shared) = &helper.shared else { return Ok(()) };
-        let fetch = self.fetch_of(shared.blob);
+        let fetch = self.crew.fetch_of(shared.blob);
         let hand = Hand { fetch, shared, is_told: Cell::new(true), came: &|| () };
         let mut last = Fetched::Piece;
         while last == Fetched::Piece {
@@ -140,7 +142,9 @@ impl<'a> Crew<'a> {
         }
         Ok(())
     }
+}
 
+impl<'a> Crew<'a> {
     /// Lets nobody join any more, and waits until all helpers have left.
     fn alone_again(&self, shared: Arc<Shared<'a>>) -> Result<Shared<'a>, Error> {
         let mut floor = self.floor.lock();

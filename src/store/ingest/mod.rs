@@ -35,8 +35,8 @@ pub(crate) enum Begun {
     Fetch(Ingest),
 }
 
-/// A blob that is being written. It holds the digest's lock; dropped, it keeps what was written, unless
-/// that is little, for the next one that begins the same digest, in this process or another.
+/// A blob that is being written, by nobody else in this process, nor in another unless it is kept
+/// [in memory](SMALL). Dropped, it keeps what a file has for the next one that begins the same digest.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     // Dropped in this order: the file's lock is given back before the next thread is let in.
@@ -282,8 +282,8 @@ impl Ingest {
     ///
     /// # Errors
     /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: it is
-    /// [started anew](Self::restart), and still this ingest's own. `Store`, `DiskFull`, `Cancelled`,
-    /// `Timeout`.
+    /// [started anew](Self::restart), and still this ingest's own. `Store`, `DiskFull`,
+    /// `ResourceExhausted`, `Cancelled`, `Timeout`.
     pub(crate) fn commit(&mut self) -> Result<(), Error> {
         if self.offset != self.size {
             let text = format!("{} ends after {} of {} bytes", self.digest, self.offset, self.size);

@@ -290,6 +290,34 @@ fn a_store_of_which_nothing_was_flushed_opens_after_a_power_cut() {
 }
 
 #[test]
+fn what_is_unknown_or_being_written_is_not_taken_for_lost() {
+    let index = r#"{"schemaVersion":3,"manifests":[]}"#;
+    let cases: [(&str, &str, Option<Unflushed>, bool); 6] = [
+        ("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#, Some(Unflushed::Kept), false),
+        ("oci-layout", r#"{"imageLayout"#, Some(Unflushed::Kept), true),
+        ("index.json", index, Some(Unflushed::Kept), false),
+        ("index.json", &index[..20], Some(Unflushed::Kept), true),
+        ("index.json", "", Some(Unflushed::Kept), true),
+        ("index.json", "", None, false),
+    ];
+    for (path, text, power_cut, opens) in cases {
+        let disk = SimDisk::new();
+        open(&disk, false, Durability::Full).unwrap();
+        let file = disk.open(path, crate::durable::Access::Update).unwrap();
+        file.set_len(0).unwrap();
+        file.write_at(text.as_bytes(), 0).unwrap();
+        let disk = power_cut.map_or(disk.after_kill(), |unflushed| disk.after_power_cut(unflushed));
+        let told = format!("{path}: {text}, {power_cut:?}");
+        assert!(open(&disk, false, Durability::Full).is_err(), "{told}");
+        assert_eq!(open(&disk, false, Durability::Relaxed).is_ok(), opens, "{told}");
+        let kept = if opens && path == "index.json" { layout::LOST_INDEX } else { path };
+        let kept = disk.open(kept, crate::durable::Access::Read).unwrap();
+        let kept = crate::store::limited(&*kept, 1000).unwrap();
+        assert_eq!(kept == text.as_bytes(), !(opens && path == "oci-layout"), "{told}");
+    }
+}
+
+#[test]
 fn pulls_that_share_their_flushes_keep_what_they_promised() {
     for cut in (0..1200).step_by(7) {
         let disk = SimDisk::new().cut_at(cut);
