@@ -134,7 +134,13 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 /// then one that this crate has begun.
 fn create(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    write_empty_index(disk, flush)?;
+    let index = match read_index(disk) {
+        // There are images if it was only the name of `oci-layout` that was lost.
+        Ok((index, _)) => index.print(),
+        Err(error) if error.source().is_none() => EMPTY_INDEX.into(),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    durable::replace(disk, INDEX, INDEX_TEMP, &index, flush)?;
     write_marker(disk, flush)
 }
 

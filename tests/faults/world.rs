@@ -270,8 +270,8 @@ fn service(
         .retry_delay(Duration::from_millis(1), Duration::from_millis(2))
         .max_retry_after(Duration::from_millis(50))
         .connect_timeout(Duration::from_millis(1500))
-        .silence_timeout(Duration::from_millis(700))
-        .slowest(10_000, Duration::from_millis(700));
+        .silence_timeout(Duration::from_millis(1500))
+        .slowest(10_000, Duration::from_millis(1500));
     for (name, registry) in [("origin", Some(origin)), ("mirror", mirror)] {
         if let Some(registry) = registry {
             let credential = Credential::basic(format!("{name}-user"), format!("{name}-password"));

@@ -318,6 +318,23 @@ fn what_is_unknown_or_being_written_is_not_taken_for_lost() {
 }
 
 #[test]
+fn a_store_that_has_lost_its_marker_keeps_its_images() {
+    for (images_before, text) in [(1, None), (0, Some("{\"schemaVersion\":2"))] {
+        let disk = SimDisk::new();
+        let [one, ..] = images();
+        one.pull_into(&open(&disk, false, Durability::Full).unwrap()).unwrap();
+        disk.unlink("oci-layout").unwrap();
+        if let Some(text) = text {
+            let index = disk.open("index.json", crate::durable::Access::Update).unwrap();
+            index.set_len(0).unwrap();
+            index.write_at(text.as_bytes(), 0).unwrap();
+        }
+        let found = open(&disk, false, Durability::Full).unwrap().images().unwrap();
+        assert_eq!(found.len(), images_before, "{text:?}");
+    }
+}
+
+#[test]
 fn pulls_that_share_their_flushes_keep_what_they_promised() {
     for cut in (0..1200).step_by(7) {
         let disk = SimDisk::new().cut_at(cut);

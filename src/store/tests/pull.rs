@@ -193,7 +193,7 @@ fn a_wait_for_another_one_s_blob_ends_with_the_context() {
             let at = Instant::now();
             token.cancel();
             let begun = waiting.join().unwrap();
-            assert!(at.elapsed() < Duration::from_millis(100));
+            assert!(at.elapsed() < Duration::from_secs(2));
             begun
         });
         assert_eq!(kind(begun), ErrorKind::Cancelled);
