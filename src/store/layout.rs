@@ -87,7 +87,7 @@ pub(super) fn open_or_create(disk: &dyn Disk, dir: &Path, flush: Flush) -> Resul
             }
             checked => checked?,
         },
-        State::Empty => create(disk, flush).map_err(failed)?,
+        State::Empty => create(disk, &first_index(disk)?, flush).map_err(failed)?,
         State::Foreign(name) => {
             let text = format!(
                 "{} is no image layout: it has no {LAYOUT}, and is not empty ({name:?} is there)",
@@ -132,16 +132,19 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 
 /// Makes the layout's parts, `oci-layout` last: the folder is an image layout from then on, and until
 /// then one that this crate has begun.
-fn create(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
+fn create(disk: &dyn Disk, index: &[u8], flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    let index = match read_index(disk) {
-        // There are images if it was only the name of `oci-layout` that was lost.
-        Ok((index, _)) => index.print(),
-        Err(error) if error.source().is_none() => EMPTY_INDEX.into(),
-        Err(error) => return Err(io::Error::other(error)),
-    };
-    durable::replace(disk, INDEX, INDEX_TEMP, &index, flush)?;
+    durable::replace(disk, INDEX, INDEX_TEMP, index, flush)?;
     write_marker(disk, flush)
+}
+
+/// The index to begin with: it lists images if only the name of `oci-layout` was lost.
+fn first_index(disk: &dyn Disk) -> Result<Vec<u8>, Error> {
+    match read_index(disk) {
+        Ok((index, _)) => Ok(index.print()),
+        Err(error) if error.source().is_none() => Ok(EMPTY_INDEX.into()),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn write_empty_index(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
