@@ -37,7 +37,7 @@ const INDEX_TEMP: &str = ".oci-puller/index.json";
 const LAYOUT_TEMP: &str = ".oci-puller/oci-layout";
 
 pub(super) const LAYOUT_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
+pub(super) const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
 /// The longest `oci-layout` that is read, bytes.
 pub(super) const MAX_LAYOUT: u64 = 4096;
 /// The longest `index.json` that is read, bytes: some 600,000 images.
@@ -134,7 +134,7 @@ fn state_of(disk: &dyn Disk) -> io::Result<State> {
 /// then one that this crate has begun.
 fn create(disk: &dyn Disk, index: &[u8], flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
-    durable::replace(disk, INDEX, INDEX_TEMP, index, flush)?;
+    write_index(disk, index, flush)?;
     write_marker(disk, flush)
 }
 
@@ -147,8 +147,8 @@ fn first_index(disk: &dyn Disk) -> Result<Vec<u8>, Error> {
     }
 }
 
-pub(super) fn write_empty_index(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
-    durable::replace(disk, INDEX, INDEX_TEMP, EMPTY_INDEX.as_bytes(), flush)
+pub(super) fn write_index(disk: &dyn Disk, text: &[u8], flush: Flush) -> io::Result<()> {
+    durable::replace(disk, INDEX, INDEX_TEMP, text, flush)
 }
 
 pub(super) fn write_marker(disk: &dyn Disk, flush: Flush) -> io::Result<()> {

@@ -8,7 +8,9 @@ use serde::de::IgnoredAny;
 use crate::context::PullContext;
 use crate::durable::{Access, Disk, DiskFile, FileKind, Flush, Lock};
 use crate::error::Error;
-use crate::store::layout::{self, INDEX, INDEX_LOCK, LAYOUT, LOST_INDEX, MAX_INDEX, MAX_LAYOUT, OWN};
+use crate::store::layout::{
+    self, EMPTY_INDEX, INDEX, INDEX_LOCK, LAYOUT, LOST_INDEX, MAX_INDEX, MAX_LAYOUT, OWN,
+};
 use crate::store::{limited, refused, wait};
 
 /// What another tool is writing just now looks the same as what was never written to its end. None
@@ -37,7 +39,7 @@ pub(super) fn after_power_cut(disk: &dyn Disk) -> Result<(), Error> {
              find their blobs, which are to be verified"
         );
         disk.rename(INDEX, LOST_INDEX)
-            .and_then(|()| layout::write_empty_index(disk, Flush::Wait))
+            .and_then(|()| layout::write_index(disk, EMPTY_INDEX.as_bytes(), Flush::Wait))
             .map_err(failed)?;
     }
     Ok(())

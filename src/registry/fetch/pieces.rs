@@ -122,9 +122,7 @@ impl<'a> Worker<'_, '_, 'a> {
         }
         Ok(())
     }
-}
 
-impl<'a> Worker<'_, '_, 'a> {
     /// Fetches pieces of somebody else's blob.
     pub(super) fn help(self, shared: Arc<Shared<'a>>) -> Result<(), Error> {
         // First of all: it was counted when it chose to help.

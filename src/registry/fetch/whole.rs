@@ -148,8 +148,8 @@ impl Whole<'_> {
 
     /// Reads to the end of the body, so that its connection can be used again.
     fn stream(&mut self, body: &mut Body) -> Result<(), Error> {
-        let ingest = &mut self.ingest;
-        self.fetch.read(body, self.fetch.blob.size - ingest.offset(), self.reached, |bytes| {
+        let (missing, ingest) = (self.missing(), &mut self.ingest);
+        self.fetch.read(body, missing, self.reached, |bytes| {
             ingest.write(bytes)?;
             Ok(ingest.offset())
         })?;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::*;
-use crate::durable::Disk;
 use crate::durable::sim::{SimDisk, Unflushed};
-use crate::store::{Durability, PrunePolicy, Settings, layout};
+use crate::durable::{Access, Disk};
+use crate::store::{Durability, PrunePolicy, Settings, layout, limited};
 
 const OUTCOMES: [Unflushed; 7] = [
     Unflushed::Lost,
@@ -89,12 +89,21 @@ fn resume(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
 const WORKLOADS: [(&str, Workload); 3] =
     [("pulls", pulls), ("pull and remove", pull_and_remove), ("resume", resume)];
 
+fn content(disk: &SimDisk, path: &str) -> Vec<u8> {
+    limited(&*disk.open(path, Access::Read).unwrap(), u64::MAX).unwrap()
+}
+
+fn overwrite(disk: &SimDisk, path: &str, text: &str) {
+    let file = disk.open(path, Access::Update).unwrap();
+    file.set_len(0).unwrap();
+    file.write_at(text.as_bytes(), 0).unwrap();
+}
+
 /// I1: no wrong bytes under a digest's name.
 fn assert_no_wrong_bytes(disk: &SimDisk, told: &str) {
     for name in disk.read_dir("blobs/sha256").unwrap_or_default() {
         let path = format!("blobs/sha256/{name}");
-        let file = disk.open(&path, crate::durable::Access::Read).unwrap();
-        let bytes = crate::store::limited(&*file, u64::MAX).unwrap();
+        let bytes = content(disk, &path);
         assert_eq!(Digest::sha256(&bytes).hex(), name, "{told}: {path} holds {bytes:?}");
     }
 }
@@ -303,17 +312,13 @@ fn what_is_unknown_or_being_written_is_not_taken_for_lost() {
     for (path, text, power_cut, opens) in cases {
         let disk = SimDisk::new();
         open(&disk, false, Durability::Full).unwrap();
-        let file = disk.open(path, crate::durable::Access::Update).unwrap();
-        file.set_len(0).unwrap();
-        file.write_at(text.as_bytes(), 0).unwrap();
+        overwrite(&disk, path, text);
         let disk = power_cut.map_or(disk.after_kill(), |unflushed| disk.after_power_cut(unflushed));
         let told = format!("{path}: {text}, {power_cut:?}");
         assert!(open(&disk, false, Durability::Full).is_err(), "{told}");
         assert_eq!(open(&disk, false, Durability::Relaxed).is_ok(), opens, "{told}");
         let kept = if opens && path == "index.json" { layout::LOST_INDEX } else { path };
-        let kept = disk.open(kept, crate::durable::Access::Read).unwrap();
-        let kept = crate::store::limited(&*kept, 1000).unwrap();
-        assert_eq!(kept == text.as_bytes(), !(opens && path == "oci-layout"), "{told}");
+        assert_eq!(content(&disk, kept) == text.as_bytes(), !(opens && path == "oci-layout"), "{told}");
     }
 }
 
@@ -325,9 +330,7 @@ fn a_store_that_has_lost_its_marker_keeps_its_images() {
         one.pull_into(&open(&disk, false, Durability::Full).unwrap()).unwrap();
         disk.unlink("oci-layout").unwrap();
         if let Some(text) = text {
-            let index = disk.open("index.json", crate::durable::Access::Update).unwrap();
-            index.set_len(0).unwrap();
-            index.write_at(text.as_bytes(), 0).unwrap();
+            overwrite(&disk, "index.json", text);
         }
         let found = open(&disk, false, Durability::Full).unwrap().images().unwrap();
         assert_eq!(found.len(), images_before, "{text:?}");
