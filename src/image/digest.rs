@@ -8,7 +8,7 @@ use sha2::Digest as _;
 use sha2::{Sha256, Sha512};
 
 use crate::error::{Error, ErrorKind};
-use crate::image::quoted;
+use crate::image::quoted::quoted;
 
 /// A hash function that a digest may name; those the
 /// [image spec](https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#registered-algorithms)

@@ -1,15 +1,8 @@
-//! Values of the image world; no I/O, no threads.
+//! Values: references, digests, platforms, manifests and configs. No I/O, no threads.
 
 pub mod digest;
 pub mod manifest;
 pub mod platform;
+mod quoted;
 pub mod reference;
-
-/// `text` as an error message shows it: in quotes, escaped, and not longer than a line or two.
-pub(crate) fn quoted(text: &str) -> String {
-    const SHOWN: usize = 160;
-    let mut characters = text.chars();
-    let shown: String = characters.by_ref().take(SHOWN).collect();
-    let more = if characters.next().is_some() { "…" } else { "" };
-    format!("{shown:?}{more}")
-}
+mod select;

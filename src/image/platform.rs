@@ -8,11 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind};
-use crate::image::manifest::{Descriptor, Index, media_type};
-use crate::image::quoted;
-
-/// How many platforms an error message lists.
-const MAX_LISTED: usize = 16;
+use crate::image::quoted::quoted;
 
 /// What an image was built for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,72 +105,23 @@ impl Platform {
     pub fn preference(&self, candidate: &Platform) -> Option<Preference> {
         Served::by(self).preference(candidate)
     }
-
-    /// The entries of `index` that may serve this platform, the best first; equal ones in the
-    /// index's order. Entries without a platform come last, as in containerd: their config tells
-    /// whether they fit. Entries that are neither manifests nor indexes are left out.
-    pub fn candidates<'a>(&self, index: &'a Index) -> Vec<&'a Descriptor> {
-        let served = Served::by(self);
-        let mut candidates: Vec<_> = index
-            .manifests
-            .iter()
-            .filter(|entry| {
-                media_type::is_manifest(&entry.media_type) || media_type::is_index(&entry.media_type)
-            })
-            .filter_map(|entry| match &entry.platform {
-                None => Some(((true, None), entry)),
-                Some(platform) => served.preference(platform).map(|it| ((false, Some(it)), entry)),
-            })
-            .collect();
-        candidates.sort_by_key(|(preference, _)| *preference);
-        candidates.into_iter().map(|(_, entry)| entry).collect()
-    }
-
-    /// The entry of `index` that serves this platform best: the first of
-    /// [`candidates`](Self::candidates).
-    ///
-    /// # Errors
-    /// `NoMatchingPlatform`, with the platforms that the index has.
-    pub fn choose<'a>(&self, index: &'a Index) -> Result<&'a Descriptor, Error> {
-        let best = self.candidates(index).first().copied();
-        best.ok_or_else(|| {
-            let message = format!("nothing for {self}; there is {}", listed(index));
-            Error::new(ErrorKind::NoMatchingPlatform, message)
-        })
-    }
-}
-
-/// The platforms of `index`, each once.
-fn listed(index: &Index) -> String {
-    let mut platforms: Vec<String> = Vec::new();
-    for platform in index.manifests.iter().filter_map(|entry| entry.platform.as_ref()) {
-        let text: String = platform.to_string().chars().take(64).collect();
-        if !platforms.contains(&text) {
-            if platforms.len() == MAX_LISTED {
-                platforms.push("…".to_owned());
-                break;
-            }
-            platforms.push(text);
-        }
-    }
-    if platforms.is_empty() { "nothing at all".to_owned() } else { platforms.join(", ") }
 }
 
 /// What one platform can run, the best first.
-struct Served {
+pub(super) struct Served {
     platform: Platform,
     /// Architecture and variant.
     order: Vec<(&'static str, Option<String>)>,
 }
 
 impl Served {
-    fn by(platform: &Platform) -> Self {
+    pub(super) fn by(platform: &Platform) -> Self {
         let platform = platform.normalized();
         let order = compatible(&platform.architecture, platform.variant.as_deref());
         Served { platform, order }
     }
 
-    fn preference(&self, candidate: &Platform) -> Option<Preference> {
+    pub(super) fn preference(&self, candidate: &Platform) -> Option<Preference> {
         let candidate = candidate.normalized();
         let wanted = &self.platform;
         let fits = candidate.os == wanted.os

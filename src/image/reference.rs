@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
-use crate::image::quoted;
+use crate::image::quoted::quoted;
 
 /// The domain of a name that has none.
 const DEFAULT_DOMAIN: &str = "docker.io";

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
-use super::governor::{Admission, Governor};
+use super::host_limits::{HostLimits, HostPermit};
 use super::http::{Http, Reply, Uri};
 use super::policy;
 use crate::context::PullContext;
@@ -43,14 +43,14 @@ pub(crate) struct Authorization {
     /// The header's value.
     pub(crate) header: Secret,
     /// Where it is a token that the cache gave: what to take back when the host refuses it.
-    token: Option<(TokenKey, Arc<Flight>)>,
+    token: Option<(TokenKey, Arc<TokenEntry>)>,
 }
 
 impl Authorization {
     /// The host took it.
     pub(crate) fn note_accepted(&self) {
-        if let Some((_, flight)) = &self.token {
-            flight.was_accepted.store(true, Ordering::Relaxed);
+        if let Some((_, entry)) = &self.token {
+            entry.was_accepted.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -64,19 +64,19 @@ enum Scheme {
 
 impl Scheme {
     /// Whether it says of this repository what it would say of others.
-    fn is_usual_for(&self, audience: Audience<'_>) -> bool {
+    fn is_usual_for(&self, token_scope: TokenScope<'_>) -> bool {
         match self {
             Scheme::Basic => true,
-            Scheme::Bearer { scope, .. } => *scope == audience.usual_scope(),
+            Scheme::Bearer { scope, .. } => *scope == token_scope.usual_scope(),
         }
     }
 }
 
 /// What a challenge taught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lesson {
-    News,
-    KnownAlready,
+pub(crate) enum ChallengeOutcome {
+    New,
+    Known,
     /// The host wants something that is not done here, or does not say what.
     NotUnderstood,
 }
@@ -89,8 +89,8 @@ struct TokenKey {
 }
 
 /// A token that is there, or that somebody asks for at this moment.
-struct Flight {
-    landed: Receiver<Infallible>,
+struct TokenEntry {
+    done: Receiver<Infallible>,
     outcome: OnceLock<Result<Token, Error>>,
     /// A host took it at least once.
     was_accepted: AtomicBool,
@@ -104,25 +104,25 @@ struct Token {
 
 /// What a service has learned about how its hosts want to be asked, and its tokens.
 #[derive(Default)]
-pub(crate) struct Authority {
+pub(crate) struct TokenCache {
     /// By host and repository.
     schemes: Mutex<HashMap<(String, String), Scheme>>,
     /// By host: realm and service, to ask for a repository that was not asked for before.
     realms: Mutex<HashMap<String, Scheme>>,
-    tokens: Mutex<HashMap<TokenKey, Arc<Flight>>>,
+    tokens: Mutex<HashMap<TokenKey, Arc<TokenEntry>>>,
 }
 
 /// Which repository at which host a token is for.
 #[derive(Clone, Copy)]
-pub(crate) struct Audience<'a> {
+pub(crate) struct TokenScope<'a> {
     pub(crate) http: &'a Http,
-    pub(crate) governor: &'a Governor,
+    pub(crate) host_limits: &'a HostLimits,
     /// The root of the host's API.
     pub(crate) root: &'a Uri,
     pub(crate) repository: &'a str,
 }
 
-impl Audience<'_> {
+impl TokenScope<'_> {
     fn key(&self) -> (String, String) {
         (self.root.to_string(), self.repository.to_owned())
     }
@@ -132,25 +132,25 @@ impl Audience<'_> {
     }
 }
 
-impl Authority {
+impl TokenCache {
     /// Whether the host has challenged before, for this repository or, in the same way, for others.
-    pub(crate) fn knows(&self, audience: Audience<'_>) -> bool {
-        self.scheme(audience).is_some()
+    pub(crate) fn knows(&self, token_scope: TokenScope<'_>) -> bool {
+        self.scheme(token_scope).is_some()
     }
 
     /// Learns from a 401 how the host wants to be asked.
-    pub(crate) fn learn(&self, audience: Audience<'_>, reply: &Reply) -> Lesson {
+    pub(crate) fn learn(&self, token_scope: TokenScope<'_>, reply: &Reply) -> ChallengeOutcome {
         let challenges = challenge::parse(reply.headers("www-authenticate"));
         let wants_basic = challenges.iter().any(|challenge| challenge.scheme == "basic");
-        let bearer = challenges.iter().find_map(|challenge| bearer(challenge, audience));
+        let bearer = challenges.iter().find_map(|challenge| bearer(challenge, token_scope));
         let Some(scheme) = bearer.or(wants_basic.then_some(Scheme::Basic)) else {
-            return Lesson::NotUnderstood;
+            return ChallengeOutcome::NotUnderstood;
         };
-        if scheme.is_usual_for(audience) {
-            remember(&mut self.realms.lock(), audience.root.to_string(), scheme.clone());
+        if scheme.is_usual_for(token_scope) {
+            remember(&mut self.realms.lock(), token_scope.root.to_string(), scheme.clone());
         }
-        let before = remember(&mut self.schemes.lock(), audience.key(), scheme.clone());
-        if before == Some(scheme) { Lesson::KnownAlready } else { Lesson::News }
+        let before = remember(&mut self.schemes.lock(), token_scope.key(), scheme.clone());
+        if before == Some(scheme) { ChallengeOutcome::Known } else { ChallengeOutcome::New }
     }
 
     /// What to show the host for `credential`, or for nobody; `None` if it has not asked yet, or if it
@@ -162,11 +162,11 @@ impl Authority {
     pub(crate) fn authorize(
         &self,
         cx: &PullContext,
-        audience: Audience<'_>,
+        token_scope: TokenScope<'_>,
         credential: Option<&Credential>,
     ) -> Result<Option<Authorization>, Error> {
         let plain = |header: String| Ok(Some(Authorization { header: Secret::from(header), token: None }));
-        match (self.scheme(audience), credential.map(Credential::kind)) {
+        match (self.scheme(token_scope), credential.map(Credential::kind)) {
             (Some(Scheme::Bearer { .. }), Some(CredentialKind::RegistryToken(token))) => {
                 plain(format!("Bearer {}", token.expose()))
             }
@@ -174,7 +174,7 @@ impl Authority {
                 plain(basic(username.expose(), password.expose()))
             }
             (Some(scheme @ Scheme::Bearer { .. }), _) => {
-                self.token(cx, audience, scheme, credential).map(Some)
+                self.token(cx, token_scope, scheme, credential).map(Some)
             }
             _ => Ok(None),
         }
@@ -183,27 +183,27 @@ impl Authority {
     /// Forgets a token that a host refused. Tells whether another one may be better: if this one was
     /// good before, or somebody has renewed it meanwhile.
     pub(crate) fn renew(&self, refused: &Authorization) -> bool {
-        let Some((key, flight)) = &refused.token else { return false };
+        let Some((key, entry)) = &refused.token else { return false };
         let mut tokens = self.tokens.lock();
         match tokens.get(key) {
-            Some(known) if Arc::ptr_eq(known, flight) => {
+            Some(known) if Arc::ptr_eq(known, entry) => {
                 tokens.remove(key);
-                flight.was_accepted.load(Ordering::Relaxed)
+                entry.was_accepted.load(Ordering::Relaxed)
             }
             _ => true,
         }
     }
 
-    fn scheme(&self, audience: Audience<'_>) -> Option<Scheme> {
-        if let Some(scheme) = self.schemes.lock().get(&audience.key()) {
+    fn scheme(&self, token_scope: TokenScope<'_>) -> Option<Scheme> {
+        if let Some(scheme) = self.schemes.lock().get(&token_scope.key()) {
             return Some(scheme.clone());
         }
-        match self.realms.lock().get(&audience.root.to_string())? {
+        match self.realms.lock().get(&token_scope.root.to_string())? {
             Scheme::Basic => Some(Scheme::Basic),
             Scheme::Bearer { realm, service, .. } => Some(Scheme::Bearer {
                 realm: realm.clone(),
                 service: service.clone(),
-                scope: audience.usual_scope(),
+                scope: token_scope.usual_scope(),
             }),
         }
     }
@@ -212,70 +212,70 @@ impl Authority {
     fn token(
         &self,
         cx: &PullContext,
-        audience: Audience<'_>,
+        token_scope: TokenScope<'_>,
         scheme: Scheme,
         credential: Option<&Credential>,
     ) -> Result<Authorization, Error> {
         let key = TokenKey {
-            origin: audience.root.to_string(),
+            origin: token_scope.root.to_string(),
             scheme,
             credential: credential.map(Credential::fingerprint),
         };
         loop {
-            let (flight, pilot) = self.board(&key);
-            if let Some(pilot) = pilot {
-                let asked = ask_for_token(cx, audience, &key.scheme, credential);
+            let (entry, leader) = self.join(&key);
+            if let Some(leader) = leader {
+                let asked = ask_for_token(cx, token_scope, &key.scheme, credential);
                 if asked.is_err() {
-                    self.forget(&key, &flight);
+                    self.forget(&key, &entry);
                 }
                 // That its own pull has ended is no answer for those who wait.
                 cx.check()?;
-                let _ = flight.outcome.set(asked);
-                drop(pilot);
+                let _ = entry.outcome.set(asked);
+                drop(leader);
             } else {
-                cx.wait_for(&flight.landed)?;
+                cx.wait_for(&entry.done)?;
             }
-            match flight.outcome.get() {
+            match entry.outcome.get() {
                 Some(Ok(token)) => {
                     let header = Secret::from(format!("Bearer {}", token.value.expose()));
-                    return Ok(Authorization { header, token: Some((key, flight)) });
+                    return Ok(Authorization { header, token: Some((key, entry)) });
                 }
                 Some(Err(error)) => return Err(error.clone()),
                 // Who asked gave up, or panicked.
-                None => self.forget(&key, &flight),
+                None => self.forget(&key, &entry),
             }
         }
     }
 
     /// Forgets a token, unless it has been renewed since.
-    fn forget(&self, key: &TokenKey, flight: &Arc<Flight>) {
+    fn forget(&self, key: &TokenKey, entry: &Arc<TokenEntry>) {
         let mut tokens = self.tokens.lock();
-        if tokens.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+        if tokens.get(key).is_some_and(|known| Arc::ptr_eq(known, entry)) {
             tokens.remove(key);
         }
     }
 
-    /// The token's flight; and for the one who has to ask, what makes it land when dropped.
-    fn board(&self, key: &TokenKey) -> (Arc<Flight>, Option<crossbeam_channel::Sender<Infallible>>) {
+    /// The token's entry; and for the one who has to ask, what makes it land when dropped.
+    fn join(&self, key: &TokenKey) -> (Arc<TokenEntry>, Option<crossbeam_channel::Sender<Infallible>>) {
         let mut tokens = self.tokens.lock();
-        if let Some(flight) = tokens.get(key).filter(|flight| flight.is_usable()) {
-            return (Arc::clone(flight), None);
+        if let Some(entry) = tokens.get(key).filter(|entry| entry.is_usable()) {
+            return (Arc::clone(entry), None);
         }
         if tokens.len() >= MAX_REMEMBERED {
-            tokens.retain(|_, flight| flight.is_usable());
+            tokens.retain(|_, entry| entry.is_usable());
             if tokens.len() >= MAX_REMEMBERED {
                 tokens.clear();
             }
         }
-        let (pilot, landed) = bounded(0);
-        let flight =
-            Arc::new(Flight { landed, outcome: OnceLock::new(), was_accepted: AtomicBool::new(false) });
-        tokens.insert(key.clone(), Arc::clone(&flight));
-        (flight, Some(pilot))
+        let (leader, done) = bounded(0);
+        let entry =
+            Arc::new(TokenEntry { done, outcome: OnceLock::new(), was_accepted: AtomicBool::new(false) });
+        tokens.insert(key.clone(), Arc::clone(&entry));
+        (entry, Some(leader))
     }
 }
 
-impl Flight {
+impl TokenEntry {
     fn is_usable(&self) -> bool {
         match self.outcome.get() {
             None => true,
@@ -284,9 +284,9 @@ impl Flight {
     }
 }
 
-impl std::fmt::Debug for Authority {
+impl std::fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Authority")
+        f.write_str("TokenCache")
     }
 }
 
@@ -302,10 +302,10 @@ fn remember<K: std::hash::Hash + Eq>(
     known.insert(key, value)
 }
 
-fn bearer(challenge: &Challenge, audience: Audience<'_>) -> Option<Scheme> {
+fn bearer(challenge: &Challenge, token_scope: TokenScope<'_>) -> Option<Scheme> {
     (challenge.scheme == "bearer").then_some(())?;
     let text = |name: &str| challenge.param(name).unwrap_or_default().to_owned();
-    let scope = challenge.param("scope").map_or_else(|| audience.usual_scope(), ToOwned::to_owned);
+    let scope = challenge.param("scope").map_or_else(|| token_scope.usual_scope(), ToOwned::to_owned);
     let scope = scope.replace(":pull,push", ":pull");
     Some(Scheme::Bearer { realm: text("realm"), service: text("service"), scope })
 }
@@ -317,16 +317,17 @@ fn basic(username: &str, password: &str) -> String {
 
 fn ask_for_token(
     cx: &PullContext,
-    audience: Audience<'_>,
+    token_scope: TokenScope<'_>,
     scheme: &Scheme,
     credential: Option<&Credential>,
 ) -> Result<Token, Error> {
     let Scheme::Bearer { realm, service, scope } = scheme else {
         return Err(Error::new(ErrorKind::Protocol, "no token server is named"));
     };
-    let server = Server { cx, audience, realm: parse_realm(realm)?, service, scope };
+    let server = TokenServer { cx, token_scope, realm: parse_realm(realm)?, service, scope };
     let named = |error: Error| error.with_phase(Phase::Token).with_host(server.host());
-    policy::may_ask_for_token(&server.realm, audience.root).map_err(|refusal| named(refused_url(refusal)))?;
+    policy::may_ask_for_token(&server.realm, token_scope.root)
+        .map_err(|refusal| named(refused_url(refusal)))?;
     let asked_at = Instant::now();
     let answer = match credential.map(Credential::kind) {
         Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
@@ -345,20 +346,20 @@ fn parse_realm(realm: &str) -> Result<Uri, Error> {
 }
 
 /// A token server, and what it is asked for.
-struct Server<'a> {
+struct TokenServer<'a> {
     cx: &'a PullContext,
-    audience: Audience<'a>,
+    token_scope: TokenScope<'a>,
     realm: Uri,
     service: &'a str,
     scope: &'a str,
 }
 
-impl Server<'_> {
+impl TokenServer<'_> {
     fn host(&self) -> &str {
         self.realm.authority().map_or("", |authority| authority.as_str())
     }
 
-    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, Admission), Error> {
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, HostPermit), Error> {
         let mut query = vec![("scope", self.scope)];
         if !self.service.is_empty() {
             query.push(("service", self.service));
@@ -371,11 +372,11 @@ impl Server<'_> {
             .parse()
             .map_err(|_| Error::new(ErrorKind::Protocol, "the token server's URL cannot be read"))?;
         let header = user.map(|(name, password)| Secret::from(basic(name, password)));
-        self.follow(url, header.as_ref())
+        self.follow_redirects(url, header.as_ref())
     }
 
     /// By OAuth2; a server that does not know it is asked the older way.
-    fn by_post(&self, token: &Secret) -> Result<(Reply, Admission), Error> {
+    fn by_post(&self, token: &Secret) -> Result<(Reply, HostPermit), Error> {
         let body = zeroize::Zeroizing::new(form(&[
             ("grant_type", "refresh_token"),
             ("service", self.service),
@@ -383,8 +384,8 @@ impl Server<'_> {
             ("scope", self.scope),
             ("refresh_token", token.expose()),
         ]));
-        let leave = self.audience.governor.admit(self.cx, self.host(), false)?;
-        let reply = self.audience.http.post_form(self.cx, &self.realm, &body)?;
+        let leave = self.token_scope.host_limits.admit(self.cx, self.host(), false)?;
+        let reply = self.token_scope.http.post_form(self.cx, &self.realm, &body)?;
         if !matches!(reply.status(), 404 | 405) {
             return Ok((reply, leave));
         }
@@ -394,19 +395,19 @@ impl Server<'_> {
     }
 
     /// Each hop is looked at as the first was; another host is not shown the password.
-    fn follow(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, Admission), Error> {
+    fn follow_redirects(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, HostPermit), Error> {
         for _ in 0..=MAX_REDIRECTS {
             let host = url.authority().map_or("", |authority| authority.as_str());
             let named = |error: Error| error.with_host(host);
-            let leave = self.audience.governor.admit(self.cx, host, false).map_err(named)?;
+            let leave = self.token_scope.host_limits.admit(self.cx, host, false).map_err(named)?;
             let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
-            let reply = self.audience.http.get(self.cx, &url, &headers).map_err(named)?;
+            let reply = self.token_scope.http.get(self.cx, &url, &headers).map_err(named)?;
             if !policy::is_redirect(reply.status()) {
                 return Ok((reply, leave));
             }
             url = policy::next_hop(&url, reply.header("location")).map_err(refused_url)?;
-            policy::may_ask_for_token(&url, self.audience.root).map_err(refused_url)?;
+            policy::may_ask_for_token(&url, self.token_scope.root).map_err(refused_url)?;
             reply.discard();
         }
         Err(refused_url("it redirects too often"))
@@ -438,7 +439,7 @@ fn form(fields: &[(&str, &str)]) -> String {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     token: Option<Secret>,
     access_token: Option<Secret>,
     expires_in: Option<f64>,
@@ -446,7 +447,7 @@ struct Answer {
 
 /// That there is no token server is not to say that there is no image.
 fn refusal(reply: Reply) -> Error {
-    let error = super::refusal::of(reply);
+    let error = super::error_response::error_of(reply);
     match error.kind() {
         ErrorKind::NotFound => {
             let message = format!("there is no token server: {}", error.message());
@@ -463,7 +464,7 @@ fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
     }
     let body = zeroize::Zeroizing::new(reply.read_all(MAX_ANSWER)?);
     // What the parser says of the body may quote it.
-    let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
+    let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| {
         Error::new(ErrorKind::Protocol, "the token server's answer is no JSON object with a token")
     })?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::auth::Authority;
+use super::auth::TokenCache;
 use super::fetch::Sharing;
-use super::governor::{Governor, Patience, Slots};
+use super::host_limits::{HostLimits, RetryPolicy, Slots};
 use super::hosts::Hosts;
 use super::http::{Http, Limits, ProxyChoice, Resolver, Slowest, SystemResolver, Trust};
-use super::verify::ImageVerifier;
+use super::verifier::ImageVerifier;
 use super::{RegistryImageService, Service, Settings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
@@ -52,7 +52,7 @@ impl RegistryImageServiceBuilder {
                     slowest: Slowest { bytes: 60 * 1024, time: Duration::from_secs(60) },
                     idle_connections: 16,
                 },
-                patience: Patience {
+                retry: RetryPolicy {
                     tries: 5,
                     base: Duration::from_millis(500),
                     cap: Duration::from_secs(30),
@@ -288,21 +288,21 @@ impl RegistryImageServiceBuilder {
     /// How often the hosts are tried for a manifest or a blob; a try that brought 1 MiB forward does
     /// not count. Default: 5.
     pub fn tries(mut self, rounds: u32) -> Self {
-        self.settings.patience.tries = rounds;
+        self.settings.retry.tries = rounds;
         self
     }
 
     /// The delay before the second try, doubled before each further one up to `cap`; up to half of
     /// each is left to chance. Default: 0.5 s, 30 s.
     pub fn retry_delay(mut self, base: Duration, cap: Duration) -> Self {
-        self.settings.patience.base = base;
-        self.settings.patience.cap = cap;
+        self.settings.retry.base = base;
+        self.settings.retry.cap = cap;
         self
     }
 
     /// For how long at most a host's `Retry-After` is followed. Default: 120 s.
     pub fn max_retry_after(mut self, limit: Duration) -> Self {
-        self.settings.patience.max_retry_after = limit;
+        self.settings.retry.max_retry_after = limit;
         self
     }
 
@@ -319,7 +319,7 @@ impl RegistryImageServiceBuilder {
         within("connections_per_host", self.connections_per_host)?;
         within("downloads_per_pull", settings.downloads_per_pull)?;
         within("downloads", self.downloads)?;
-        within("tries", settings.patience.tries as usize)?;
+        within("tries", settings.retry.tries as usize)?;
         if settings.sharing.piece == 0 {
             return Err(Error::new(ErrorKind::InvalidConfig, "pieces of 0 bytes are not possible"));
         }
@@ -329,8 +329,8 @@ impl RegistryImageServiceBuilder {
         Ok(RegistryImageService(Arc::new(Service {
             hosts: self.hosts,
             credentials: self.credentials,
-            authority: Authority::default(),
-            governor: Governor::new(self.connections_per_host, settings.side_by_side),
+            tokens: TokenCache::default(),
+            host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side),
             downloads: Slots::new(self.downloads),
             store: self.store.open()?,
             verifier: self.verifier,

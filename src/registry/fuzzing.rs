@@ -1,27 +1,27 @@
-//! Doors for the fuzz targets in `tests/fuzz`; not there in any other build.
+//! Entry points for the fuzz targets in `tests/fuzz`; compiled only for fuzzing.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::headers::{ContentRange, retry_after};
-use super::{challenge, hosts};
+use super::range::ContentRange;
+use super::{challenge, hosts, retry_after};
 
-/// Reads a `WWW-Authenticate` header.
+/// Parses a `WWW-Authenticate` header.
 pub fn challenge(header: &str) {
     challenge::parse([header].into_iter());
 }
 
-/// Reads a `hosts.toml`.
+/// Parses a `hosts.toml`.
 pub fn hosts_toml(text: &str) {
     hosts::read_for_fuzzing(text, Path::new("/"));
 }
 
-/// Reads a `Content-Range` and a `Retry-After`.
+/// Parses a `Content-Range` and a `Retry-After`.
 pub fn headers(header: &str) {
     if let Some(range) = ContentRange::parse([header].into_iter()) {
         assert!(range.first <= range.last);
         assert!(range.complete.is_none_or(|complete| range.last < complete));
     }
     let limit = Duration::from_secs(60);
-    assert!(retry_after(header, SystemTime::now(), limit).is_none_or(|delay| delay <= limit));
+    assert!(retry_after::parse(header, SystemTime::now(), limit).is_none_or(|delay| delay <= limit));
 }

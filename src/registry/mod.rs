@@ -1,22 +1,23 @@
 //! The image service over HTTP: any OCI or Docker registry, into an OCI image layout on disk.
 
-mod ask;
 mod auth;
 mod builder;
 mod challenge;
+mod error_response;
 mod fetch;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
-mod governor;
-mod headers;
+mod host_limits;
 mod hosts;
 mod http;
 mod policy;
 mod pull;
-mod refusal;
+mod range;
+mod request;
 mod resolve;
 mod retry;
-mod verify;
+mod retry_after;
+mod verifier;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,11 +28,11 @@ use parking_lot::Mutex;
 
 pub use builder::RegistryImageServiceBuilder;
 pub use http::{Resolver, SystemResolver};
-pub use verify::{Candidate, ImageVerifier};
+pub use verifier::{Candidate, ImageVerifier};
 
-use self::auth::Authority;
+use self::auth::TokenCache;
 use self::fetch::Sharing;
-use self::governor::{Governor, Patience, Slots};
+use self::host_limits::{HostLimits, RetryPolicy, Slots};
 use self::hosts::{Host, Hosts};
 use self::http::{Http, Limits, ProxyChoice, Trust};
 use crate::context::PullContext;
@@ -68,8 +69,8 @@ struct Service {
     settings: Settings,
     hosts: Hosts,
     credentials: Credentials,
-    authority: Authority,
-    governor: Governor,
+    tokens: TokenCache,
+    host_limits: HostLimits,
     downloads: Slots,
     store: Store,
     verifier: Option<Arc<dyn ImageVerifier>>,
@@ -88,7 +89,7 @@ struct Client {
 struct Settings {
     platform: Platform,
     limits: Limits,
-    patience: Patience,
+    retry: RetryPolicy,
     trust: Trust,
     proxy: ProxyChoice,
     downloads_per_pull: usize,

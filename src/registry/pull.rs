@@ -1,9 +1,9 @@
 //! One pull, from top to bottom.
 
-use super::ask::Repository;
 use super::fetch::{self, Tally};
+use super::request::PullSession;
 use super::resolve::{self, Resolved};
-use super::{Service, verify};
+use super::{Service, verifier};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, Phase};
 use crate::image::reference::Reference;
@@ -18,39 +18,39 @@ pub(super) fn pull(service: &Service, cx: &PullContext, request: &PullRequest) -
     let own_cx = cx.or_cancelled_by(&stop);
     let lease = service.store.lease();
 
-    let repository = Repository::open(service, &own_cx, &reference, &request.pull_secrets)?;
-    let resolved = resolve::resolve(&repository)?;
-    verify::ask_the_caller(&repository, &resolved)?;
-    count_on_all(&repository, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    let tally = fetch::blobs(&repository, &stop, &lease, &resolved.manifest)?;
-    name(&repository, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    Ok(pulled(&repository, &resolved, &tally))
+    let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;
+    let resolved = resolve::resolve(&session)?;
+    verifier::verify(&session, &resolved)?;
+    count_on_all(&session, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    let tally = fetch::blobs(&session, &stop, &lease, &resolved.manifest)?;
+    name(&session, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    Ok(pulled(&session, &resolved, &tally))
 }
 
 /// Says of which blobs the store shall remove none: all that the image is made of.
-fn count_on_all(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+fn count_on_all(session: &PullSession<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
     let documents = resolved.documents.iter().map(|document| &document.descriptor);
     let digests: Vec<_> =
         documents.chain(resolved.manifest.blobs()).map(|descriptor| &descriptor.digest).collect();
-    repository.service.store.count_on(repository.cx, lease, &digests)
+    session.service.store.count_on(session.cx, lease, &digests)
 }
 
 /// Stores what the blobs hang on, and gives it its name.
-fn name(repository: &Repository<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
-    let store = &repository.service.store;
+fn name(session: &PullSession<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+    let store = &session.service.store;
     for document in &resolved.documents {
-        store.put(repository.cx, lease, &document.descriptor, &document.bytes)?;
+        store.put(session.cx, lease, &document.descriptor, &document.bytes)?;
     }
     let naming = Naming {
         id: Some(resolved.manifest.config.digest.clone()),
-        repo_digest: Some(repo_digest(repository.reference, resolved)),
+        repo_digest: Some(repo_digest(session.reference, resolved)),
         size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
     };
-    let names = [stored_name(repository.reference)];
-    store.tag(repository.cx, lease, &names, &resolved.manifest_descriptor, &naming)
+    let names = [stored_name(session.reference)];
+    store.tag(session.cx, lease, &names, &resolved.manifest_descriptor, &naming)
 }
 
-fn pulled(repository: &Repository<'_>, resolved: &Resolved, tally: &Tally) -> PulledImage {
+fn pulled(session: &PullSession<'_>, resolved: &Resolved, tally: &Tally) -> PulledImage {
     let (mut fetched, mut reused) = (tally.fetched(), tally.reused());
     for document in &resolved.documents {
         let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
@@ -58,10 +58,10 @@ fn pulled(repository: &Repository<'_>, resolved: &Resolved, tally: &Tally) -> Pu
     }
     let mut pulled = PulledImage::new(ImageRef::new(resolved.manifest.config.digest.as_str()));
     pulled.manifest_digest = Some(resolved.root.digest.clone());
-    pulled.repo_digest = Some(repo_digest(repository.reference, resolved));
+    pulled.repo_digest = Some(repo_digest(session.reference, resolved));
     pulled.bytes_fetched = fetched;
     pulled.bytes_reused = reused;
-    pulled.credential = repository.accepted();
+    pulled.credential = session.accepted();
     pulled
 }
 

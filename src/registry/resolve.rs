@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use super::Service;
-use super::ask::{Endpoint, Question, Repository, Whence};
-use super::retry::{self, Trial};
+use super::request::{Endpoint, PullSession, Request, Target};
+use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{
@@ -42,13 +42,13 @@ pub(super) struct Fetched {
 /// # Errors
 /// `NotFound`, `Unauthorized` and the like from the hosts; `InvalidManifest`, `Unsupported`,
 /// `DigestMismatch`, `NoMatchingPlatform`.
-pub(super) fn resolve(repository: &Repository<'_>) -> Result<Resolved, Error> {
-    let root = match repository.reference.digest() {
-        Some(digest) => by_digest(repository, digest, None)?,
-        None => by_tag(repository, repository.reference.tag().unwrap_or("latest"))?,
+pub(super) fn resolve(session: &PullSession<'_>) -> Result<Resolved, Error> {
+    let root = match session.reference.digest() {
+        Some(digest) => by_digest(session, digest, None)?,
+        None => by_tag(session, session.reference.tag().unwrap_or("latest"))?,
     };
     let root_descriptor = root.descriptor.clone();
-    let mut search = Search { repository, documents: Vec::new(), doubtful: 0, lacking: None };
+    let mut search = Search { session, documents: Vec::new(), doubtful: 0, lacking: None };
     match search.descend(root, true)? {
         Some((manifest, manifest_descriptor)) => {
             Ok(Resolved { root: root_descriptor, manifest, manifest_descriptor, documents: search.documents })
@@ -59,7 +59,7 @@ pub(super) fn resolve(repository: &Repository<'_>) -> Result<Resolved, Error> {
 
 /// A walk through indexes to the manifest for this platform.
 struct Search<'a, 'r> {
-    repository: &'a Repository<'r>,
+    session: &'a PullSession<'r>,
     /// The indexes on the way, and in the end the manifest.
     documents: Vec<Fetched>,
     /// How many manifests had to be asked what they are for.
@@ -74,11 +74,11 @@ impl Search<'_, '_> {
     fn descend(&mut self, found: Fetched, is_sure: bool) -> Result<Option<(Manifest, Descriptor)>, Error> {
         match found.document.clone() {
             Document::Manifest(manifest) => {
-                check(self.repository.service, &manifest)?;
+                check(self.session.service, &manifest)?;
                 if !is_sure && !self.is_by_its_config_for_us(&manifest.config)? {
                     return Ok(None);
                 }
-                report(self.repository, &found, &manifest);
+                report(self.session, &found, &manifest);
                 let descriptor = found.descriptor.clone();
                 self.documents.push(found);
                 Ok(Some((manifest, descriptor)))
@@ -99,12 +99,12 @@ impl Search<'_, '_> {
             let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
             return Err(Error::new(ErrorKind::InvalidManifest, message).with_phase(Phase::Manifest));
         }
-        let platform = &self.repository.service.settings.platform;
+        let platform = &self.session.service.settings.platform;
         self.lacking = platform.choose(index).err().or(self.lacking.take());
         let is_root = self.documents.len() == 1;
         for entry in platform.candidates(index) {
             let is_sure = entry.platform.is_some() || (is_sure && !is_root);
-            let found = by_digest(self.repository, &entry.digest, Some(entry))?;
+            let found = by_digest(self.session, &entry.digest, Some(entry))?;
             if let Some(chosen) = self.descend(found, is_sure)? {
                 return Ok(Some(chosen));
             }
@@ -114,7 +114,7 @@ impl Search<'_, '_> {
 
     /// Why nothing was found.
     fn nothing(self) -> Error {
-        let platform = &self.repository.service.settings.platform;
+        let platform = &self.session.service.settings.platform;
         self.lacking.unwrap_or_else(|| {
             let message = format!("no entry names its platform, and no config is for {platform}");
             Error::new(ErrorKind::NoMatchingPlatform, message)
@@ -127,26 +127,26 @@ impl Search<'_, '_> {
         if self.doubtful > MAX_DOUBTFUL {
             return Ok(false);
         }
-        let platform = ImageConfig::parse(&config_bytes(self.repository, config)?)
+        let platform = ImageConfig::parse(&config_bytes(self.session, config)?)
             .map_err(|error| error.with_phase(Phase::Config))?
             .platform;
-        Ok(self.repository.service.settings.platform.preference(&platform).is_some())
+        Ok(self.session.service.settings.platform.preference(&platform).is_some())
     }
 }
 
 /// The config's bytes, from the store or from a host.
-fn config_bytes(repository: &Repository<'_>, config: &Descriptor) -> Result<Vec<u8>, Error> {
-    if let Ok(bytes) = repository.service.store.document(&config.digest) {
+fn config_bytes(session: &PullSession<'_>, config: &Descriptor) -> Result<Vec<u8>, Error> {
+    if let Ok(bytes) = session.service.store.document(&config.digest) {
         return Ok(bytes);
     }
     let path = format!("blobs/{}", config.digest);
     let reached = Cell::new(0);
-    let trial = Trial { phase: Phase::Config, may: |host| host.capabilities.pull, reached: &reached };
-    retry::over_hosts(repository, &trial, |endpoint| {
+    let host_attempts =
+        HostAttempts { phase: Phase::Config, may: |host| host.capabilities.pull, reached: &reached };
+    retry::over_hosts(session, &host_attempts, |endpoint| {
         let named = |error: Error| error.with_host(&endpoint.name);
-        let question =
-            Question { whence: Whence::Api(&path), accept: None, range: None, phase: Phase::Config };
-        let (mut body, _slot) = repository.ask(endpoint, question)?.into_body();
+        let request = Request { target: Target::Api(&path), accept: None, range: None, phase: Phase::Config };
+        let (mut body, _slot) = session.request(endpoint, request)?.into_body();
         let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;
         match config.digest.matches(&bytes) {
             true => Ok(bytes),
@@ -174,8 +174,8 @@ fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
     Ok(())
 }
 
-fn report(repository: &Repository<'_>, fetched: &Fetched, manifest: &Manifest) {
-    repository.cx.report(&ProgressEvent::Resolved {
+fn report(session: &PullSession<'_>, fetched: &Fetched, manifest: &Manifest) {
+    session.cx.report(&ProgressEvent::Resolved {
         host: fetched.host.as_deref().unwrap_or("the store"),
         manifest: &fetched.descriptor.digest,
         blobs: manifest.blobs().len(),
@@ -184,45 +184,47 @@ fn report(repository: &Repository<'_>, fetched: &Fetched, manifest: &Manifest) {
 }
 
 /// A tag may move, so a host is asked each time; one that may say what tags stand for.
-fn by_tag(repository: &Repository<'_>, tag: &str) -> Result<Fetched, Error> {
+fn by_tag(session: &PullSession<'_>, tag: &str) -> Result<Fetched, Error> {
     let path = format!("manifests/{tag}");
     let reached = Cell::new(0);
-    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
-    retry::over_hosts(repository, &trial, |endpoint| fetch(repository, endpoint, &path, None, None))
+    let host_attempts =
+        HostAttempts { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
+    retry::over_hosts(session, &host_attempts, |endpoint| fetch(session, endpoint, &path, None, None))
 }
 
 /// A digest stands for the same bytes for ever.
 fn by_digest(
-    repository: &Repository<'_>,
+    session: &PullSession<'_>,
     digest: &Digest,
     described: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
-    if let Ok(bytes) = repository.service.store.document(digest) {
+    if let Ok(bytes) = session.service.store.document(digest) {
         return verified(None, bytes, None, Some(digest), described);
     }
     let path = format!("manifests/{digest}");
     let reached = Cell::new(0);
-    let trial = Trial { phase: Phase::Manifest, may: |host| host.capabilities.pull, reached: &reached };
-    retry::over_hosts(repository, &trial, |endpoint| {
-        fetch(repository, endpoint, &path, Some(digest), described)
+    let host_attempts =
+        HostAttempts { phase: Phase::Manifest, may: |host| host.capabilities.pull, reached: &reached };
+    retry::over_hosts(session, &host_attempts, |endpoint| {
+        fetch(session, endpoint, &path, Some(digest), described)
     })
 }
 
 fn fetch(
-    repository: &Repository<'_>,
+    session: &PullSession<'_>,
     endpoint: &Endpoint,
     path: &str,
     digest: Option<&Digest>,
     described: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
     let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
-    let question = Question {
-        whence: Whence::Api(path),
+    let request = Request {
+        target: Target::Api(path),
         accept: Some(media_type::ACCEPT),
         range: None,
         phase: Phase::Manifest,
     };
-    let answer = repository.ask(endpoint, question)?;
+    let answer = session.request(endpoint, request)?;
     let content_type = answer.reply.header("content-type").map(ToOwned::to_owned);
     let (mut body, _slot) = answer.into_body();
     let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;

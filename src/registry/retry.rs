@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::ask::{Endpoint, Repository};
 use super::hosts::Host;
+use super::request::{Endpoint, PullSession};
 use crate::error::{Attempt, Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 
@@ -17,7 +17,7 @@ const REAL_PROGRESS: u64 = 1024 * 1024;
 const MAX_LISTED: usize = 64;
 
 /// What is tried at each host.
-pub(super) struct Trial<'a> {
+pub(super) struct HostAttempts<'a> {
     pub(super) phase: Phase,
     /// Which hosts may be asked.
     pub(super) may: fn(&Host) -> bool,
@@ -33,61 +33,61 @@ pub(super) struct Trial<'a> {
 /// # Errors
 /// That host's, with each attempt; what is no host's fault ends it at once.
 pub(super) fn over_hosts<T>(
-    repository: &Repository<'_>,
-    trial: &Trial<'_>,
+    session: &PullSession<'_>,
+    host_attempts: &HostAttempts<'_>,
     mut attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let patience = &repository.service.settings.patience;
+    let retry = &session.service.settings.retry;
     let mut attempts = Vec::new();
     let mut failed_rounds = 0;
     let outcome = loop {
-        let reached_before = trial.reached.get();
-        let error = match one_round(repository, trial, &mut attempt, &mut attempts) {
+        let reached_before = host_attempts.reached.get();
+        let error = match one_round(session, host_attempts, &mut attempt, &mut attempts) {
             ControlFlow::Break(outcome) => break outcome,
             ControlFlow::Continue(error) => error,
         };
-        if trial.reached.get() - reached_before >= REAL_PROGRESS {
+        if host_attempts.reached.get() - reached_before >= REAL_PROGRESS {
             failed_rounds = 0;
             continue;
         }
         failed_rounds += 1;
-        if !may_pass(&error) || failed_rounds >= patience.tries {
+        if !may_pass(&error) || failed_rounds >= retry.tries {
             break Err(error);
         }
-        if let Err(ended) = wait(repository, &error, patience.delay_after(failed_rounds)) {
+        if let Err(ended) = wait(session, &error, retry.delay_after(failed_rounds)) {
             break Err(ended);
         }
     };
-    outcome.map_err(|error| error.with_phase(trial.phase).with_attempts(attempts))
+    outcome.map_err(|error| error.with_phase(host_attempts.phase).with_attempts(attempts))
 }
 
 /// Tries at each host once. Continues with the error that decides, or ends it all.
 fn one_round<T>(
-    repository: &Repository<'_>,
-    trial: &Trial<'_>,
+    session: &PullSession<'_>,
+    host_attempts: &HostAttempts<'_>,
     attempt: &mut impl FnMut(&Endpoint) -> Result<T, Error>,
     attempts: &mut Vec<Attempt>,
 ) -> ControlFlow<Result<T, Error>, Error> {
     let mut deciding: Option<(usize, Error)> = None;
-    for (place, endpoint) in in_order(repository, trial.may) {
-        let outcome = match leave_alone(repository, endpoint).filter(|_| deciding.is_some()) {
+    for (place, endpoint) in in_order(session, host_attempts.may) {
+        let outcome = match leave_alone(session, endpoint).filter(|_| deciding.is_some()) {
             Some(closed) => Err(closed),
             None => attempt(endpoint),
         };
         let error = match outcome {
             Ok(value) => {
-                repository.service.governor.trust(&endpoint.name);
+                session.service.host_limits.release(&endpoint.name);
                 return ControlFlow::Break(Ok(value));
             }
-            Err(error) => error.with_phase(trial.phase),
+            Err(error) => error.with_phase(host_attempts.phase),
         };
-        if let Err(ended) = repository.cx.check() {
+        if let Err(ended) = session.cx.check() {
             return ControlFlow::Break(Err(ended));
         }
         if !is_of_host(error.kind()) {
             return ControlFlow::Break(Err(error));
         }
-        note_failure(repository, endpoint, &error, attempts);
+        note_failure(session, endpoint, &error, attempts);
         if deciding.as_ref().is_none_or(|(decided_by, _)| *decided_by < place) {
             deciding = Some((place, error));
         }
@@ -102,21 +102,16 @@ fn one_round<T>(
 }
 
 /// While there are others to ask, a host that asked to be left alone is.
-fn leave_alone(repository: &Repository<'_>, endpoint: &Endpoint) -> Option<Error> {
-    let delay = repository.service.governor.closed_for(&endpoint.name)?;
+fn leave_alone(session: &PullSession<'_>, endpoint: &Endpoint) -> Option<Error> {
+    let delay = session.service.host_limits.closed_for(&endpoint.name)?;
     let error = Error::new(ErrorKind::RateLimited, "the host asked to be left alone");
     Some(error.with_host(&endpoint.name).with_retry_after(delay))
 }
 
-fn note_failure(
-    repository: &Repository<'_>,
-    endpoint: &Endpoint,
-    error: &Error,
-    attempts: &mut Vec<Attempt>,
-) {
-    log::debug!("{}: {error}", repository.reference);
+fn note_failure(session: &PullSession<'_>, endpoint: &Endpoint, error: &Error, attempts: &mut Vec<Attempt>) {
+    log::debug!("{}: {error}", session.reference);
     if means_trouble(error.kind()) {
-        repository.service.governor.distrust(&endpoint.name);
+        session.service.host_limits.quarantine(&endpoint.name);
     }
     if means_refusal(error.kind()) {
         endpoint.has_failed.store(true, Ordering::Relaxed);
@@ -128,23 +123,23 @@ fn note_failure(
 }
 
 /// Waits before the next round, and longer if the host that decides is not to be asked before.
-fn wait(repository: &Repository<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
+fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
     let host = error.host().unwrap_or_default();
-    let delay = repository.service.governor.closed_for(host).map_or(delay, |closed| closed.max(delay));
-    repository.cx.report(&ProgressEvent::Waiting { host, reason: &error.cause(), delay });
-    repository.cx.sleep(delay)
+    let delay = session.service.host_limits.closed_for(host).map_or(delay, |closed| closed.max(delay));
+    session.cx.report(&ProgressEvent::Waiting { host, reason: &error.cause(), delay });
+    session.cx.sleep(delay)
 }
 
 /// The hosts that may be asked, each with its place in the configured order.
-fn in_order<'r>(repository: &'r Repository<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r Endpoint)> {
-    let endpoints = repository.endpoints.iter().enumerate();
+fn in_order<'r>(session: &'r PullSession<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r Endpoint)> {
+    let endpoints = session.endpoints.iter().enumerate();
     let mut endpoints: Vec<_> = endpoints.filter(|(_, endpoint)| may(&endpoint.host)).collect();
-    let governor = &repository.service.governor;
+    let host_limits = &session.service.host_limits;
     if endpoints.len() > 1 {
         endpoints.sort_by_cached_key(|(_, endpoint)| {
             let is_in_doubt =
-                governor.is_distrusted(&endpoint.name) || endpoint.has_failed.load(Ordering::Relaxed);
-            (governor.closed_for(&endpoint.name), is_in_doubt)
+                host_limits.is_quarantined(&endpoint.name) || endpoint.has_failed.load(Ordering::Relaxed);
+            (host_limits.closed_for(&endpoint.name), is_in_doubt)
         });
     }
     endpoints

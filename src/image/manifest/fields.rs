@@ -9,7 +9,7 @@ use serde::de::{Deserializer, MapAccess};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
-use crate::image::quoted;
+use crate::image::quoted::quoted;
 
 use super::Descriptor;
 use super::media_type;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
-use crate::image::quoted;
+use crate::image::quoted::quoted;
 
 pub use config::ImageConfig;
 

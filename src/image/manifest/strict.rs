@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::error::Category;
 
 use crate::error::{Error, ErrorKind};
-use crate::image::quoted;
+use crate::image::quoted::quoted;
 
 use super::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES};
 

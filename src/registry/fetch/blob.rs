@@ -7,10 +7,10 @@ use std::time::Instant;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
-use crate::registry::ask::{Answer, Endpoint, Question, Repository, Whence};
-use crate::registry::headers::ContentRange;
 use crate::registry::http::Body;
-use crate::registry::retry::{self, Trial};
+use crate::registry::range::ContentRange;
+use crate::registry::request::{Endpoint, PullSession, Request, Response, Target};
+use crate::registry::retry::{self, HostAttempts};
 use crate::store::{Begun, Lease};
 
 /// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
@@ -20,7 +20,7 @@ const PART: usize = 128 << 10;
 /// One blob that is to be fetched.
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<'a> {
-    pub(super) repository: &'a Repository<'a>,
+    pub(super) session: &'a PullSession<'a>,
     pub(super) lease: &'a Lease,
     pub(super) blob: &'a Descriptor,
     pub(super) phase: Phase,
@@ -28,11 +28,11 @@ pub(super) struct Fetch<'a> {
 
 impl Fetch<'_> {
     pub(super) fn begin(&self) -> Result<Begun, Error> {
-        let begun = self.repository.service.store.begin(self.repository.cx, self.lease, self.blob);
+        let begun = self.session.service.store.begin(self.session.cx, self.lease, self.blob);
         begun.map_err(|error| error.with_phase(Phase::Store))
     }
 
-    /// Where hosts have it, below the repository's name.
+    /// Where hosts have it, below the repository's path.
     pub(super) fn path(&self) -> String {
         format!("blobs/{}", self.blob.digest)
     }
@@ -43,22 +43,22 @@ impl Fetch<'_> {
         reached: &Cell<u64>,
         attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let trial = Trial { phase: self.phase, may: |host| host.capabilities.pull, reached };
-        retry::over_hosts(self.repository, &trial, attempt)
+        let host_attempts = HostAttempts { phase: self.phase, may: |host| host.capabilities.pull, reached };
+        retry::over_hosts(self.session, &host_attempts, attempt)
     }
 
     /// Asks one host, for all of it or for a `range`, like `bytes=0-1`.
-    pub(super) fn ask(
+    pub(super) fn request(
         &self,
         endpoint: &Endpoint,
-        whence: Whence<'_>,
+        target: Target<'_>,
         range: Option<&str>,
-    ) -> Result<Answer, Error> {
-        self.repository.ask(endpoint, Question { whence, accept: None, range, phase: self.phase })
+    ) -> Result<Response, Error> {
+        self.session.request(endpoint, Request { target, accept: None, range, phase: self.phase })
     }
 
     /// Whether an answer brings just these bytes.
-    pub(super) fn is_brought(&self, bytes: Range<u64>, answer: &Answer) -> bool {
+    pub(super) fn is_brought(&self, bytes: Range<u64>, answer: &Response) -> bool {
         let sent = ContentRange::parse(answer.reply.headers("content-range"));
         answer.reply.status() == 206
             && sent.is_some_and(|sent| {
@@ -88,17 +88,17 @@ impl Fetch<'_> {
             })?;
             reached.set(now_at.max(reached.get()));
             let advanced = ProgressEvent::BlobAdvanced { digest: &self.blob.digest, bytes: read as u64 };
-            self.repository.cx.report(&advanced);
+            self.session.cx.report(&advanced);
         }
     }
 
     /// Notes how long a body's bytes took to come.
     pub(super) fn note_pace(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
-        self.repository.service.governor.note_body(&endpoint.name, bytes, began.elapsed());
+        self.session.service.host_limits.note_body(&endpoint.name, bytes, began.elapsed());
     }
 
     pub(super) fn report_start(&self, host: &str, offset: u64) {
-        self.repository.cx.report(&ProgressEvent::BlobStarted {
+        self.session.cx.report(&ProgressEvent::BlobStarted {
             digest: &self.blob.digest,
             size: self.blob.size,
             offset,
@@ -107,6 +107,6 @@ impl Fetch<'_> {
     }
 
     pub(super) fn report_restart(&self) {
-        self.repository.cx.report(&ProgressEvent::BlobRestarted { digest: &self.blob.digest });
+        self.session.cx.report(&ProgressEvent::BlobRestarted { digest: &self.blob.digest });
     }
 }

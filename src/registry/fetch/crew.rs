@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
 use crate::registry::Settings;
-use crate::registry::ask::Repository;
-use crate::registry::governor::{Slot, Slots};
+use crate::registry::host_limits::{Slot, Slots};
+use crate::registry::request::PullSession;
 use crate::store::{Begun, Ingest, Lease};
 
 /// Bytes that one thread fetches alone where a host answers soon.
@@ -26,7 +26,7 @@ const LITTLE: u64 = 128 << 10;
 /// something up starts another if there is more. So a pull has a thread for each thing that it does, and
 /// one for all that it waits for other pulls to do.
 pub(super) struct Crew<'a> {
-    pub(super) repository: &'a Repository<'a>,
+    pub(super) session: &'a PullSession<'a>,
     stop: &'a CancelToken,
     lease: &'a Lease,
     config: &'a Descriptor,
@@ -68,7 +68,7 @@ pub(super) struct Worker<'s, 'e, 'a> {
 
 impl<'a> Crew<'a> {
     pub(super) fn new(
-        repository: &'a Repository<'a>,
+        session: &'a PullSession<'a>,
         stop: &'a CancelToken,
         lease: &'a Lease,
         config: &'a Descriptor,
@@ -78,7 +78,7 @@ impl<'a> Crew<'a> {
         let floor =
             Floor { blobs: blobs.into(), shared: Vec::new(), threads: 1, is_at_limit: false, failed: None };
         Crew {
-            repository,
+            session,
             stop,
             lease,
             config,
@@ -129,7 +129,7 @@ impl<'a> Worker<'_, '_, 'a> {
     /// for this one to fetch, this blob and maybe others.
     fn fetch(self, blob: &'a Descriptor, waits: Option<Slot>) -> Result<(), Error> {
         self.get_help();
-        let (cx, tally) = (self.crew.repository.cx, &self.crew.tally);
+        let (cx, tally) = (self.crew.session.cx, &self.crew.tally);
         let fetch = self.crew.fetch_of(blob);
         let begun = fetch.begin()?;
         // Another thread may wait for another blob now.
@@ -154,8 +154,8 @@ impl<'a> Worker<'_, '_, 'a> {
         if let Some(data) = &fetch.blob.data {
             return commit_inline(ingest, data);
         }
-        let service = self.crew.repository.service;
-        let _leave = service.downloads.acquire(self.crew.repository.cx)?;
+        let service = self.crew.session.service;
+        let _leave = service.downloads.acquire(self.crew.session.cx)?;
         if fetch.blob.urls.is_empty() && fetch.blob.size >= service.settings.sharing.from {
             return self.complete_in_pieces(fetch, ingest);
         }
@@ -170,7 +170,7 @@ impl<'a> Worker<'_, '_, 'a> {
             return;
         }
         let name = format!("blob-{}", floor.threads);
-        let stack = self.crew.repository.service.settings.stack_size;
+        let stack = self.crew.session.service.settings.stack_size;
         let thread = thread::Builder::new().name(name).stack_size(stack);
         match thread.spawn_scoped(self.scope, move || self.work()) {
             Ok(_) => floor.threads += 1,
@@ -200,7 +200,7 @@ impl<'a> Crew<'a> {
             return floor.blobs.remove(place).map(|blob| Task::Fetch(blob, None));
         }
         if let Some(shared) = neediest(floor)
-            && let Some(leave) = self.repository.service.downloads.try_acquire()
+            && let Some(leave) = self.session.service.downloads.try_acquire()
         {
             shared.join();
             return Some(Task::Help(Arc::clone(shared), leave));
@@ -211,13 +211,13 @@ impl<'a> Crew<'a> {
 
     /// Where among the blobs that are left the first is that nobody in this process is at.
     fn place_of_free(&self, floor: &Floor<'a>) -> Option<usize> {
-        let store = &self.repository.service.store;
+        let store = &self.session.service.store;
         floor.blobs.iter().position(|blob| !store.is_being_fetched(&blob.digest))
     }
 
     /// Whether one thread more would be of use, and find something to do.
     fn wants_thread(&self, floor: &Floor<'a>) -> bool {
-        let can_help = || neediest(floor).is_some() && self.repository.service.downloads.has_free();
+        let can_help = || neediest(floor).is_some() && self.session.service.downloads.has_free();
         !floor.is_at_limit
             && floor.threads < self.useful_threads()
             && (self.place_of_free(floor).is_some() || can_help())
@@ -227,10 +227,10 @@ impl<'a> Crew<'a> {
     /// more threads than it can run would only take turns; and what is little is there before another
     /// thread has started.
     fn useful_threads(&self) -> usize {
-        let service = self.repository.service;
+        let service = self.session.service;
         let Settings { downloads_per_pull, side_by_side, .. } = service.settings;
-        let first = self.repository.endpoints.first();
-        let is_soon = first.is_some_and(|first| service.governor.answers_soon(&first.name));
+        let first = self.session.endpoints.first();
+        let is_soon = first.is_some_and(|first| service.host_limits.is_near(&first.name));
         match self.missing {
             0 => 1,
             ..=LITTLE if is_soon => 1,
@@ -241,7 +241,7 @@ impl<'a> Crew<'a> {
 
     pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a> {
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
-        Fetch { repository: self.repository, lease: self.lease, blob, phase }
+        Fetch { session: self.session, lease: self.lease, blob, phase }
     }
 
     /// Ends the others, too. The first failure counts; theirs are of its making.

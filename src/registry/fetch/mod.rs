@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::crew::Crew;
-use super::ask::Repository;
+use super::request::PullSession;
 use crate::context::CancelToken;
 use crate::error::{Error, Phase};
 use crate::image::manifest::{Descriptor, Manifest};
@@ -46,30 +46,30 @@ impl Tally {
     }
 }
 
-/// Fetches what the store has not of an image's config and layers. `stop` cancels the repository's
+/// Fetches what the store has not of an image's config and layers. `stop` cancels the session's
 /// context: the first blob that fails ends the others.
 ///
 /// # Errors
 /// The first blob's that failed.
 pub(super) fn blobs(
-    repository: &Repository<'_>,
+    session: &PullSession<'_>,
     stop: &CancelToken,
     lease: &Lease,
     manifest: &Manifest,
 ) -> Result<Tally, Error> {
     let mut blobs = manifest.blobs();
-    let missing = missing_bytes(repository, &blobs)?;
-    repository.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
+    let missing = missing_bytes(session, &blobs)?;
+    session.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
     // The largest first: the pull lasts as long as its last blob.
     blobs.sort_by_key(|blob| Reverse(blob.size));
-    Crew::new(repository, stop, lease, &manifest.config, blobs, missing).fetch_all()
+    Crew::new(session, stop, lease, &manifest.config, blobs, missing).fetch_all()
 }
 
-fn missing_bytes(repository: &Repository<'_>, blobs: &[&Descriptor]) -> Result<u64, Error> {
-    let store = &repository.service.store;
+fn missing_bytes(session: &PullSession<'_>, blobs: &[&Descriptor]) -> Result<u64, Error> {
+    let store = &session.service.store;
     let mut missing = 0_u64;
     for blob in blobs {
-        let found = store.has(repository.cx, blob).map_err(|error| error.with_phase(Phase::Store))?;
+        let found = store.has(session.cx, blob).map_err(|error| error.with_phase(Phase::Store))?;
         if found.is_none() {
             missing = missing.saturating_add(blob.size);
         }

@@ -13,8 +13,8 @@ use super::blob::Fetch;
 use super::crew::{Crew, Worker};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::ask::{Endpoint, Whence};
 use crate::registry::http::Body;
+use crate::registry::request::{Endpoint, Target};
 use crate::store::{Ingest, Piece, Pieces};
 
 /// So many bytes have to come before others join in.
@@ -75,7 +75,7 @@ impl<'a> Worker<'_, '_, 'a> {
         let had = fetch.blob.size.saturating_sub(ingest.missing());
         let shared = Shared {
             blob: fetch.blob,
-            pieces: ingest.in_pieces(fetch.repository.service.settings.sharing.piece)?,
+            pieces: ingest.in_pieces(fetch.session.service.settings.sharing.piece)?,
             had,
             since: Instant::now(),
             helpers: AtomicUsize::new(0),
@@ -209,7 +209,7 @@ impl Hand<'_, '_> {
     ) -> Result<Fetched, Error> {
         let (fetch, from) = (&self.fetch, piece.next);
         let range = format!("bytes={from}-{}", piece.end - 1);
-        let answer = fetch.ask(endpoint, Whence::Api(&fetch.path()), Some(&range))?;
+        let answer = fetch.request(endpoint, Target::Api(&fetch.path()), Some(&range))?;
         if !fetch.is_brought(from..piece.end, &answer) {
             log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
             return Ok(Fetched::OnlyWhole);

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::blob::Fetch;
 use crate::error::{Error, ErrorKind};
-use crate::registry::ask::{Answer, Endpoint, Whence};
 use crate::registry::http::Body;
+use crate::registry::request::{Endpoint, Response, Target};
 use crate::store::Ingest;
 
 /// A blob on its way.
@@ -23,7 +23,7 @@ struct Whole<'a> {
 #[derive(Clone, Copy)]
 struct Source<'a> {
     endpoint: &'a Endpoint,
-    whence: Whence<'a>,
+    target: Target<'a>,
 }
 
 impl Fetch<'_> {
@@ -34,7 +34,7 @@ impl Fetch<'_> {
         let mut whole = Whole { fetch: *self, ingest, resumed, reached: &reached };
         let path = self.path();
         let fetched = self.over_hosts(&reached, |endpoint| {
-            whole.try_source(Source { endpoint, whence: Whence::Api(&path) })
+            whole.try_source(Source { endpoint, target: Target::Api(&path) })
         });
         match fetched {
             Err(error) if self.may_try_foreign(&error) => whole.try_foreign().map_err(|_| error)?,
@@ -45,7 +45,7 @@ impl Fetch<'_> {
 
     /// Whether the layer is one that registries need not have, and may be had where it says.
     fn may_try_foreign(&self, error: &Error) -> bool {
-        self.repository.service.settings.allow_foreign_urls
+        self.session.service.settings.allow_foreign_urls
             && error.kind() == ErrorKind::NotFound
             && !self.blob.urls.is_empty()
     }
@@ -54,18 +54,18 @@ impl Fetch<'_> {
 impl Whole<'_> {
     /// Tries the descriptor's own URLs in turn, once each.
     fn try_foreign(&mut self) -> Result<(), Error> {
-        let Fetch { repository, blob, .. } = self.fetch;
+        let Fetch { session, blob, .. } = self.fetch;
         let absent = Error::new(ErrorKind::NotFound, "no host has it");
-        let Some(endpoint) = repository.endpoints.last() else { return Err(absent) };
+        let Some(endpoint) = session.endpoints.last() else { return Err(absent) };
         let mut failed = absent;
         for url in &blob.urls {
-            match self.try_source(Source { endpoint, whence: Whence::Foreign(url) }) {
+            match self.try_source(Source { endpoint, target: Target::Foreign(url) }) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = error,
             }
-            repository.cx.check()?;
+            session.cx.check()?;
         }
-        log::debug!("{}: {failed}", repository.reference);
+        log::debug!("{}: {failed}", session.reference);
         Err(failed)
     }
 
@@ -114,13 +114,13 @@ impl Whole<'_> {
 
     /// Asks for what is missing. A host that does not give just that is asked for the whole, or has
     /// given it already.
-    fn ask_for_rest(&mut self, source: Source<'_>) -> Result<Answer, Error> {
+    fn ask_for_rest(&mut self, source: Source<'_>) -> Result<Response, Error> {
         let offset = self.ingest.offset();
         if offset == 0 {
-            return self.fetch.ask(source.endpoint, source.whence, None);
+            return self.fetch.request(source.endpoint, source.target, None);
         }
         let range = format!("bytes={offset}-");
-        let answer = self.fetch.ask(source.endpoint, source.whence, Some(&range))?;
+        let answer = self.fetch.request(source.endpoint, source.target, Some(&range))?;
         if self.fetch.is_brought(offset..self.fetch.blob.size, &answer) {
             return Ok(answer);
         }
@@ -130,7 +130,7 @@ impl Whole<'_> {
         }
         answer.discard();
         self.restart()?;
-        self.fetch.ask(source.endpoint, source.whence, None)
+        self.fetch.request(source.endpoint, source.target, None)
     }
 
     /// A host that announces another length has another blob, and will have it in a moment, too.
@@ -177,9 +177,9 @@ impl Whole<'_> {
 
 impl Source<'_> {
     fn name(&self) -> &str {
-        match self.whence {
-            Whence::Api(_) => &self.endpoint.name,
-            Whence::Foreign(url) => url,
+        match self.target {
+            Target::Api(_) => &self.endpoint.name,
+            Target::Foreign(url) => url,
         }
     }
 }

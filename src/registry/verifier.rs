@@ -4,9 +4,9 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::ask::{Question, Repository, Whence};
+use super::request::{PullSession, Request, Target};
 use super::resolve::Resolved;
-use super::retry::{self, Trial};
+use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, media_type};
@@ -24,14 +24,14 @@ pub trait ImageVerifier: Send + Sync {
 
 /// An image that a verifier is to decide about.
 pub struct Candidate<'a> {
-    repository: &'a Repository<'a>,
+    session: &'a PullSession<'a>,
     resolved: &'a Resolved,
 }
 
 impl Candidate<'_> {
     /// What was asked for.
     pub fn reference(&self) -> &Reference {
-        self.repository.reference
+        self.session.reference
     }
 
     /// What the reference stands for: the manifest, or the index that it was chosen from.
@@ -51,17 +51,17 @@ impl Candidate<'_> {
     /// `NotFound` if the registry has no such API, and what asking a registry fails with.
     pub fn referrers(&self, digest: &Digest) -> Result<Index, Error> {
         let path = format!("referrers/{digest}");
-        let question = Question {
-            whence: Whence::Api(&path),
+        let request = Request {
+            target: Target::Api(&path),
             accept: Some(media_type::OCI_INDEX),
             range: None,
             phase: Phase::Manifest,
         };
         let reached = Default::default();
-        let trial =
-            Trial { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
-        retry::over_hosts(self.repository, &trial, |endpoint| {
-            let answer = self.repository.ask(endpoint, question)?;
+        let host_attempts =
+            HostAttempts { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
+        retry::over_hosts(self.session, &host_attempts, |endpoint| {
+            let answer = self.session.request(endpoint, request)?;
             let (mut body, _slot) = answer.into_body();
             match Document::parse(Some(media_type::OCI_INDEX), &body.read_to_end(MAX_DOCUMENT_BYTES)?)? {
                 Document::Index(index) => Ok(index),
@@ -83,10 +83,10 @@ impl fmt::Debug for Candidate<'_> {
     }
 }
 
-/// Asks the caller's verifier, if there is one.
-pub(super) fn ask_the_caller(repository: &Repository<'_>, resolved: &Resolved) -> Result<(), Error> {
-    let Some(verifier) = &repository.service.verifier else { return Ok(()) };
-    let candidate = Candidate { repository, resolved };
+/// Runs the caller's verifier, if one is set.
+pub(super) fn verify(session: &PullSession<'_>, resolved: &Resolved) -> Result<(), Error> {
+    let Some(verifier) = &session.service.verifier else { return Ok(()) };
+    let candidate = Candidate { session, resolved };
     let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify(&candidate)))
         .unwrap_or_else(|_| Err("the check panicked".to_owned()));
     verdict.map_err(|reason| Error::new(ErrorKind::Denied, reason).with_retryable(false))

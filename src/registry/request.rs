@@ -1,4 +1,4 @@
-//! One question to one host: admitted, authorised, redirected, and its refusal made an error.
+//! One request to one host: admitted, authorised, redirected, and its refusal made an error.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::auth::{Audience, Authorization, Lesson};
-use super::governor::Admission;
+use super::auth::{Authorization, ChallengeOutcome, TokenScope};
+use super::host_limits::HostPermit;
 use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
-use super::{Service, policy, refusal};
+use super::{Service, error_response, policy};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
 use crate::error::{Error, ErrorKind, Phase};
@@ -20,7 +20,7 @@ use crate::service::{CredentialFingerprint, PullSecret};
 const MAX_REDIRECTS: usize = 5;
 
 /// A repository at the hosts that serve it, for one pull.
-pub(super) struct Repository<'a> {
+pub(super) struct PullSession<'a> {
     pub(super) service: &'a Service,
     pub(super) cx: &'a PullContext,
     pub(super) reference: &'a Reference,
@@ -55,8 +55,8 @@ struct Access {
 
 /// What is asked of a host.
 #[derive(Clone, Copy)]
-pub(super) struct Question<'a> {
-    pub(super) whence: Whence<'a>,
+pub(super) struct Request<'a> {
+    pub(super) target: Target<'a>,
     pub(super) accept: Option<&'a str>,
     /// `bytes=…`.
     pub(super) range: Option<&'a str>,
@@ -65,43 +65,43 @@ pub(super) struct Question<'a> {
 
 /// Where to ask.
 #[derive(Clone, Copy)]
-pub(super) enum Whence<'a> {
+pub(super) enum Target<'a> {
     /// At the host's API, below the repository's name, like `manifests/latest`.
     Api(&'a str),
     /// At a URL of a layer's descriptor.
     Foreign(&'a str),
 }
 
-impl Question<'_> {
+impl Request<'_> {
     fn is_for_blob(&self) -> bool {
         matches!(self.phase, Phase::Config | Phase::Layer)
     }
 
     /// Takes a 200, and where a range was asked for, what it may be answered with.
-    fn accept_answer(&self, answer: Answer) -> Result<Answer, Error> {
-        match answer.reply.status() {
-            200 => Ok(answer),
-            206 | 416 if self.range.is_some() => Ok(answer),
-            _ => Err(answer.refusal()),
+    fn accept_status(&self, response: Response) -> Result<Response, Error> {
+        match response.reply.status() {
+            200 => Ok(response),
+            206 | 416 if self.range.is_some() => Ok(response),
+            _ => Err(response.refusal()),
         }
     }
 }
 
 /// What a host answered.
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) reply: Reply,
-    leave: Admission,
+    permit: HostPermit,
     /// Who gave it, after redirects.
     host: String,
     is_at_host: bool,
-    /// From the question to the answer's head, without the wait for a slot; redirects included.
+    /// From the request to the response's head, without the wait for a slot; redirects included.
     took: Duration,
 }
 
-impl Answer {
+impl Response {
     /// The body, and the leave to use its connection.
-    pub(super) fn into_body(self) -> (Body, Admission) {
-        (self.reply.into_body(), self.leave)
+    pub(super) fn into_body(self) -> (Body, HostPermit) {
+        (self.reply.into_body(), self.permit)
     }
 
     /// Passes over the body.
@@ -110,7 +110,7 @@ impl Answer {
     }
 
     fn refusal(self) -> Error {
-        refusal::of(self.reply).with_host(self.host)
+        error_response::error_of(self.reply).with_host(self.host)
     }
 
     fn is_refused_elsewhere(&self) -> bool {
@@ -118,7 +118,7 @@ impl Answer {
     }
 }
 
-impl<'a> Repository<'a> {
+impl<'a> PullSession<'a> {
     /// Finds the hosts. Asks no network, but fails for settings and secrets that are wrong.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl<'a> Repository<'a> {
         let hosts = service.hosts.for_registry(reference.domain())?;
         let endpoints =
             hosts.into_iter().map(|host| Endpoint::open(service, host)).collect::<Result<_, _>>()?;
-        Ok(Repository { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
+        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
     }
 
     /// The credential that the images' hosts took; `None` if they asked for none.
@@ -146,19 +146,19 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// By status: `Unauthorized`, `Denied`, `NotFound`, `RateLimited`, `Unavailable`, `Timeout`,
     /// `Protocol`; and what the connection fails with.
-    pub(super) fn ask(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
-        let asked = match question.whence {
-            Whence::Api(_) => self.ask_authorised(endpoint, question),
-            Whence::Foreign(_) => self.ask_anonymously(endpoint, question),
+    pub(super) fn request(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
+        let asked = match request.target {
+            Target::Api(_) => self.with_credentials(endpoint, request),
+            Target::Foreign(_) => self.anonymously(endpoint, request),
         };
-        if let Ok(answer) = &asked {
-            self.service.governor.note_answer(&endpoint.name, answer.took, question.is_for_blob());
+        if let Ok(response) = &asked {
+            self.service.host_limits.note_answer(&endpoint.name, response.took, request.is_for_blob());
         }
         asked.map_err(|error| {
-            let error = error.with_phase(question.phase).with_host(&endpoint.name);
+            let error = error.with_phase(request.phase).with_host(&endpoint.name);
             if let (Some(delay), Some(host)) = (error.retry_after(), error.host()) {
-                let delay = delay.min(self.service.settings.patience.max_retry_after);
-                self.service.governor.close(host, delay, &error.cause());
+                let delay = delay.min(self.service.settings.retry.max_retry_after);
+                self.service.host_limits.close(host, delay, &error.cause());
             }
             error
         })
@@ -166,20 +166,20 @@ impl<'a> Repository<'a> {
 
     /// Shows one credential after the other, nobody's last, until the host takes one. When all are
     /// refused, the refusal of the best is told.
-    fn ask_authorised(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
+    fn with_credentials(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
         let mut challenge = None;
         let mut told: Option<Error> = None;
         let mut tried = Vec::new();
         loop {
             let found = self.next_credential(endpoint)?;
             let credential = found.as_ref().map(|found| &found.credential);
-            let refusal = match self.ask_showing(endpoint, question, credential, challenge.as_ref())? {
-                Verdict::Answered(answer) => return Ok(answer),
-                Verdict::Challenged(refusal) => {
+            let refusal = match self.with_token(endpoint, request, credential, challenge.as_ref())? {
+                AuthOutcome::Answered(response) => return Ok(response),
+                AuthOutcome::Challenged(refusal) => {
                     challenge = Some(refusal);
                     continue;
                 }
-                Verdict::Refused(refusal) => refusal,
+                AuthOutcome::Refused(refusal) => refusal,
             };
             let told = &*told.get_or_insert(refusal);
             let Some(found) = found else {
@@ -193,60 +193,62 @@ impl<'a> Repository<'a> {
 
     /// Shows one credential, or none. A challenge is learned from once, and a token that was good
     /// before is renewed once.
-    fn ask_showing(
+    fn with_token(
         &self,
         endpoint: &Endpoint,
-        question: Question<'_>,
+        request: Request<'_>,
         credential: Option<&Credential>,
         challenge: Option<&Error>,
-    ) -> Result<Verdict, Error> {
-        let authority = &self.service.authority;
-        let audience = self.audience(endpoint);
+    ) -> Result<AuthOutcome, Error> {
+        let tokens = &self.service.tokens;
+        let token_scope = self.token_scope(endpoint);
         let mut has_renewed = false;
         loop {
-            let shown = match authority.authorize(self.cx, audience, credential) {
+            let shown = match tokens.authorize(self.cx, token_scope, credential) {
                 Ok(shown) => shown,
-                Err(error) if is_refusal(&error) => return Ok(Verdict::Refused(error)),
+                Err(error) if is_refusal(&error) => return Ok(AuthOutcome::Refused(error)),
                 Err(error) => return Err(error),
             };
             // Nothing to show is what the host has refused already.
             if let (None, Some(refusal)) = (&shown, challenge) {
-                return Ok(Verdict::Refused(refusal.clone()));
+                return Ok(AuthOutcome::Refused(refusal.clone()));
             }
-            let answer = self.ask_as(endpoint, question, shown.as_ref())?;
-            match answer.reply.status() {
+            let response = self.with_fresh_redirect(endpoint, request, shown.as_ref())?;
+            match response.reply.status() {
                 401 | 403 => {}
                 _ => {
-                    let answer = question.accept_answer(answer)?;
+                    let response = request.accept_status(response)?;
                     self.note_accepted(shown.as_ref(), credential);
-                    return Ok(Verdict::Answered(answer));
+                    return Ok(AuthOutcome::Answered(response));
                 }
             }
-            let lesson = authority.learn(audience, &answer.reply);
-            let is_challenge = answer.reply.status() == 401 && challenge.is_none();
-            let refusal = answer.refusal();
-            match (&shown, lesson) {
-                (_, Lesson::News) if is_challenge => return Ok(Verdict::Challenged(refusal)),
+            let learned = tokens.learn(token_scope, &response.reply);
+            let is_challenge = response.reply.status() == 401 && challenge.is_none();
+            let refusal = response.refusal();
+            match (&shown, learned) {
+                (_, ChallengeOutcome::New) if is_challenge => return Ok(AuthOutcome::Challenged(refusal)),
                 // Another thread was the first to learn of it.
-                (None, Lesson::KnownAlready) if is_challenge => return Ok(Verdict::Challenged(refusal)),
-                (None, Lesson::NotUnderstood) if is_challenge => {
-                    return Ok(Verdict::Refused(not_understood(&refusal)));
+                (None, ChallengeOutcome::Known) if is_challenge => {
+                    return Ok(AuthOutcome::Challenged(refusal));
                 }
-                (Some(shown), _) if !has_renewed && authority.renew(shown) => has_renewed = true,
-                _ => return Ok(Verdict::Refused(refusal)),
+                (None, ChallengeOutcome::NotUnderstood) if is_challenge => {
+                    return Ok(AuthOutcome::Refused(not_understood(&refusal)));
+                }
+                (Some(shown), _) if !has_renewed && tokens.renew(shown) => has_renewed = true,
+                _ => return Ok(AuthOutcome::Refused(refusal)),
             }
         }
     }
 
     /// Nothing of ours is shown to the hosts of others.
-    fn ask_anonymously(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Error> {
-        question.accept_answer(self.follow(endpoint, question, None)?)
+    fn anonymously(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
+        request.accept_status(self.follow_redirects(endpoint, request, None)?)
     }
 
     /// The best credential that was not refused; `None` for nobody's, also while the host has not
     /// asked who we are: many never do.
     fn next_credential(&self, endpoint: &Endpoint) -> Result<Option<Found>, Error> {
-        if !self.service.authority.knows(self.audience(endpoint)) {
+        if !self.service.tokens.knows(self.token_scope(endpoint)) {
             return Ok(None);
         }
         if let Some(found) = &endpoint.access.lock().left {
@@ -277,18 +279,18 @@ impl<'a> Repository<'a> {
 
     /// Asks, and follows where the host sends us. A signed URL expires: what it refuses is asked for
     /// anew, once.
-    fn ask_as(
+    fn with_fresh_redirect(
         &self,
         endpoint: &Endpoint,
-        question: Question<'_>,
+        request: Request<'_>,
         shown: Option<&Authorization>,
-    ) -> Result<Answer, Error> {
-        let answer = self.follow(endpoint, question, shown)?;
-        if !answer.is_refused_elsewhere() {
-            return Ok(answer);
+    ) -> Result<Response, Error> {
+        let response = self.follow_redirects(endpoint, request, shown)?;
+        if !response.is_refused_elsewhere() {
+            return Ok(response);
         }
-        answer.discard();
-        let again = self.follow(endpoint, question, shown)?;
+        response.discard();
+        let again = self.follow_redirects(endpoint, request, shown)?;
         if again.is_refused_elsewhere() {
             // It says nothing about our credentials.
             let refusal = again.refusal();
@@ -298,45 +300,44 @@ impl<'a> Repository<'a> {
         Ok(again)
     }
 
-    fn follow(
+    fn follow_redirects(
         &self,
         endpoint: &Endpoint,
-        question: Question<'_>,
+        request: Request<'_>,
         shown: Option<&Authorization>,
-    ) -> Result<Answer, Error> {
-        let mut url = self.url(endpoint, question.whence)?;
+    ) -> Result<Response, Error> {
+        let mut url = self.url(endpoint, request.target)?;
         let mut took = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.ask_at(endpoint, &url, question, shown)?;
-            took += answer.took;
-            if !policy::is_redirect(answer.reply.status()) {
-                return Ok(Answer { took, ..answer });
+            let response = self.send(endpoint, &url, request, shown)?;
+            took += response.took;
+            if !policy::is_redirect(response.reply.status()) {
+                return Ok(Response { took, ..response });
             }
-            let next = policy::next_hop(&url, answer.reply.header("location"));
-            url = next.map_err(|refusal| final_protocol_error(refusal).with_host(&answer.host))?;
-            answer.discard();
+            let next = policy::next_hop(&url, response.reply.header("location"));
+            url = next.map_err(|refusal| final_protocol_error(refusal).with_host(&response.host))?;
+            response.discard();
         }
         Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     /// One request. What is for the endpoint is shown to no other host.
-    fn ask_at(
+    fn send(
         &self,
         endpoint: &Endpoint,
         url: &Uri,
-        question: Question<'_>,
+        request: Request<'_>,
         shown: Option<&Authorization>,
-    ) -> Result<Answer, Error> {
-        let is_at_host =
-            matches!(question.whence, Whence::Api(_)) && policy::same_origin(url, &endpoint.root);
+    ) -> Result<Response, Error> {
+        let is_at_host = matches!(request.target, Target::Api(_)) && policy::same_origin(url, &endpoint.root);
         let host = if is_at_host {
             endpoint.name.clone()
         } else {
             url.authority().map_or_else(String::new, |authority| authority.as_str().to_owned())
         };
         let mut headers: Vec<(&str, &str)> = Vec::new();
-        headers.extend(question.accept.map(|accept| ("accept", accept)));
-        headers.extend(question.range.map(|range| ("range", range)));
+        headers.extend(request.accept.map(|accept| ("accept", accept)));
+        headers.extend(request.range.map(|range| ("range", range)));
         if is_at_host {
             let own = endpoint.host.headers.iter();
             headers.extend(own.map(|(name, value)| (name.as_str(), value.expose())));
@@ -344,17 +345,17 @@ impl<'a> Repository<'a> {
         }
         let http = if is_at_host { &endpoint.http } else { &endpoint.elsewhere };
         let named = |error: Error| error.with_host(&host);
-        let leave = self.service.governor.admit(self.cx, &host, question.is_for_blob()).map_err(named)?;
+        let permit = self.service.host_limits.admit(self.cx, &host, request.is_for_blob()).map_err(named)?;
         let asked = Instant::now();
         let reply = http.get(self.cx, url, &headers).map_err(named)?;
-        Ok(Answer { reply, leave, host, is_at_host, took: asked.elapsed() })
+        Ok(Response { reply, permit, host, is_at_host, took: asked.elapsed() })
     }
 
     /// A mirror is told whose image it is, as containerd tells it.
-    fn url(&self, endpoint: &Endpoint, whence: Whence<'_>) -> Result<Uri, Error> {
-        let path = match whence {
-            Whence::Api(path) => path,
-            Whence::Foreign(url) => return foreign_url(url, endpoint),
+    fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<Uri, Error> {
+        let path = match target {
+            Target::Api(path) => path,
+            Target::Foreign(url) => return foreign_url(url, endpoint),
         };
         let mut url = format!("{}/{}/{path}", endpoint.host.location, self.reference.repository());
         if !endpoint.host.is_registry_itself {
@@ -364,10 +365,10 @@ impl<'a> Repository<'a> {
         url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))
     }
 
-    fn audience<'e>(&'e self, endpoint: &'e Endpoint) -> Audience<'e> {
-        Audience {
+    fn token_scope<'e>(&'e self, endpoint: &'e Endpoint) -> TokenScope<'e> {
+        TokenScope {
             http: &endpoint.http,
-            governor: &self.service.governor,
+            host_limits: &self.service.host_limits,
             root: &endpoint.root,
             repository: self.reference.repository(),
         }
@@ -376,8 +377,8 @@ impl<'a> Repository<'a> {
 
 /// What came of a credential.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
-enum Verdict {
-    Answered(Answer),
+enum AuthOutcome {
+    Answered(Response),
     /// The host told, for the first time, how it wants to be asked.
     Challenged(Error),
     Refused(Error),
@@ -425,7 +426,7 @@ fn with_sources(refusal: &Error, refused: &[String]) -> Error {
     }
 }
 
-/// Says what to look for: a challenge that is not understood is no question of credentials.
+/// Says what to look for: a challenge that is not understood is no request of credentials.
 fn not_understood(refusal: &Error) -> Error {
     let message =
         format!("{}; the host wants credentials in a way that is not known here", refusal.message());

@@ -1,8 +1,6 @@
-//! Headers that decide what happens to bytes and to time: `Content-Range` and `Retry-After`.
+//! The `Content-Range` header.
 
-use std::time::{Duration, SystemTime};
-
-/// Which bytes of a blob a 206 brings, by
+/// The bytes of a blob that a 206 response carries, by
 /// [RFC 9110, section 14.4](https://www.rfc-editor.org/rfc/rfc9110#section-14.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContentRange {
@@ -10,13 +8,13 @@ pub(crate) struct ContentRange {
     pub(crate) first: u64,
     /// The last byte's offset; not before the first's.
     pub(crate) last: u64,
-    /// The blob's length, if the server knows it; past the last byte.
+    /// The blob's length, greater than `last`; `None` if the server sent `*`.
     pub(crate) complete: Option<u64>,
 }
 
 impl ContentRange {
-    /// Reads the answer's `Content-Range` headers, of which there must be one; `None` for anything
-    /// that cannot be relied on.
+    /// Parses the response's only `Content-Range` header. Returns `None` if there are none or several, or
+    /// if it is not exact.
     pub(crate) fn parse<'a>(mut headers: impl Iterator<Item = &'a str>) -> Option<Self> {
         let header = headers.next().filter(|_| headers.next().is_none())?;
         let (unit, rest) = header.trim().split_once(' ')?;
@@ -32,22 +30,7 @@ impl ContentRange {
     }
 }
 
-/// How long the server asks to be left alone, by
-/// [RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3): seconds, or a
-/// date; never longer than `max`. A date that has passed is zero, and nonsense is `None`.
-pub(crate) fn retry_after(header: &str, now: SystemTime, max: Duration) -> Option<Duration> {
-    let header = header.trim();
-    let is_number = !header.is_empty() && header.bytes().all(|b| b.is_ascii_digit());
-    let delay = if is_number {
-        // A number too large to read is only a very long time.
-        Duration::from_secs(decimal(header).unwrap_or(u64::MAX))
-    } else {
-        httpdate::parse_http_date(header).ok()?.duration_since(now).unwrap_or_default()
-    };
-    Some(delay.min(max))
-}
-
-/// Digits only: no sign, no space, nothing that overflows.
+/// Parses digits only: no sign, no space. Returns `None` on overflow.
 fn decimal(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
@@ -87,40 +70,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_never_more_than_the_caller_allows() {
-        let now = httpdate::parse_http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
-        let max = Duration::from_secs(120);
-        let cases = [
-            ("0", Some(0)),
-            ("17", Some(17)),
-            (" 17 ", Some(17)),
-            ("121", Some(120)),
-            ("99999999999999999999", Some(120)),
-            ("Wed, 21 Oct 2015 07:28:30 GMT", Some(30)),
-            ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
-            ("Sun, 21 Oct 2035 07:28:00 GMT", Some(120)),
-            ("Wednesday, 21-Oct-15 07:28:30 GMT", Some(30)),
-            ("-1", None),
-            ("1.5", None),
-            ("1e3", None),
-            ("0x10", None),
-            ("2015-10-21T07:28:00Z", None),
-            ("soon", None),
-            ("", None),
-        ];
-        for (header, seconds) in cases {
-            assert_eq!(retry_after(header, now, max), seconds.map(Duration::from_secs), "{header:?}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_header_panics(any in any::<String>(), like in "(bytes )?[0-9*/ -]{0,44}") {
             for header in [any.as_str(), like.as_str()] {
                 let range = ContentRange::parse([header].into_iter());
                 prop_assert!(range.is_none_or(|r| r.first <= r.last));
-                retry_after(header, SystemTime::UNIX_EPOCH, Duration::MAX);
             }
         }
     }

@@ -1,18 +1,18 @@
-//! What a host says when it does not answer the question.
+//! Turns an HTTP response that is not a success into an [`Error`].
 
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::headers;
 use super::http::Reply;
+use super::retry_after;
 use crate::error::{Error, ErrorKind};
 
-/// An error's body is never read further, bytes.
+/// Maximum size of an error body, bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The refusal, as an error.
-pub(super) fn of(reply: Reply) -> Error {
+/// Returns the error that `reply` stands for: its status decides the kind, its body gives the reason.
+pub(super) fn error_of(reply: Reply) -> Error {
     let status = reply.status();
     let (kind, is_final) = match status {
         401 => (ErrorKind::Unauthorized, true),
@@ -23,16 +23,16 @@ pub(super) fn of(reply: Reply) -> Error {
         500.. => (ErrorKind::Unavailable, false),
         _ => (ErrorKind::Protocol, true),
     };
-    let retry_after = reply
+    let delay = reply
         .header("retry-after")
         .filter(|_| !is_final)
-        .and_then(|value| headers::retry_after(value, SystemTime::now(), Duration::MAX));
+        .and_then(|value| retry_after::parse(value, SystemTime::now(), Duration::MAX));
     let message = match reason(reply) {
         Some(reason) => format!("status {status}: {reason}"),
         None => format!("status {status}"),
     };
     let error = Error::new(kind, message).with_retryable(!is_final);
-    match retry_after {
+    match delay {
         Some(delay) => error.with_retry_after(delay),
         None => error,
     }

@@ -14,14 +14,14 @@ use crate::error::{Error, ErrorKind};
 use crate::progress::ProgressEvent;
 
 /// A host that failed is tried after the others for this long.
-const DISTRUST: Duration = Duration::from_secs(60);
+const QUARANTINE: Duration = Duration::from_secs(60);
 
 /// No more hosts than this are remembered, unless they are being asked.
 const MAX_HOSTS: usize = 4096;
 
 /// How often, and after what delays, something is tried again.
 #[derive(Clone, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct RetryPolicy {
     /// Rounds over all hosts.
     pub(crate) tries: u32,
     /// The delay after the first round.
@@ -32,7 +32,7 @@ pub(crate) struct Patience {
     pub(crate) max_retry_after: Duration,
 }
 
-impl Patience {
+impl RetryPolicy {
     /// The delay after this many rounds that failed: doubled each time, and up to half of it left to
     /// chance, lest all who failed together come back together.
     pub(crate) fn delay_after(&self, rounds: u32) -> Duration {
@@ -43,39 +43,39 @@ impl Patience {
 
 /// Where a host answers within this time, many connections gain nothing: on a machine that has nothing
 /// else to do a thread starts in a twentieth of it, on a busy one that is what it takes.
-const SOON: Duration = Duration::from_millis(2);
+const NEAR_RTT: Duration = Duration::from_millis(2);
 
 /// A near host's connection brings more bytes a second than this; 100 Mbit/s are half of it.
-const NEAR: f64 = 25e6;
+const NEAR_BYTES_PER_SECOND: f64 = 25e6;
 
 /// Bodies from so many bytes on tell how fast a connection is. How long a shorter one takes tells rather
 /// how busy this machine is.
-const TELLING: u64 = 256 << 10;
+const MIN_BANDWIDTH_SAMPLE: u64 = 256 << 10;
 
 /// All hosts of a service.
 #[derive(Debug)]
-pub(crate) struct Governor {
+pub(crate) struct HostLimits {
     slots_per_host: usize,
-    /// How many of a host's slots are of use while it answers [`SOON`]: what bounds the pulls is then
+    /// How many of a host's slots are of use while it answers [`NEAR_RTT`]: what bounds the pulls is then
     /// this machine.
-    slots_if_soon: usize,
+    slots_if_near: usize,
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
 }
 
 #[derive(Debug)]
 struct HostState {
     slots: Slots,
-    slots_if_soon: Slots,
+    slots_if_near: Slots,
     times: Mutex<Times>,
-    distance: Mutex<Distance>,
+    rtt: Mutex<RttEstimate>,
 }
 
 /// How far away a host is.
 #[derive(Debug, Default)]
-struct Distance {
+struct RttEstimate {
     /// How long it takes to answer; `None` before it was asked.
-    answers_in: Option<Duration>,
-    /// There while it answers [`SOON`], and disconnected when it does no more.
+    rtt: Option<Duration>,
+    /// There while it answers [`NEAR_RTT`], and disconnected when it does no more.
     near: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
@@ -86,7 +86,7 @@ struct Times {
     /// What it answered when it asked for that.
     closed_because: String,
     /// The host is tried last until then.
-    distrusted_until: Option<Instant>,
+    quarantined_until: Option<Instant>,
 }
 
 /// A number of places, each of which one may have at a time.
@@ -102,9 +102,9 @@ pub(crate) struct Slot(Slots);
 
 /// The leave to use a connection to a host, until dropped.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct HostPermit {
     _slot: Slot,
-    _if_soon: Option<Slot>,
+    _if_near: Option<Slot>,
     /// A host that is being asked is remembered.
     _state: Arc<HostState>,
 }
@@ -160,27 +160,27 @@ impl Drop for Slot {
     }
 }
 
-impl Governor {
-    /// `if_soon` of a host's slots are given out while it answers soon.
-    pub(crate) fn new(slots_per_host: usize, if_soon: usize) -> Self {
-        let slots_if_soon = if_soon.clamp(1, slots_per_host.max(1));
-        Governor { slots_per_host, slots_if_soon, hosts: Mutex::default() }
+impl HostLimits {
+    /// `if_near` of a host's slots are given out while it answers soon.
+    pub(crate) fn new(slots_per_host: usize, if_near: usize) -> Self {
+        let slots_if_near = if_near.clamp(1, slots_per_host.max(1));
+        HostLimits { slots_per_host, slots_if_near, hosts: Mutex::default() }
     }
 
     /// Waits until the host may be asked, and a connection to it is free.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
-    pub(crate) fn admit(&self, cx: &PullContext, host: &str, is_blob: bool) -> Result<Admission, Error> {
+    pub(crate) fn admit(&self, cx: &PullContext, host: &str, is_blob: bool) -> Result<HostPermit, Error> {
         let state = self.state(host);
         loop {
             wait_at_gate(cx, host, &state)?;
             // What is small need not wait until a large body has come.
-            let if_soon = if is_blob { state.admit_if_soon(cx)? } else { None };
+            let if_near = if is_blob { state.acquire_if_near(cx)? } else { None };
             let slot = state.slots.acquire(cx)?;
             // The gate may have closed while there was no slot.
             if state.closed_for().is_none() {
-                return Ok(Admission { _slot: slot, _if_soon: if_soon, _state: state });
+                return Ok(HostPermit { _slot: slot, _if_near: if_near, _state: state });
             }
         }
     }
@@ -201,40 +201,40 @@ impl Governor {
         }
     }
 
-    pub(crate) fn distrust(&self, host: &str) {
-        self.state(host).times.lock().distrusted_until = Some(Instant::now() + DISTRUST);
+    pub(crate) fn quarantine(&self, host: &str) {
+        self.state(host).times.lock().quarantined_until = Some(Instant::now() + QUARANTINE);
     }
 
-    pub(crate) fn trust(&self, host: &str) {
-        self.state(host).times.lock().distrusted_until = None;
+    pub(crate) fn release(&self, host: &str) {
+        self.state(host).times.lock().quarantined_until = None;
     }
 
-    pub(crate) fn is_distrusted(&self, host: &str) -> bool {
-        self.state(host).times.lock().distrusted_until.is_some_and(|until| until > Instant::now())
+    pub(crate) fn is_quarantined(&self, host: &str) -> bool {
+        self.state(host).times.lock().quarantined_until.is_some_and(|until| until > Instant::now())
     }
 
     /// Notes how long the host took to answer. What is no blob counts only until it was asked for one:
     /// those may have a longer way.
     pub(crate) fn note_answer(&self, host: &str, time: Duration, is_blob: bool) {
         let state = self.state(host);
-        let mut distance = state.distance.lock();
-        if is_blob || distance.answers_in.is_none() {
-            distance.note(time);
+        let mut rtt = state.rtt.lock();
+        if is_blob || rtt.rtt.is_none() {
+            rtt.note(time);
         }
     }
 
     /// Notes how long so many bytes of a blob took to come. A host that brings them slowly is no near
     /// one, however soon it answers; that it does not says nothing: a broad way may be a long one.
     pub(crate) fn note_body(&self, host: &str, bytes: u64, time: Duration) {
-        let late = time.saturating_sub(Duration::from_secs_f64(bytes as f64 / NEAR));
-        if bytes >= TELLING && late > SOON {
+        let late = time.saturating_sub(Duration::from_secs_f64(bytes as f64 / NEAR_BYTES_PER_SECOND));
+        if bytes >= MIN_BANDWIDTH_SAMPLE && late > NEAR_RTT {
             self.note_answer(host, late, true);
         }
     }
 
-    /// Whether the host answers within [`SOON`], as far as is known.
-    pub(crate) fn answers_soon(&self, host: &str) -> bool {
-        self.state(host).answers_soon()
+    /// Whether the host answers within [`NEAR_RTT`], as far as is known.
+    pub(crate) fn is_near(&self, host: &str) -> bool {
+        self.state(host).is_near()
     }
 
     fn state(&self, host: &str) -> Arc<HostState> {
@@ -247,9 +247,9 @@ impl Governor {
         }
         let state = Arc::new(HostState {
             slots: Slots::new(self.slots_per_host),
-            slots_if_soon: Slots::new(self.slots_if_soon),
+            slots_if_near: Slots::new(self.slots_if_near),
             times: Mutex::default(),
-            distance: Mutex::default(),
+            rtt: Mutex::default(),
         });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
@@ -257,14 +257,14 @@ impl Governor {
 }
 
 impl HostState {
-    fn answers_soon(&self) -> bool {
-        self.distance.lock().near.is_some()
+    fn is_near(&self) -> bool {
+        self.rtt.lock().near.is_some()
     }
 
     /// Waits for one of the fewer slots, as long as the host answers soon.
-    fn admit_if_soon(&self, cx: &PullContext) -> Result<Option<Slot>, Error> {
-        let near = self.distance.lock().near.as_ref().map(|(_, near)| near.clone());
-        near.map_or(Ok(None), |near| self.slots_if_soon.acquire_while(cx, &near))
+    fn acquire_if_near(&self, cx: &PullContext) -> Result<Option<Slot>, Error> {
+        let near = self.rtt.lock().near.as_ref().map(|(_, near)| near.clone());
+        near.map_or(Ok(None), |near| self.slots_if_near.acquire_while(cx, &near))
     }
 
     fn closed_for(&self) -> Option<Duration> {
@@ -273,15 +273,15 @@ impl HostState {
     }
 }
 
-impl Distance {
+impl RttEstimate {
     fn note(&mut self, time: Duration) {
-        let answers_in = match self.answers_in {
+        let rtt = match self.rtt {
             // A slow answer weighs little: on a busy machine what was slow may have been this side.
             Some(before) if before < time => before + (time - before) / 8,
             _ => time,
         };
-        self.answers_in = Some(answers_in);
-        let is_near = answers_in <= SOON;
+        self.rtt = Some(rtt);
+        let is_near = rtt <= NEAR_RTT;
         if is_near != self.near.is_some() {
             self.near = is_near.then(|| bounded(0));
         }
@@ -293,7 +293,7 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
         if cx.remaining().is_some_and(|left| left < delay) {
             return Err(Error::new(
                 ErrorKind::RateLimited,
-                "the host asks for more patience than the deadline has",
+                "the host asks for more retry than the deadline has",
             )
             .with_host(host)
             .with_retry_after(delay));
@@ -315,15 +315,15 @@ mod tests {
     type Answers = &'static [(u64, bool)];
 
     fn answered(answers: Answers) -> bool {
-        let governor = Governor::new(16, 4);
+        let host_limits = HostLimits::new(16, 4);
         for (millis, is_blob) in answers {
-            governor.note_answer("host", Duration::from_millis(*millis), *is_blob);
+            host_limits.note_answer("host", Duration::from_millis(*millis), *is_blob);
         }
-        governor.answers_soon("host")
+        host_limits.is_near("host")
     }
 
     #[test]
-    fn a_host_answers_soon_as_its_blobs_come() {
+    fn a_host_is_near_as_its_blobs_come() {
         let cases: &[(Answers, bool, &str)] = &[
             (&[], false, "nothing is known"),
             (&[(1, false)], true, "a manifest is all that is known"),
@@ -356,36 +356,36 @@ mod tests {
             (20, 16 * MIB, 20, false, "a long way, and a broad one"),
         ];
         for (answered, bytes, came, soon, what) in cases {
-            let governor = Governor::new(16, 4);
-            governor.note_answer("host", Duration::from_millis(answered), true);
-            governor.note_body("host", bytes, Duration::from_millis(came));
-            assert_eq!(governor.answers_soon("host"), soon, "{what}");
+            let host_limits = HostLimits::new(16, 4);
+            host_limits.note_answer("host", Duration::from_millis(answered), true);
+            host_limits.note_body("host", bytes, Duration::from_millis(came));
+            assert_eq!(host_limits.is_near("host"), soon, "{what}");
         }
     }
 
     #[test]
-    fn a_host_that_answers_soon_gives_out_fewer_slots() {
-        let governor = Governor::new(3, 2);
+    fn a_host_that_is_near_gives_out_fewer_slots() {
+        let host_limits = HostLimits::new(3, 2);
         let hurried = PullContext::new().with_timeout(Duration::from_millis(20));
         let fits = |count: usize| {
-            let taken: Vec<_> = (0..count).map(|_| governor.admit(&hurried, "host", true)).collect();
+            let taken: Vec<_> = (0..count).map(|_| host_limits.admit(&hurried, "host", true)).collect();
             taken.iter().all(Result::is_ok)
         };
         assert!(fits(3));
-        governor.note_answer("host", Duration::from_millis(1), true);
+        host_limits.note_answer("host", Duration::from_millis(1), true);
         assert!(fits(2));
         assert!(!fits(3));
     }
 
     #[test]
     fn who_waits_for_one_of_the_fewer_slots_waits_no_more_when_the_host_turns_far() {
-        let governor = Governor::new(2, 1);
+        let host_limits = HostLimits::new(2, 1);
         let cx = PullContext::new().with_timeout(Duration::from_secs(20));
-        governor.note_answer("host", Duration::from_millis(1), true);
-        let _kept = governor.admit(&cx, "host", true).unwrap();
+        host_limits.note_answer("host", Duration::from_millis(1), true);
+        let _kept = host_limits.admit(&cx, "host", true).unwrap();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| governor.admit(&cx, "host", true).map(drop));
-            governor.note_answer("host", Duration::from_millis(100), true);
+            let waiter = scope.spawn(|| host_limits.admit(&cx, "host", true).map(drop));
+            host_limits.note_answer("host", Duration::from_millis(100), true);
             assert!(waiter.join().unwrap().is_ok());
         });
     }
