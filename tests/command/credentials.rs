@@ -39,8 +39,8 @@ fn a_file_that_cannot_be_read_is_named_and_its_secrets_are_not() {
     let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
     registry.require_basic("me", "secret");
     let broken = bench.file("broken.json", r#"{"auths": {"x": {"auth": "bWU6c2VjcmV0"}}"#);
-    for file in [broken.as_str(), "/no/such/file.json"] {
-        let ran = bench.run(["pull", "--auth-file", file, &name]).exits(1);
+    for (file, code) in [(broken.as_str(), 1), ("/no/such/file.json", 2)] {
+        let ran = bench.run(["pull", "--auth-file", file, &name]).exits(code);
         assert!(ran.errors()[0].contains(file), "{ran:#?}");
         assert!(!ran.stderr.contains("bWU6c2VjcmV0"), "{ran:#?}");
     }

@@ -6,21 +6,21 @@ use crate::bench::{Bench, image, registry_with};
 #[test]
 fn each_failure_is_one_line_with_image_host_and_cause() {
     let status = |status| Some(Action::Status(status));
-    for (action, target, cause) in [
-        (status(401), Target::Manifest, "unauthorized: "),
-        (status(403), Target::Manifest, "denied: "),
-        (status(404), Target::Manifest, "not found: "),
-        (status(404), Target::Blob, "not found: "),
-        (status(429), Target::Manifest, "rate limited: "),
-        (status(503), Target::Blob, "unavailable: "),
-        (Some(Action::Cut(10)), Target::Blob, "connection failed: "),
-        (Some(Action::Corrupt(600)), Target::Blob, "digest mismatch: "),
-        (Some(Action::Body(b"<html>".to_vec())), Target::Manifest, "invalid manifest: "),
+    for (action, target, code, cause) in [
+        (status(401), Target::Manifest, 1, "unauthorized: "),
+        (status(403), Target::Manifest, 1, "denied: "),
+        (status(404), Target::Manifest, 1, "not found: "),
+        (status(404), Target::Blob, 1, "not found: "),
+        (status(429), Target::Manifest, 3, "rate limited: "),
+        (status(503), Target::Blob, 3, "unavailable: "),
+        (Some(Action::Cut(10)), Target::Blob, 3, "connection failed: "),
+        (Some(Action::Corrupt(600)), Target::Blob, 3, "digest mismatch: "),
+        (Some(Action::Body(b"<html>".to_vec())), Target::Manifest, 1, "invalid manifest: "),
     ] {
         let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
         let fault = action.into_iter().fold(Fault::on(target), Fault::with);
         registry.fault(fault);
-        let ran = bench.run(["pull", "--retries", "0", &name]).exits(1);
+        let ran = bench.run(["pull", "--retries", "0", &name]).exits(code);
         let [error] = ran.errors()[..] else { panic!("{cause}: {ran:#?}") };
         assert!(error.starts_with(&format!("error: {name}: ")), "{cause}: {error}");
         assert!(error.contains(&registry.host()) && error.contains(cause), "{cause}: {error}");
@@ -34,7 +34,7 @@ fn a_registry_that_is_not_there_is_named() {
         let gone = Registry::start().unwrap();
         gone.host()
     };
-    let ran = Bench::new().run(["pull", "--retries=0", &format!("{host}/app")]).exits(1);
+    let ran = Bench::new().run(["pull", "--retries=0", &format!("{host}/app")]).exits(3);
     let errors = ran.errors();
     assert!(errors[0].contains(&host) && errors[0].contains("connection failed"), "{ran:#?}");
 }
@@ -74,7 +74,7 @@ fn of_several_hosts_each_has_a_line() {
 fn retries_are_as_many_as_was_said() {
     let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
     let broken = registry.fault(Fault::on(Target::Manifest).with(Action::Status(503)));
-    let ran = bench.run(["pull", "--retries", "1", &name]).exits(1);
+    let ran = bench.run(["pull", "--retries", "1", &name]).exits(3);
     assert_eq!(broken.fired(), 2);
     let wait = format!("app:1.0: {}: unavailable: status 503", registry.host());
     assert!(ran.stderr.contains(&wait) && ran.stderr.contains("; next try in "), "{ran:#?}");
@@ -84,7 +84,7 @@ fn retries_are_as_many_as_was_said() {
 fn a_deadline_ends_a_pull_from_a_silent_registry() {
     let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
     registry.fault(Fault::on(Target::Blob).with(Action::Hold(Stage::BeforeHead)));
-    let ran = bench.run(["pull", "--deadline", "300ms", &name]).exits(1);
+    let ran = bench.run(["pull", "--deadline", "300ms", &name]).exits(3);
     assert!(ran.errors()[0].contains("timed out"), "{ran:#?}");
 }
 

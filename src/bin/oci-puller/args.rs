@@ -1,163 +1,136 @@
-//! What stands on the command line.
+//! The command line: the commands, the options that several commands share, and the types of values.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lexopt::Arg;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser};
+use oci_puller::Platform;
 
-use crate::stop::Stop;
+use crate::command::Command;
+use crate::exit::Exit;
 use crate::units;
 
-/// One argument.
-pub(crate) enum Token {
-    /// An option, with its dashes.
-    Option(String),
-    /// Anything else.
-    Word(OsString),
+const AFTER_HELP: &str = "\
+Results go to standard output, messages to standard error.
+
+Exit codes:
+  0    everything succeeded
+  1    something failed
+  2    the arguments are wrong
+  3    something failed, and everything that failed is worth trying again
+  130  interrupted; the store is valid, and the next pull resumes
+
+Environment:
+  OCI_PULLER_STORE  the store's folder, if --store is not given
+  OCI_PULLER_LOG    log level on standard error: off, error, warn (default),
+                    info, debug
+
+Examples:
+  oci-puller pull alpine:3.22 quay.io/team/app:v1 --store ./images
+  oci-puller images --json
+  oci-puller export alpine:3.22 --output alpine.tar
+  oci-puller demo";
+
+/// Pulls container images from registries into an OCI image layout on disk.
+#[derive(Parser)]
+#[command(name = "oci-puller", version, after_help = AFTER_HELP, max_term_width = 80)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
 }
 
-/// The arguments of one command, one after the other. `--help`, `--store` and `--json`, which every
-/// command has, are taken out on the way.
-pub(crate) struct Args {
-    parser: lexopt::Parser,
-    command: &'static str,
-    help: &'static str,
+/// Options of each command that works on a store.
+#[derive(Args)]
+pub(crate) struct StoreArgs {
+    /// Folder of the store. Default: oci-puller in $XDG_DATA_HOME or ~/.local/share
+    #[arg(long, value_name = "DIR", env = "OCI_PULLER_STORE", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from), help_heading = "Common options")]
     store: Option<PathBuf>,
-    json: bool,
+    /// Print results as JSON, one object a line; --help lists the fields
+    #[arg(long, help_heading = "Common options")]
+    pub(crate) json: bool,
 }
 
-impl Args {
-    /// The arguments of this process; `help` is what `--help` shows.
-    pub(crate) fn from_env(help: &'static str) -> Self {
-        Args { parser: lexopt::Parser::from_env(), command: "", help, store: None, json: false }
-    }
-
-    /// From here on they are the arguments of this command.
-    pub(crate) fn enter(&mut self, command: &'static str, help: &'static str) {
-        self.command = command;
-        self.help = help;
-    }
-
-    /// Whether results are to be JSON.
-    pub(crate) fn json(&self) -> bool {
-        self.json
-    }
-
-    /// The store's folder: what was said, or else where this user has it.
-    pub(crate) fn store_dir(&self) -> Result<PathBuf, Stop> {
-        let variable = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-        let home = || std::env::home_dir().map(|home| home.join(".local/share"));
-        self.store
-            .clone()
-            .or_else(|| variable("OCI_PULLER_STORE").map(PathBuf::from))
-            .or_else(|| {
-                let data = variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-                Some(data.or_else(home)?.join("oci-puller"))
-            })
-            .ok_or_else(|| self.usage("this user has no home: say where the store is with --store DIR"))
-    }
-
-    /// The next argument that is the command's own.
-    pub(crate) fn next(&mut self) -> Result<Option<Token>, Stop> {
-        loop {
-            let token = match self.parser.next() {
-                Ok(Some(Arg::Long(name))) => Token::Option(format!("--{name}")),
-                Ok(Some(Arg::Short(name))) => Token::Option(format!("-{name}")),
-                Ok(Some(Arg::Value(word))) => Token::Word(word),
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(self.usage(error)),
-            };
-            match &token {
-                Token::Option(option) => match option.as_str() {
-                    "--help" | "-h" => return Err(Stop::Answer(self.help)),
-                    "--store" if !self.command.is_empty() => self.store = Some(self.path()?),
-                    "--json" if !self.command.is_empty() => self.json = true,
-                    _ => return Ok(Some(token)),
-                },
-                Token::Word(_) => return Ok(Some(token)),
-            }
-        }
-    }
-
-    /// All that is left, of a command that has no options of its own.
-    pub(crate) fn words(&mut self) -> Result<Vec<String>, Stop> {
-        let mut words = Vec::new();
-        while let Some(token) = self.next()? {
-            match token {
-                Token::Option(option) => return Err(self.unknown_option(&option)),
-                Token::Word(word) => words.push(self.readable(word)?),
-            }
-        }
-        Ok(words)
-    }
-
-    /// Makes sure that nothing is left, of a command that takes nothing more.
-    pub(crate) fn end(&mut self) -> Result<(), Stop> {
-        match self.words()?.first() {
-            Some(word) => Err(self.unknown_word(OsStr::new(word))),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes sure that there is nothing at all, of a command that has no store either.
-    pub(crate) fn nothing(&mut self) -> Result<(), Stop> {
-        self.end()?;
-        match (&self.store, self.json) {
-            (Some(_), _) => Err(self.unknown_option("--store")),
-            (None, true) => Err(self.unknown_option("--json")),
-            (None, false) => Ok(()),
-        }
-    }
-
-    /// The value of the option that was just taken.
-    pub(crate) fn value(&mut self) -> Result<OsString, Stop> {
-        self.parser.value().map_err(|error| self.usage(error))
-    }
-
-    /// Its value, a path.
-    pub(crate) fn path(&mut self) -> Result<PathBuf, Stop> {
-        self.value().map(PathBuf::from)
-    }
-
-    /// Its value, a text.
-    pub(crate) fn text(&mut self) -> Result<String, Stop> {
-        let value = self.value()?;
-        self.readable(value)
-    }
-
-    /// Its value, a number from `least` to `most`.
-    pub(crate) fn number(&mut self, option: &str, least: u32, most: u32) -> Result<u32, Stop> {
-        let text = self.text()?;
-        let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-        number.ok_or_else(|| {
-            self.usage(format!("{option} wants a number from {least} to {most}, not {text:?}"))
+impl StoreArgs {
+    /// Returns the store's folder: the one that was given, or else the user's.
+    pub(crate) fn dir(&self) -> Result<PathBuf, Exit> {
+        // An empty variable is an absent one.
+        let given = self.store.clone().filter(|dir| !dir.as_os_str().is_empty());
+        given.or_else(default_dir).ok_or_else(|| {
+            Exit::Own("this user has no home folder: give the store's folder with --store DIR".to_owned())
         })
     }
+}
 
-    /// Its value, a length of time.
-    pub(crate) fn duration(&mut self, option: &str) -> Result<Duration, Stop> {
-        let text = self.text()?;
-        units::parse_duration(&text)
-            .ok_or_else(|| self.usage(format!("{option} wants a time like 90s, 5m or 1h30m, not {text:?}")))
+fn default_dir() -> Option<PathBuf> {
+    let variable = std::env::var_os("XDG_DATA_HOME").filter(|value: &OsString| !value.is_empty());
+    let data = variable.map(PathBuf::from).filter(|path| path.is_absolute());
+    Some(data.or_else(|| Some(std::env::home_dir()?.join(".local/share")))?.join("oci-puller"))
+}
+
+/// Returns an error for arguments of `command` that are wrong together.
+pub(crate) fn usage(command: &str, message: &str) -> Exit {
+    let mut cli = Cli::command();
+    cli.build();
+    let error = match cli.find_subcommand_mut(command) {
+        Some(sub) => sub.error(ErrorKind::ArgumentConflict, message),
+        None => cli.error(ErrorKind::ArgumentConflict, message),
+    };
+    Exit::Usage(error)
+}
+
+/// Reads a length of time such as `90s` or `1h30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).ok_or_else(|| {
+        if text.parse::<f64>().is_ok_and(|number| number > 0.0) {
+            format!("the unit is missing: write {text}s for seconds, {text}m for minutes")
+        } else {
+            "write a time such as 90s, 5m or 1h30m".to_owned()
+        }
+    })
+}
+
+/// Reads a platform such as `linux/arm64`.
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
+    Platform::parse(text).map_err(|error| error.message().to_owned())
+}
+
+/// Takes the path of a file that exists.
+pub(crate) fn existing_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Err("it is a folder, not a file".to_owned()),
+        Ok(_) => Ok(path),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes the path of a folder that exists.
+pub(crate) fn existing_dir(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(path),
+        Ok(_) => Err("it is a file, not a folder".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
     }
 
-    /// The word as text.
-    pub(crate) fn readable(&self, word: OsString) -> Result<String, Stop> {
-        word.into_string().map_err(|word| self.usage(format!("{word:?} is not UTF-8")))
-    }
-
-    pub(crate) fn unknown_option(&self, option: &str) -> Stop {
-        self.usage(format!("there is no option {option}"))
-    }
-
-    pub(crate) fn unknown_word(&self, word: &OsStr) -> Stop {
-        self.usage(format!("{word:?} is one argument too many"))
-    }
-
-    /// Says that the arguments are wrong, and where to read how they are right.
-    pub(crate) fn usage(&self, why: impl std::fmt::Display) -> Stop {
-        let space = if self.command.is_empty() { "" } else { " " };
-        Stop::Usage(format!("{why}; see `oci-puller{space}{} --help`", self.command))
+    #[test]
+    fn a_time_without_a_unit_is_refused_with_advice() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(duration("10").unwrap_err().contains("10s"));
+        assert!(duration("soon").unwrap_err().contains("1h30m"));
     }
 }

@@ -1,51 +1,27 @@
-//! The command `oci-puller`: images from registries into a store on disk, and what there is to do
-//! with such a store.
+//! The command `oci-puller`: pulls images from registries into a store on disk and manages that store.
 
 mod args;
 mod command;
-mod help;
+mod exit;
 mod names;
 mod output;
-mod pulling;
-mod screen;
+mod progress;
+mod pull_all;
 mod signals;
-mod stop;
+mod stderr;
 mod units;
-mod watch;
 
 use std::process::ExitCode;
 
-use args::{Args, Token};
-use stop::Stop;
+use clap::Parser;
+
+use args::Cli;
+use exit::Exit;
 
 fn main() -> ExitCode {
-    screen::show_log();
-    match run() {
+    stderr::show_log();
+    match Cli::try_parse().map_err(Exit::Usage).and_then(|cli| command::run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(stop) => stop.tell(),
-    }
-}
-
-fn run() -> Result<(), Stop> {
-    let mut args = Args::from_env(help::MAIN);
-    let name = match args.next()? {
-        None => return Err(Stop::Usage(format!("no command was given\n\n{}", help::MAIN.trim_end()))),
-        Some(Token::Option(option)) if option == "--version" || option == "-V" => {
-            return Err(Stop::Answer(concat!("oci-puller ", env!("CARGO_PKG_VERSION"), "\n")));
-        }
-        Some(Token::Option(option)) => return Err(args.unknown_option(&option)),
-        Some(Token::Word(word)) => word,
-    };
-    let run = |command: command::Command, args: &mut Args| {
-        args.enter(command.name, command.help);
-        (command.run)(args)
-    };
-    match name.to_str() {
-        Some("help") => Err(help::about(&mut args)),
-        Some(name) => match command::named(name) {
-            Some(command) => run(command, &mut args),
-            None => Err(args.usage(format!("there is no command {name:?}"))),
-        },
-        None => Err(args.usage(format!("there is no command {name:?}"))),
+        Err(exit) => exit.report(),
     }
 }

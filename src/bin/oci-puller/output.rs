@@ -4,22 +4,22 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::stop::Stop;
+use crate::exit::Exit;
 
 /// Writes text as it is.
-pub(crate) fn raw(text: &str) -> Result<(), Stop> {
+pub(crate) fn raw(text: &str) -> Result<(), Exit> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Stop::Output)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Exit::Output)
 }
 
 /// Writes one line.
-pub(crate) fn line(text: &str) -> Result<(), Stop> {
+pub(crate) fn line(text: &str) -> Result<(), Exit> {
     raw(&format!("{text}\n"))
 }
 
 /// Writes one JSON object on one line.
-pub(crate) fn json(value: &impl Serialize) -> Result<(), Stop> {
-    line(&serde_json::to_string(value).map_err(|error| Stop::Output(error.into()))?)
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Exit> {
+    line(&serde_json::to_string(value).map_err(|error| Exit::Output(error.into()))?)
 }
 
 /// Rows of words under a headline, each column as wide as its widest word.

@@ -10,7 +10,7 @@ use oci_puller::CancelToken;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-use crate::stop::Stop;
+use crate::exit::Exit;
 
 /// A signal that asks for an end, if one came.
 pub(crate) struct Signals {
@@ -20,9 +20,9 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// From now on SIGINT, SIGTERM and SIGHUP cancel the token.
-    pub(crate) fn watch() -> Result<Self, Stop> {
+    pub(crate) fn watch() -> Result<Self, Exit> {
         let signals = Signals { cancel: CancelToken::new(), came: Arc::default() };
-        let failed = |error| Stop::Own(format!("signals cannot be watched: {error}"));
+        let failed = |error| Exit::Own(format!("signals cannot be watched: {error}"));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signals.cancel_on(signal).map_err(failed)?;
         }
@@ -57,10 +57,10 @@ impl Signals {
     }
 
     /// Ends the command as the signal would have, if one came.
-    pub(crate) fn check(&self) -> Result<(), Stop> {
+    pub(crate) fn check(&self) -> Result<(), Exit> {
         match self.came.load(Ordering::Acquire) {
             0 => Ok(()),
-            signal => Err(Stop::Signal(signal)),
+            signal => Err(Exit::Signal(signal)),
         }
     }
 }

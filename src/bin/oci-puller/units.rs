@@ -76,8 +76,8 @@ impl fmt::Display for Ago {
     }
 }
 
-/// Reads a length of time: numbers with `ms`, `s`, `m`, `h` or `d` after them, like `1h30m`; a number
-/// alone is seconds. Zero is none.
+/// Reads a length of time: numbers, each with its unit `ms`, `s`, `m`, `h` or `d`, such as `1h30m`. Returns
+/// `None` for zero and for a number without a unit.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
@@ -87,8 +87,6 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         let seconds = match unit {
             "ms" => 0.001,
             "s" => 1.0,
-            // Only where nothing else stands.
-            "" if number.len() == text.len() => 1.0,
             "m" | "min" => 60.0,
             "h" => 3600.0,
             "d" => 86_400.0,
@@ -164,8 +162,8 @@ mod tests {
     #[test]
     fn durations_are_read_as_people_write_them() {
         for (text, millis) in [
-            ("90", Some(90_000)),
-            ("1.5", Some(1500)),
+            ("90", None),
+            ("1.5s", Some(1500)),
             ("250ms", Some(250)),
             ("90s", Some(90_000)),
             ("1h30m", Some(5_400_000)),

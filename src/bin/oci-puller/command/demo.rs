@@ -5,19 +5,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Target};
 use oci_puller::{
     ImagePuller, ParallelImagePuller, Platform, PullResult, RegistryImageService, SerialImagePuller,
 };
 
-use crate::args::Args;
+use crate::exit::Exit;
 use crate::names::{brief, short};
 use crate::output;
-use crate::pulling::{self, pull_all};
-use crate::screen::say_error;
+use crate::pull_all::{self, pull_all};
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::say_error;
 use crate::units::{Bytes, Time};
 
 /// Bytes a second on each connection, so that there is something to see.
@@ -31,12 +31,19 @@ const CUT: u64 = 3_000_000;
 const SYSTEM: (u64, usize) = (1, 4_000_000);
 const RUNTIME: (u64, usize) = (2, 3_000_000);
 
+/// Show both pullers at work with a registry of their own: no network, nothing to install
+///
+/// Starts a registry on 127.0.0.1, fills it with generated images that share layers, makes it misbehave a
+/// little, and pulls all images, first in parallel, then one at a time, into two stores in a temporary folder,
+/// which is removed at the end.
+#[derive(Args)]
+pub(crate) struct DemoArgs {}
+
 /// Pulls generated images through both pullers.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    args.nothing()?;
+pub(crate) fn run(_: DemoArgs) -> Result<(), Exit> {
     let signals = Signals::watch()?;
-    let folder = TempFolder::make().map_err(|error| Stop::Own(format!("no temporary folder: {error}")))?;
-    let registry = Registry::start().map_err(|error| Stop::Own(format!("no registry: {error}")))?;
+    let folder = TempFolder::make().map_err(|error| Exit::Own(format!("no temporary folder: {error}")))?;
+    let registry = Registry::start().map_err(|error| Exit::Own(format!("no registry: {error}")))?;
     let images = images();
     let names: Vec<_> = images.iter().map(|(image, tag)| registry.push(image, tag)).collect();
     output::line(&introduction(&registry, &images))?;
@@ -94,11 +101,11 @@ fn introduction(registry: &Registry, images: &[(Image, &str)]) -> String {
     )
 }
 
-fn service(store: &Path) -> Result<RegistryImageService, Stop> {
+fn service(store: &Path) -> Result<RegistryImageService, Exit> {
     Ok(RegistryImageService::builder(store).build()?)
 }
 
-fn pull(puller: &dyn ImagePuller, names: &[String], signals: &Signals) -> Result<(), Stop> {
+fn pull(puller: &dyn ImagePuller, names: &[String], signals: &Signals) -> Result<(), Exit> {
     let began = Instant::now();
     let mut results: Vec<Option<PullResult>> = vec![None; names.len()];
     pull_all(puller, names, signals, None, |place, result| {
@@ -112,14 +119,14 @@ fn pull(puller: &dyn ImagePuller, names: &[String], signals: &Signals) -> Result
     tell(results.iter().flatten(), took)
 }
 
-fn tell<'a>(results: impl Iterator<Item = &'a PullResult>, took: Duration) -> Result<(), Stop> {
-    let mut table = pulling::table();
+fn tell<'a>(results: impl Iterator<Item = &'a PullResult>, took: Duration) -> Result<(), Exit> {
+    let mut table = pull_all::table();
     let mut outcome = Ok(());
     for result in results {
-        pulling::add(&mut table, brief(&result.image.image), result);
+        pull_all::add(&mut table, brief(&result.image.image), result);
         if let Err(error) = &result.outcome {
             say_error(error);
-            outcome = Err(Stop::Told);
+            outcome = Err(Exit::REPORTED);
         }
     }
     output::raw(&format!("{table}All in {}.\n", Time(took)))?;

@@ -4,71 +4,73 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use oci_puller::{PullContext, Store, StoredImage};
 use serde::Serialize;
 
-use crate::args::{Args, Token};
+use crate::args::{StoreArgs, usage};
 use crate::command::existing_store;
+use crate::exit::Exit;
 use crate::names;
 use crate::output;
-use crate::screen::say;
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::say;
 use crate::units::Bytes;
 
+const AFTER_HELP: &str = "\
+With --json:
+  image      as it was given
+  image_ref  its id: the digest of its config
+  file       path of the archive
+  bytes      size of the archive";
+
+/// Write an image to an OCI archive
+///
+/// The archive is a tar file of an image layout with this image alone. The same image by the same name
+/// gives the same bytes.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct ExportArgs {
+    /// A name, a digest, or the first digits (4 or more) of an image ref
+    image: String,
+    /// File to write. Default: standard output, unless it is a terminal
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Writes the image that the arguments name to a file, or to standard output.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    let options = Options::read(args)?;
-    let Some(store) = existing_store(&args.store_dir()?)? else {
-        return Err(Stop::Told);
+pub(crate) fn run(args: ExportArgs) -> Result<(), Exit> {
+    match &args.output {
+        None if args.store.json => {
+            return Err(usage("export", "--json needs the archive in a file: add --output FILE"));
+        }
+        None if io::stdout().is_terminal() => {
+            return Err(usage("export", "standard output is a terminal: add --output FILE"));
+        }
+        _ => {}
+    }
+    let Some(store) = existing_store(&args.store.dir()?)? else {
+        return Err(Exit::REPORTED);
     };
-    let (key, image) = names::find(&store, &options.image)?;
+    let (key, image) = names::find(&store, &args.image)?;
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
-    let written = match &options.file {
+    let written = match &args.output {
         Some(file) => to_file(&store, &cx, &key, file),
         None => to_stdout(&store, &cx, &key),
     };
     signals.check()?;
-    tell(args.json(), &options, &image, written?)
+    print(&args, &image, written?)
 }
 
-struct Options {
-    image: String,
-    /// None is standard output.
-    file: Option<PathBuf>,
-}
-
-impl Options {
-    fn read(args: &mut Args) -> Result<Self, Stop> {
-        let (mut image, mut file) = (None, None);
-        while let Some(token) = args.next()? {
-            match token {
-                Token::Option(option) => match option.as_str() {
-                    "--output" | "-o" => file = Some(args.path()?),
-                    _ => return Err(args.unknown_option(&option)),
-                },
-                Token::Word(word) if image.is_none() => image = Some(args.readable(word)?),
-                Token::Word(word) => return Err(args.unknown_word(&word)),
-            }
-        }
-        let image = image.ok_or_else(|| args.usage("no image was named"))?;
-        match &file {
-            None if args.json() => Err(args.usage("--json wants the archive elsewhere: add --output FILE")),
-            None if io::stdout().is_terminal() => {
-                Err(args.usage("a terminal is no place for an archive: add --output FILE"))
-            }
-            _ => Ok(Options { image, file }),
-        }
-    }
-}
-
-/// Writes beside the file and renames then: what has the file's name is whole.
-fn to_file(store: &Store, cx: &PullContext, key: &str, path: &Path) -> Result<u64, Stop> {
+/// Writes to a temporary file beside `path` and renames it, so that `path` never names a partial archive.
+fn to_file(store: &Store, cx: &PullContext, key: &str, path: &Path) -> Result<u64, Exit> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".part");
     let partial = PathBuf::from(partial);
-    let failed = |error: io::Error| Stop::Own(format!("{}: {error}", path.display()));
+    let failed = |error: io::Error| Exit::Own(format!("{}: {error}", path.display()));
     let file = File::create(&partial).map_err(failed)?;
     let exported = archive(store, cx, key, &file)
         .and_then(|bytes| file.sync_all().map(|()| bytes).map_err(failed))
@@ -79,15 +81,15 @@ fn to_file(store: &Store, cx: &PullContext, key: &str, path: &Path) -> Result<u6
     exported
 }
 
-fn to_stdout(store: &Store, cx: &PullContext, key: &str) -> Result<u64, Stop> {
+fn to_stdout(store: &Store, cx: &PullContext, key: &str) -> Result<u64, Exit> {
     archive(store, cx, key, io::stdout().lock())
 }
 
-/// Writes the archive, and tells its size.
-fn archive(store: &Store, cx: &PullContext, key: &str, out: impl Write) -> Result<u64, Stop> {
+/// Writes the archive and returns its size.
+fn archive(store: &Store, cx: &PullContext, key: &str, out: impl Write) -> Result<u64, Exit> {
     let mut counted = Counted { out: BufWriter::new(out), bytes: 0 };
     store.export(cx, key, &mut counted)?;
-    counted.out.flush().map_err(Stop::Output)?;
+    counted.out.flush().map_err(Exit::Output)?;
     Ok(counted.bytes)
 }
 
@@ -108,25 +110,20 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-fn tell(is_json: bool, options: &Options, image: &StoredImage, bytes: u64) -> Result<(), Stop> {
-    let Some(file) = &options.file else {
-        say(&format!("{}: {} written", options.image, Bytes(bytes)));
+fn print(args: &ExportArgs, image: &StoredImage, bytes: u64) -> Result<(), Exit> {
+    let Some(file) = &args.output else {
+        say(&format!("{}: {} written", args.image, Bytes(bytes)));
         return Ok(());
     };
-    if is_json {
+    if args.store.json {
         let file = file.to_string_lossy();
-        return output::json(&Line {
-            image: &options.image,
-            image_ref: image.id.as_str(),
-            file: &file,
-            bytes,
-        });
+        return output::json(&Line { image: &args.image, image_ref: image.id.as_str(), file: &file, bytes });
     }
-    say(&format!("{}: {} written to {}", options.image, Bytes(bytes), file.display()));
+    say(&format!("{}: {} written to {}", args.image, Bytes(bytes), file.display()));
     Ok(())
 }
 
-/// What was written, for programs; `--help` documents it.
+/// The JSON of one export; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     image: &'a str,

@@ -2,25 +2,43 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use oci_puller::StoredImage;
 use serde::Serialize;
 
-use crate::args::Args;
+use crate::args::StoreArgs;
 use crate::command::existing_store;
+use crate::exit::Exit;
 use crate::names::short;
 use crate::output::{self, Align, Table};
-use crate::stop::Stop;
 use crate::units::{Ago, Bytes};
 
+const AFTER_HELP: &str = "\
+With --json, an object for each image:
+  image_ref        its id: the digest of its config
+  names            list of its names
+  repo_digests     list of NAME@DIGEST it was pulled as
+  manifest_digest  digest of its manifest
+  size             bytes of manifest, config and layers
+  pinned           whether prune keeps it always
+  last_used        last pull or use, seconds since 1970";
+
+/// List the images in the store, the last used first
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct ImagesArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Lists the images, the last used first.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    args.end()?;
-    let Some(store) = existing_store(&args.store_dir()?)? else {
+pub(crate) fn run(args: ImagesArgs) -> Result<(), Exit> {
+    let Some(store) = existing_store(&args.store.dir()?)? else {
         return Ok(());
     };
     let mut images = store.images()?;
     images.sort_by_key(|image| std::cmp::Reverse(image.last_used));
-    if args.json() {
+    if args.store.json {
         return images.iter().map(Line::of).try_for_each(|line| output::json(&line));
     }
     output::raw(&table(&images).to_string())
@@ -46,12 +64,12 @@ fn table(images: &[StoredImage]) -> Table<4> {
     table
 }
 
-/// Its names, or its manifest's digest: there is a line for each image.
+/// Returns its names, or its manifest's digest: each image has a line.
 fn names(image: &StoredImage) -> Vec<String> {
     if image.names.is_empty() { vec![image.manifest.digest.to_string()] } else { image.names.clone() }
 }
 
-/// One image, for programs; `--help` documents it.
+/// The JSON of one image; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     image_ref: &'a str,

@@ -4,35 +4,51 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use clap::Args;
 use oci_puller::{Error, PullContext, Store};
 use serde::Serialize;
 
-use crate::args::Args;
+use crate::args::StoreArgs;
+use crate::exit::Exit;
 use crate::output;
-use crate::screen::say;
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::say;
 
-/// Standard input, where a file is wanted.
+/// Names standard input in place of a file.
 const STDIN: &str = "-";
 
-/// Takes in the images of every file and folder that the arguments name.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    let sources = args.words()?;
-    if sources.is_empty() {
-        return Err(args.usage("no archive was named"));
-    }
-    let store = Store::open(args.store_dir()?)?;
+const AFTER_HELP: &str = "\
+Prints the names of the imported images. With --json, an object for each SOURCE:
+  source  as it was given
+  names   list of the names; for an image without one, its manifest's digest";
+
+/// Import images from archives and image layouts
+///
+/// Reads OCI archives, archives of `docker save`, and folders that are OCI image layouts. Verifies every
+/// blob as a pull does.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct ImportArgs {
+    /// An archive, not compressed; a folder; or - for an archive on standard input
+    #[arg(value_name = "SOURCE", required = true)]
+    sources: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Imports the images of every file and folder that the arguments name.
+pub(crate) fn run(args: ImportArgs) -> Result<(), Exit> {
+    let store = Store::open(args.store.dir()?)?;
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
     let mut outcome = Ok(());
-    for source in &sources {
+    for source in &args.sources {
         match import(&store, &cx, source) {
-            Ok(names) => tell(args.json(), source, &names)?,
+            Ok(names) => print(args.store.json, source, &names)?,
             Err(why) => {
                 signals.check()?;
                 say(&format!("error: {source}: {why}"));
-                outcome = Err(Stop::Told);
+                outcome = Err(Exit::REPORTED);
             }
         }
     }
@@ -52,14 +68,14 @@ fn import(store: &Store, cx: &PullContext, source: &str) -> Result<Vec<String>, 
     store.import(cx, file).map_err(text)
 }
 
-fn tell(is_json: bool, source: &str, names: &[String]) -> Result<(), Stop> {
+fn print(is_json: bool, source: &str, names: &[String]) -> Result<(), Exit> {
     if is_json {
         return output::json(&Line { source, names });
     }
     names.iter().try_for_each(|name| output::line(name))
 }
 
-/// What came, for programs; `--help` documents it.
+/// The JSON of one import; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     source: &'a str,

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod completions;
 mod demo;
 mod export;
 mod images;
@@ -11,38 +12,50 @@ mod verify;
 
 use std::path::Path;
 
+use clap::Subcommand;
 use oci_puller::Store;
 
-use crate::args::Args;
-use crate::help;
-use crate::screen::say;
-use crate::stop::Stop;
+use crate::exit::Exit;
+use crate::stderr::say;
 
-/// One command.
-pub(crate) struct Command {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    pub(crate) run: fn(&mut Args) -> Result<(), Stop>,
+/// The commands and their arguments.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Pull(Box<pull::PullArgs>),
+    #[command(visible_alias = "ls")]
+    Images(images::ImagesArgs),
+    #[command(visible_alias = "rmi")]
+    Rm(rm::RmArgs),
+    Prune(prune::PruneArgs),
+    Verify(verify::VerifyArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
 }
 
-const COMMANDS: [Command; 8] = [
-    Command { name: "pull", help: help::PULL, run: pull::run },
-    Command { name: "images", help: help::IMAGES, run: images::run },
-    Command { name: "rm", help: help::RM, run: rm::run },
-    Command { name: "prune", help: help::PRUNE, run: prune::run },
-    Command { name: "verify", help: help::VERIFY, run: verify::run },
-    Command { name: "export", help: help::EXPORT, run: export::run },
-    Command { name: "import", help: help::IMPORT, run: import::run },
-    Command { name: "demo", help: help::DEMO, run: demo::run },
-];
-
-/// The command of this name.
-pub(crate) fn named(name: &str) -> Option<Command> {
-    COMMANDS.into_iter().find(|command| command.name == name)
+/// Runs a command.
+pub(crate) fn run(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Pull(args) => pull::run(&args),
+        Command::Images(args) => images::run(args),
+        Command::Rm(args) => rm::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man => completions::man(),
+    }
 }
 
-/// The store in `dir`, if there is one: who only looks makes none.
-fn existing_store(dir: &Path) -> Result<Option<Store>, Stop> {
+/// Opens the store in `dir`, or returns `None` if there is none: a command that only reads creates no store.
+fn existing_store(dir: &Path) -> Result<Option<Store>, Exit> {
     if !dir.exists() {
         say(&format!("there is no store at {} yet", dir.display()));
         return Ok(None);

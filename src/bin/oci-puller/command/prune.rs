@@ -1,58 +1,82 @@
-//! `prune`: out of the store what has not been used for long, or must make room.
+//! `prune`: removes images that are unused or that must make room.
 
+use std::time::Duration;
+
+use clap::Args;
 use oci_puller::{PrunePolicy, PullContext, Removed};
 use serde::Serialize;
 
-use crate::args::{Args, Token};
+use crate::args::{self, StoreArgs, usage};
 use crate::command::existing_store;
+use crate::exit::Exit;
 use crate::output;
-use crate::screen::say;
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::say;
 use crate::units::Bytes;
 
 /// Percentages of the disk, as kubelet has them.
-const HIGH: u32 = 85;
-const LOW: u32 = 80;
+const HIGH: u8 = 85;
+const LOW: u8 = 80;
 
-/// Collects images as the arguments say.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    let policy = policy(args)?;
-    let Some(store) = existing_store(&args.store_dir()?)? else {
+const AFTER_HELP: &str = "\
+Prints the removed names. With --json:
+  names  list of the removed names
+  blobs  number of removed blobs
+  bytes  bytes that were freed";
+
+/// Remove images that are unused or that must make room
+///
+/// Removes images not used for a time, and while the disk is too full, the least recently used ones; with
+/// them all blobs that no image uses. Pinned images stay.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct PruneArgs {
+    /// Remove images not used for TIME, such as 12h or 30d. Default: none
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    unused_for: Option<Duration>,
+    /// Free space if this share of the disk is in use
+    #[arg(long, value_name = "PERCENT", default_value_t = HIGH, value_parser = clap::value_parser!(u8).range(..=100))]
+    above: u8,
+    /// Free space until less than this share is in use. Default: 80, or --above if that is less
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    below: Option<u8>,
+    /// Keep images used less than TIME ago. Default: 2m
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    min_age: Option<Duration>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Prunes the store as the arguments say.
+pub(crate) fn run(args: PruneArgs) -> Result<(), Exit> {
+    let policy = args.policy()?;
+    let Some(store) = existing_store(&args.store.dir()?)? else {
         return Ok(());
     };
     let signals = Signals::watch()?;
     let pruned = store.prune(&PullContext::new().with_cancel(signals.token()), &policy);
     signals.check()?;
-    tell(args.json(), &pruned?)
+    print(args.store.json, &pruned?)
 }
 
-fn policy(args: &mut Args) -> Result<PrunePolicy, Stop> {
-    let mut policy = PrunePolicy::default();
-    let (mut high, mut low) = (None, None);
-    while let Some(token) = args.next()? {
-        let option = match token {
-            Token::Option(option) => option,
-            Token::Word(word) => return Err(args.unknown_word(&word)),
-        };
-        match option.as_str() {
-            "--unused-for" => policy = policy.max_unused(args.duration(&option)?),
-            "--min-age" => policy = policy.min_age(args.duration(&option)?),
-            "--above" => high = Some(args.number(&option, 0, 100)?),
-            "--below" => low = Some(args.number(&option, 0, 100)?),
-            _ => return Err(args.unknown_option(&option)),
+impl PruneArgs {
+    fn policy(&self) -> Result<PrunePolicy, Exit> {
+        let below = self.below.unwrap_or(LOW.min(self.above));
+        if below > self.above {
+            return Err(usage("prune", &format!("--below {below} is more than --above {}", self.above)));
         }
+        let mut policy = PrunePolicy::default().thresholds(self.above, below);
+        if let Some(time) = self.unused_for {
+            policy = policy.max_unused(time);
+        }
+        if let Some(time) = self.min_age {
+            policy = policy.min_age(time);
+        }
+        Ok(policy)
     }
-    let high = high.unwrap_or(HIGH);
-    let low = low.unwrap_or(LOW.min(high));
-    if low > high {
-        return Err(args.usage(format!("--below {low} is more than --above {high}")));
-    }
-    let percent = |number| u8::try_from(number).unwrap_or(100);
-    Ok(policy.thresholds(percent(high), percent(low)))
 }
 
-fn tell(is_json: bool, removed: &Removed) -> Result<(), Stop> {
+fn print(is_json: bool, removed: &Removed) -> Result<(), Exit> {
     if is_json {
         return output::json(&Line { names: &removed.names, blobs: removed.blobs, bytes: removed.bytes });
     }
@@ -61,7 +85,7 @@ fn tell(is_json: bool, removed: &Removed) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What went, for programs; `--help` documents it.
+/// The JSON of a removal; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     names: &'a [String],

@@ -1,119 +1,124 @@
-//! `pull`: images from registries into the store.
+//! `pull`: pulls images from registries into the store.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use oci_puller::{
     Attempt, Error, ErrorKind, ImagePuller, ParallelImagePuller, Platform, PullResult, RegistryImageService,
     RegistryImageServiceBuilder, SerialImagePuller,
 };
 use serde::Serialize;
 
-use crate::args::{Args, Token};
+use crate::args::{self, StoreArgs};
+use crate::exit::Exit;
 use crate::output;
-use crate::pulling::{self, pull_all};
-use crate::screen::{say, say_error};
+use crate::pull_all::{self, pull_all};
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::{say, say_error};
 use crate::units::{Bytes, Time};
 
-/// How many images are pulled at a time, unless it is said.
-const PARALLEL: u32 = 4;
-/// No puller takes a higher limit.
-const MOST_PARALLEL: u32 = 4096;
-const MOST_RETRIES: u32 = 1000;
+const AFTER_HELP: &str = "\
+On a terminal, each image has a bar; elsewhere, events are lines. The table that
+follows shows how long each image waited for its turn, how long its pull took,
+and how many of its bytes were fetched, or reused from the store.
 
-/// Pulls what the arguments name.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    let options = Options::read(args)?;
-    let store = args.store_dir()?;
-    let signals = Signals::watch()?;
-    let puller = options.puller(&store)?;
-    let mut report = Report::new(args.json(), options.images.len());
-    let deadline = options.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
-    pull_all(&*puller, &options.images, &signals, deadline, |place, result| report.take(place, result));
-    puller.shutdown(Duration::ZERO);
-    report.end(&signals, &store)
-}
+With --json, an object for each image, as soon as it is done:
+  image              as it was given
+  ok                 whether the pull succeeded
+  image_ref          its id: the digest of its config
+  manifest_digest    digest that the name stands for: of a manifest or an index
+  repo_digest        NAME@DIGEST of the same
+  size               bytes of manifest, config and layers
+  bytes_fetched      bytes that came over the network
+  bytes_reused       bytes that were in the store
+  wait_seconds       time until its turn
+  pull_seconds       time from then on
+  error              if the pull failed, in place of the six fields after ok:
+    kind             such as NotFound, Unauthorized, ConnectionFailed, Timeout
+    message          the whole message on one line
+    host, phase      where it failed, or null
+    retryable        whether a later try may succeed
+    retry_after_seconds
+                     the delay that the registry asked for, if it did
+    attempts         each try: its host, kind and message
 
-struct Options {
+Examples:
+  oci-puller pull alpine ghcr.io/team/app:1.2
+  oci-puller pull --platform linux/arm64 --deadline 10m alpine
+  oci-puller pull --hosts-dir /etc/containerd/certs.d --json alpine";
+
+/// Pull images into the store
+///
+/// Blobs that are in the store are not fetched again, broken downloads resume, and only verified bytes are
+/// stored. Exits with 0 only if every image was pulled.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct PullArgs {
+    /// [HOST[:PORT]/]NAME[:TAG][@DIGEST], such as alpine or ghcr.io/team/app:1.2
+    #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    order: Order,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Pull N images at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096), conflicts_with = "serial")]
+    parallel: u16,
+    /// Pull one image at a time, in the order given
+    #[arg(long)]
+    serial: bool,
+    /// Pull for this platform. Default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = args::platform)]
     platform: Option<Platform>,
-    plain_http: Vec<String>,
-    auth_file: Option<PathBuf>,
-    registry_config: Option<PathBuf>,
-    hosts_dir: Option<PathBuf>,
-    authorities: Vec<Vec<u8>>,
+    /// Cancel what is not done after TIME, such as 90s or 1h30m. Default: none
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
     deadline: Option<Duration>,
+    /// Retry N times after a temporary failure; a try that fetched 1 MiB does not count [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     retries: Option<u32>,
+    /// Mirrors and settings by host: hosts.toml files, as containerd has them in certs.d
+    #[arg(long, value_name = "DIR", value_parser = args::existing_dir, help_heading = "Hosts")]
+    hosts_dir: Option<PathBuf>,
+    /// Ask this host without TLS; loopback hosts are asked so by default
+    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    plain_http: Vec<String>,
+    /// Trust these authorities (PEM) in place of the public ones
+    #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Hosts")]
+    ca: Vec<PathBuf>,
+    /// Read credentials from this auth.json of podman. Default: podman's and Docker's own files
+    #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
+    auth_file: Option<PathBuf>,
+    /// Read credentials from this config.json of Docker, and run the helpers it names
+    #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
+    registry_config: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Parallel(u32),
-    Serial,
+/// Pulls the images that the arguments name.
+pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
+    let store = args.store.dir()?;
+    let signals = Signals::watch()?;
+    let puller = args.puller(&store)?;
+    let mut report = Report::new(args.store.json, args.images.len());
+    let deadline = args.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
+    pull_all(&*puller, &args.images, &signals, deadline, |place, result| report.add(place, result));
+    puller.shutdown(Duration::ZERO);
+    report.finish(&signals, &store)
 }
 
-impl Options {
-    fn read(args: &mut Args) -> Result<Self, Stop> {
-        let mut options = Options {
-            images: Vec::new(),
-            order: Order::Parallel(PARALLEL),
-            platform: None,
-            plain_http: Vec::new(),
-            auth_file: None,
-            registry_config: None,
-            hosts_dir: None,
-            authorities: Vec::new(),
-            deadline: None,
-            retries: None,
-        };
-        let mut orders = Vec::new();
-        while let Some(token) = args.next()? {
-            let option = match token {
-                Token::Option(option) => option,
-                Token::Word(word) => {
-                    options.images.push(args.readable(word)?);
-                    continue;
-                }
-            };
-            match option.as_str() {
-                "--parallel" => orders.push(Order::Parallel(args.number(&option, 1, MOST_PARALLEL)?)),
-                "--serial" => orders.push(Order::Serial),
-                "--platform" => options.platform = Some(platform(args)?),
-                "--plain-http" => options.plain_http.push(args.text()?),
-                "--auth-file" => options.auth_file = Some(args.path()?),
-                "--registry-config" => options.registry_config = Some(args.path()?),
-                "--hosts-dir" => options.hosts_dir = Some(args.path()?),
-                "--ca" => options.authorities.push(pem(&args.path()?)?),
-                "--deadline" => options.deadline = Some(args.duration(&option)?),
-                "--retries" => options.retries = Some(args.number(&option, 0, MOST_RETRIES)?),
-                _ => return Err(args.unknown_option(&option)),
-            }
-        }
-        options.order = match orders.as_slice() {
-            [] => options.order,
-            [order] => *order,
-            _ => return Err(args.usage("say one of --parallel N and --serial, and once")),
-        };
-        if options.images.is_empty() {
-            return Err(args.usage("no image was named"));
-        }
-        Ok(options)
-    }
-
-    fn puller(&self, store: &Path) -> Result<Box<dyn ImagePuller>, Error> {
-        let service = self.configured(RegistryImageService::builder(store)).build()?;
-        Ok(match self.order {
-            Order::Parallel(limit) => {
-                Box::new(ParallelImagePuller::new(service, Some(i32::try_from(limit).unwrap_or(i32::MAX)))?)
-            }
-            Order::Serial => Box::new(SerialImagePuller::new(service)?),
+impl PullArgs {
+    fn puller(&self, store: &Path) -> Result<Box<dyn ImagePuller>, Exit> {
+        let service = self.configure(RegistryImageService::builder(store))?.build()?;
+        Ok(if self.serial {
+            Box::new(SerialImagePuller::new(service)?)
+        } else {
+            Box::new(ParallelImagePuller::new(service, Some(i32::from(self.parallel)))?)
         })
     }
 
-    fn configured(&self, mut builder: RegistryImageServiceBuilder) -> RegistryImageServiceBuilder {
+    fn configure(
+        &self,
+        mut builder: RegistryImageServiceBuilder,
+    ) -> Result<RegistryImageServiceBuilder, Exit> {
         if let Some(platform) = &self.platform {
             builder = builder.platform(platform.clone());
         }
@@ -121,16 +126,16 @@ impl Options {
         if let Some(dir) = &self.hosts_dir {
             builder = builder.hosts_dir(dir);
         }
-        for authority in &self.authorities {
-            builder = builder.ca_certificate(authority.as_slice());
+        for file in &self.ca {
+            builder = builder.ca_certificate(pem(file)?);
         }
         if let Some(retries) = self.retries {
             builder = builder.tries(retries + 1);
         }
-        self.with_credentials(builder)
+        Ok(self.with_credentials(builder))
     }
 
-    /// Files that are named are used instead of those that this user has.
+    /// Adds the named credential files, or else the user's own.
     fn with_credentials(&self, mut builder: RegistryImageServiceBuilder) -> RegistryImageServiceBuilder {
         if self.auth_file.is_none() && self.registry_config.is_none() {
             return builder.default_credential_files();
@@ -145,23 +150,18 @@ impl Options {
     }
 }
 
-fn platform(args: &mut Args) -> Result<Platform, Stop> {
-    let text = args.text()?;
-    Platform::parse(&text).map_err(|error| args.usage(format!("--platform: {}", error.message())))
+fn pem(path: &Path) -> Result<Vec<u8>, Exit> {
+    std::fs::read(path).map_err(|error| Exit::Own(format!("{}: {error}", path.display())))
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, Stop> {
-    std::fs::read(path).map_err(|error| Stop::Own(format!("{}: {error}", path.display())))
-}
-
-/// Tells the results: JSON as they come, the table when all are there.
+/// Prints the results: JSON as they arrive, the table at the end.
 struct Report {
     is_json: bool,
     began: Instant,
-    /// By place.
+    /// By the position of the image on the command line.
     results: Vec<Option<PullResult>>,
     /// The first line that could not be written.
-    output: Result<(), Stop>,
+    output: Result<(), Exit>,
 }
 
 impl Report {
@@ -169,7 +169,7 @@ impl Report {
         Report { is_json, began: Instant::now(), results: vec![None; images], output: Ok(()) }
     }
 
-    fn take(&mut self, place: usize, result: PullResult) {
+    fn add(&mut self, place: usize, result: PullResult) {
         if self.is_json && self.output.is_ok() {
             self.output = output::json(&Line::of(&result));
         }
@@ -183,13 +183,13 @@ impl Report {
         }
     }
 
-    fn end(self, signals: &Signals, store: &Path) -> Result<(), Stop> {
+    fn finish(self, signals: &Signals, store: &Path) -> Result<(), Exit> {
         self.output?;
         let asked = self.results.len();
-        let mut table = pulling::table();
+        let mut table = pull_all::table();
         let (mut came, mut fetched, mut reused) = (0, 0, 0);
         for result in self.results.iter().flatten() {
-            pulling::add(&mut table, result.image.image.clone(), result);
+            pull_all::add(&mut table, result.image.image.clone(), result);
             if let Ok(pulled) = &result.outcome {
                 came += 1;
                 fetched += pulled.bytes_fetched;
@@ -213,11 +213,15 @@ impl Report {
             Bytes(fetched),
             Bytes(reused)
         ));
-        if came == asked { Ok(()) } else { Err(Stop::Told) }
+        if came == asked {
+            return Ok(());
+        }
+        let mut errors = self.results.iter().flatten().filter_map(|result| result.outcome.as_ref().err());
+        Err(Exit::Reported { retryable: errors.all(Error::is_retryable) })
     }
 }
 
-/// One result, for programs; `--help` documents it.
+/// The JSON of one result; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     image: &'a str,

@@ -1,36 +1,53 @@
 //! `rm`: images out of the store.
 
+use clap::Args;
 use oci_puller::{Error, PullContext, Removed, Store};
 use serde::Serialize;
 
-use crate::args::Args;
+use crate::args::StoreArgs;
 use crate::command::existing_store;
+use crate::exit::Exit;
 use crate::names;
 use crate::output;
-use crate::screen::{say, say_error};
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::{say, say_error};
 use crate::units::Bytes;
 
+const AFTER_HELP: &str = "\
+Prints the removed names. With --json, an object for each IMAGE:
+  image  as it was given
+  names  list of the removed names
+  blobs  number of removed blobs
+  bytes  bytes that were freed";
+
+/// Remove images from the store, and their blobs that no other image uses
+///
+/// By a name, only this name is removed while the image has others.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct RmArgs {
+    /// A name, a digest, or the first digits (4 or more) of an image ref
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Removes the images that the arguments name.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    let images = args.words()?;
-    if images.is_empty() {
-        return Err(args.usage("no image was named"));
-    }
-    let Some(store) = existing_store(&args.store_dir()?)? else {
-        return Err(Stop::Told);
+pub(crate) fn run(args: RmArgs) -> Result<(), Exit> {
+    let Some(store) = existing_store(&args.store.dir()?)? else {
+        return Err(Exit::REPORTED);
     };
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
     let mut outcome = Ok(());
-    for image in &images {
+    for image in &args.images {
         match remove(&store, &cx, image) {
-            Ok(removed) => tell(args.json(), image, &removed)?,
+            Ok(removed) => print(args.store.json, image, &removed)?,
             Err(error) => {
                 signals.check()?;
                 say_error(&error);
-                outcome = Err(Stop::Told);
+                outcome = Err(Exit::REPORTED);
             }
         }
     }
@@ -42,7 +59,7 @@ fn remove(store: &Store, cx: &PullContext, image: &str) -> Result<Removed, Error
     store.remove(cx, &key).map_err(|error| error.with_image(image))
 }
 
-fn tell(is_json: bool, image: &str, removed: &Removed) -> Result<(), Stop> {
+fn print(is_json: bool, image: &str, removed: &Removed) -> Result<(), Exit> {
     if is_json {
         return output::json(&Line {
             image,
@@ -56,7 +73,7 @@ fn tell(is_json: bool, image: &str, removed: &Removed) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What went, for programs; `--help` documents it.
+/// The JSON of one removal; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     image: &'a str,

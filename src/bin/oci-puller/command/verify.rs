@@ -1,35 +1,54 @@
 //! `verify`: whether everything in the store is what its digest says.
 
+use clap::Args;
 use oci_puller::{Digest, PullContext, VerifyReport};
 use serde::Serialize;
 
-use crate::args::Args;
+use crate::args::StoreArgs;
 use crate::command::existing_store;
+use crate::exit::Exit;
 use crate::output;
-use crate::screen::say;
 use crate::signals::Signals;
-use crate::stop::Stop;
+use crate::stderr::say;
 use crate::units::Bytes;
 
+const AFTER_HELP: &str = "\
+With --json:
+  sound       number of blobs that match their digests
+  bytes       their bytes
+  damaged     list of digests of blobs that did not match
+  incomplete  list of images that lack blobs:
+    manifest_digest  the image's manifest
+    lacking          list of digests of the missing blobs";
+
+/// Hash every blob in the store, and move damaged ones aside
+///
+/// A later pull fetches moved blobs again. Exits with 0 only if nothing is damaged or missing.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Hashes every blob; fails if one is damaged or missing.
-pub(crate) fn run(args: &mut Args) -> Result<(), Stop> {
-    args.end()?;
-    let Some(store) = existing_store(&args.store_dir()?)? else {
+pub(crate) fn run(args: VerifyArgs) -> Result<(), Exit> {
+    let Some(store) = existing_store(&args.store.dir()?)? else {
         return Ok(());
     };
     let signals = Signals::watch()?;
     let verified = store.verify(&PullContext::new().with_cancel(signals.token()));
     signals.check()?;
     let report = verified?;
-    if args.json() {
+    if args.store.json {
         output::json(&Line::of(&report))?
     } else {
-        tell(&report)?
+        print(&report)?
     }
-    if report.is_sound() { Ok(()) } else { Err(Stop::Told) }
+    if report.is_sound() { Ok(()) } else { Err(Exit::REPORTED) }
 }
 
-fn tell(report: &VerifyReport) -> Result<(), Stop> {
+fn print(report: &VerifyReport) -> Result<(), Exit> {
     for digest in &report.damaged {
         output::line(&format!("damaged     {digest}"))?;
     }
@@ -49,7 +68,7 @@ fn tell(report: &VerifyReport) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What was found, for programs; `--help` documents it.
+/// The JSON of a report; `--help` documents it.
 #[derive(Serialize)]
 struct Line<'a> {
     sound: usize,

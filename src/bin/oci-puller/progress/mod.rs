@@ -14,25 +14,25 @@ use bars::Bars;
 use image::Image;
 
 /// Watches the pulls of one run.
-pub(crate) struct Watch {
+pub(crate) struct ProgressView {
     images: Arc<Mutex<Vec<Image>>>,
     /// Without them there are lines.
     bars: Option<Bars>,
 }
 
-impl Watch {
+impl ProgressView {
     /// Watches the pulls of these images.
     pub(crate) fn new<'a>(images: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
         let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
         let can_have_bars =
             stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let bars = if can_have_bars { Bars::start(&images) } else { None };
-        Arc::new(Watch { images, bars })
+        Arc::new(ProgressView { images, bars })
     }
 
     /// What the pull of the image at this place is to report to.
     pub(crate) fn progress(self: &Arc<Self>, place: usize) -> Arc<dyn Progress> {
-        Arc::new(ImageProgress { watch: Arc::clone(self), place })
+        Arc::new(ImageProgress { view: Arc::clone(self), place })
     }
 
     /// Notes how a pull ended.
@@ -71,12 +71,12 @@ impl Watch {
 }
 
 struct ImageProgress {
-    watch: Arc<Watch>,
+    view: Arc<ProgressView>,
     place: usize,
 }
 
 impl Progress for ImageProgress {
     fn event(&self, event: &ProgressEvent<'_>) {
-        self.watch.event(self.place, event);
+        self.view.event(self.place, event);
     }
 }

@@ -9,9 +9,9 @@ use oci_puller::{ImagePuller, PullContext, PullRequest, PullResult};
 
 use crate::names::short;
 use crate::output::{Align, Table};
+use crate::progress::ProgressView;
 use crate::signals::Signals;
 use crate::units::{Bytes, Time};
-use crate::watch::Watch;
 
 /// Pulls the images, shows how that goes, and hands over each result as it comes, with the image's
 /// place in the list.
@@ -22,28 +22,33 @@ pub(crate) fn pull_all(
     deadline: Option<Instant>,
     mut each: impl FnMut(usize, PullResult),
 ) {
-    let watch = Watch::new(images.iter().map(String::as_str));
+    let view = ProgressView::new(images.iter().map(String::as_str));
     let (results, answers) = unbounded();
     thread::scope(|scope| {
         // The serial puller makes its caller wait while its queue is full.
         let ask = || {
             for (place, image) in images.iter().enumerate() {
-                let cx = context(&watch, place, signals, deadline);
+                let cx = context(&view, place, signals, deadline);
                 puller.pull_image(cx, PullRequest::new(place as u64, image.as_str()), results.clone());
             }
         };
         scope.spawn(ask);
         for result in answers.iter().take(images.len()) {
             let place = usize::try_from(result.id).unwrap_or_default();
-            watch.ended(place, &result);
+            view.ended(place, &result);
             each(place, result);
         }
     });
-    watch.end();
+    view.end();
 }
 
-fn context(watch: &Arc<Watch>, place: usize, signals: &Signals, deadline: Option<Instant>) -> PullContext {
-    let cx = PullContext::new().with_cancel(signals.token()).with_progress(watch.progress(place));
+fn context(
+    view: &Arc<ProgressView>,
+    place: usize,
+    signals: &Signals,
+    deadline: Option<Instant>,
+) -> PullContext {
+    let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(place));
     match deadline {
         Some(deadline) => cx.with_deadline(deadline),
         None => cx,

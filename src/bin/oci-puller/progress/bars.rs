@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::image::{Image, State};
-use crate::screen;
+use crate::stderr;
 
 const FRAME: Duration = Duration::from_millis(100);
 /// Where the terminal does not tell its size: columns, rows.
@@ -47,12 +47,12 @@ impl Drop for Bars {
 
 fn draw(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
     let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    screen::show_bars(Some(bars.clone()));
+    stderr::show_bars(Some(bars.clone()));
     let mut lines = Lines { bars, lines: Vec::new() };
     while stopped.recv_timeout(FRAME) == Err(RecvTimeoutError::Timeout) {
         lines.draw(&images.lock(), Instant::now());
     }
-    screen::show_bars(None);
+    stderr::show_bars(None);
     drop(lines.bars.clear());
 }
 

@@ -4,7 +4,7 @@ use oci_puller::{ProgressEvent, PullResult, PulledImage};
 
 use super::image::Image;
 use crate::names::short;
-use crate::screen::say;
+use crate::stderr::say;
 use crate::units::{Bytes, Time};
 
 /// Tells an event that is worth a line.
