@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::{Access, Disk, DiskFile, FileKind, Lock, Metadata, Space};
+use crate::durable::disk::{Disk, DiskFile, FileType, Lock, Metadata, OpenMode, Space};
 
 /// From this many files on, one flush of the whole file system is cheaper than one for each: on ext4
 /// 8 small files took 1.2 ms one by one and 0.35 ms at once, and 400 took 55 and 5. Fewer are flushed
@@ -177,15 +177,15 @@ fn syncfs_reports() -> bool {
 }
 
 impl Disk for RealDisk {
-    fn open(&self, path: &str, access: Access) -> io::Result<Box<dyn DiskFile>> {
+    fn open(&self, path: &str, access: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         // NONBLOCK, or a named pipe put there by somebody would hold us up.
         let flags = OFlags::NONBLOCK
             | match access {
-                Access::Read => OFlags::RDONLY,
-                Access::Update => OFlags::RDWR | OFlags::CREATE,
-                Access::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+                OpenMode::Read => OFlags::RDONLY,
+                OpenMode::Update => OFlags::RDWR | OFlags::CREATE,
+                OpenMode::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             };
-        let mode = if access == Access::Read { Mode::empty() } else { Mode::from_raw_mode(0o644) };
+        let mode = if access == OpenMode::Read { Mode::empty() } else { Mode::from_raw_mode(0o644) };
         let file = File::from(self.open_beneath(path, flags, mode)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -291,9 +291,9 @@ fn described(stat: &Stat) -> Metadata {
     let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
     Metadata {
         kind: match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::RegularFile => FileKind::File,
-            rustix::fs::FileType::Directory => FileKind::Dir,
-            _ => FileKind::Other,
+            rustix::fs::FileType::RegularFile => FileType::File,
+            rustix::fs::FileType::Directory => FileType::Dir,
+            _ => FileType::Other,
         },
         len: u64::try_from(stat.st_size).unwrap_or(0),
         modified: SystemTime::UNIX_EPOCH + seconds + nanos,
@@ -306,9 +306,9 @@ impl DiskFile for File {
     fn metadata(&self) -> io::Result<Metadata> {
         let metadata = File::metadata(self)?;
         let kind = match metadata.file_type() {
-            kind if kind.is_file() => FileKind::File,
-            kind if kind.is_dir() => FileKind::Dir,
-            _ => FileKind::Other,
+            kind if kind.is_file() => FileType::File,
+            kind if kind.is_dir() => FileType::Dir,
+            _ => FileType::Other,
         };
         Ok(Metadata {
             kind,

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::{Access, Disk, DiskFile, FileKind, Lock, Metadata, Space, parent};
+use crate::durable::disk::{Disk, DiskFile, FileType, Lock, Metadata, OpenMode, Space};
+use crate::durable::write::parent;
 
 /// What becomes of what was written and not flushed.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +139,8 @@ impl World {
 
     fn describe(&self, node: usize) -> Metadata {
         let (kind, len, modified) = match &self.nodes[node] {
-            Node::Dir { .. } => (FileKind::Dir, 0, SystemTime::UNIX_EPOCH),
-            Node::File(file) => (FileKind::File, file.now.len() as u64, file.modified),
+            Node::Dir { .. } => (FileType::Dir, 0, SystemTime::UNIX_EPOCH),
+            Node::File(file) => (FileType::File, file.now.len() as u64, file.modified),
         };
         Metadata { kind, len, modified, identity: (0, node as u64), allocated: len }
     }
@@ -249,13 +250,13 @@ fn found_content(file: &FileNode, unflushed: Unflushed, chance: &mut fastrand::R
 }
 
 impl Disk for SimDisk {
-    fn open(&self, path: &str, access: Access) -> io::Result<Box<dyn DiskFile>> {
+    fn open(&self, path: &str, access: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.0.lock();
         world.step()?;
         let node = match (world.find(path), access) {
-            (Ok(_), Access::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Ok(_), OpenMode::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Ok(node), _) => node,
-            (Err(error), Access::Update | Access::Create) if error.kind() == io::ErrorKind::NotFound => {
+            (Err(error), OpenMode::Update | OpenMode::Create) if error.kind() == io::ErrorKind::NotFound => {
                 world.add(path, World::empty_file())?
             }
             (Err(error), _) => return Err(error),

@@ -8,7 +8,7 @@ use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, Phase};
 use crate::image::reference::Reference;
 use crate::service::{ImageRef, PullRequest, PulledImage};
-use crate::store::{Lease, Naming};
+use crate::store::{Naming, Transaction};
 
 /// Pulls an image into the store: its name becomes a manifest, the manifest's blobs are fetched, all
 /// of it is verified, and then, and only then, the image has its name.
@@ -16,30 +16,30 @@ pub(super) fn pull(service: &Service, cx: &PullContext, request: &PullRequest) -
     let reference = Reference::parse(&request.image.image)?;
     let stop = CancelToken::new();
     let own_cx = cx.or_cancelled_by(&stop);
-    let lease = service.store.lease();
+    let transaction = service.store.transaction();
 
     let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;
     let resolved = resolve::resolve(&session)?;
     verifier::verify(&session, &resolved)?;
-    count_on_all(&session, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    let tally = fetch::blobs(&session, &stop, &lease, &resolved.manifest)?;
-    name(&session, &lease, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    hold_all(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    let tally = fetch::blobs(&session, &stop, &transaction, &resolved.manifest)?;
+    name(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     Ok(pulled(&session, &resolved, &tally))
 }
 
 /// Says of which blobs the store shall remove none: all that the image is made of.
-fn count_on_all(session: &PullSession<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+fn hold_all(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
     let documents = resolved.documents.iter().map(|document| &document.descriptor);
     let digests: Vec<_> =
         documents.chain(resolved.manifest.blobs()).map(|descriptor| &descriptor.digest).collect();
-    session.service.store.count_on(session.cx, lease, &digests)
+    session.service.store.hold(session.cx, transaction, &digests)
 }
 
 /// Stores what the blobs hang on, and gives it its name.
-fn name(session: &PullSession<'_>, lease: &Lease, resolved: &Resolved) -> Result<(), Error> {
+fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
     let store = &session.service.store;
     for document in &resolved.documents {
-        store.put(session.cx, lease, &document.descriptor, &document.bytes)?;
+        store.put(session.cx, transaction, &document.descriptor, &document.bytes)?;
     }
     let naming = Naming {
         id: Some(resolved.manifest.config.digest.clone()),
@@ -47,7 +47,7 @@ fn name(session: &PullSession<'_>, lease: &Lease, resolved: &Resolved) -> Result
         size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
     };
     let names = [stored_name(session.reference)];
-    store.tag(session.cx, lease, &names, &resolved.manifest_descriptor, &naming)
+    store.tag(session.cx, transaction, &names, &resolved.manifest_descriptor, &naming)
 }
 
 fn pulled(session: &PullSession<'_>, resolved: &Resolved, tally: &Tally) -> PulledImage {

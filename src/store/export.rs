@@ -7,10 +7,11 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Hasher;
 use crate::image::manifest::Descriptor;
-use crate::store::index::Entry;
+use crate::store::handle::Store;
+use crate::store::index::IndexEntry;
 use crate::store::layout::{BLOBS, INDEX, LAYOUT, LAYOUT_TEXT, blob_path};
 use crate::store::read::{Blob, StoredImage};
-use crate::store::{Store, tar};
+use crate::store::tar;
 
 impl Store {
     /// Writes the image that `key` stands for as an OCI archive: a tar file of an image layout with
@@ -25,7 +26,7 @@ impl Store {
             Error::new(ErrorKind::NotFound, "the image is not in the store").with_image(key)
         })?;
         let manifest = self.manifest(&image.manifest.digest)?;
-        let lease = self.0.leases.lease_aside();
+        let transaction = self.transaction_untracked();
         let mut writer = tar::Writer::new(archive);
         let text = index_of(&image, key);
         let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];
@@ -36,7 +37,7 @@ impl Store {
         write_folders(&mut writer, &blobs).map_err(not_written)?;
         for blob in blobs {
             // Where nothing may be written nothing is removed by us either.
-            let _ = self.0.leases.count_on(cx, &lease, &[&blob.digest]);
+            let _ = self.hold(cx, &transaction, &[&blob.digest]);
             self.export_blob(cx, blob, &mut writer)?;
         }
         writer.finish().map_err(not_written)?;
@@ -73,7 +74,7 @@ impl Store {
 fn index_of(image: &StoredImage, key: &str) -> Vec<u8> {
     let asked = image.names.iter().find(|name| *name == key);
     let name = asked.or_else(|| image.names.iter().min());
-    let entry = Entry::new(name.map(String::as_str), &image.manifest, None, None);
+    let entry = IndexEntry::new(name.map(String::as_str), &image.manifest, None, None);
     format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entry.text()).into_bytes()
 }
 

@@ -11,18 +11,21 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, RealDisk};
+use crate::durable::{Disk, OpenMode, RealDisk, read_limited};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest, media_type};
 use crate::image::reference::Reference;
-use crate::store::collect::References;
-use crate::store::index::{self, Index};
+use crate::store::error::refused;
+use crate::store::gc::ReferenceGraph;
+use crate::store::handle::Store;
+use crate::store::index::{self, StoreIndex};
+use crate::store::ingest::Begun;
 use crate::store::ingest::READ;
 use crate::store::layout::{self, BLOBS, INDEX, LAYOUT};
-use crate::store::lease::Lease;
 use crate::store::read::Blob;
-use crate::store::{Begun, Store, limited, refused, tar};
+use crate::store::tar;
+use crate::store::transaction::Transaction;
 
 /// What `docker save` lists its images in.
 const DOCKER_MANIFEST: &str = "manifest.json";
@@ -52,20 +55,21 @@ impl Store {
         let (index, _) = layout::read_index(&disk)?;
         self.importing(|import| {
             import.layout(cx, &disk, &index)?;
-            self.0.flusher.settle(&import.lease.awaited())?;
+            self.0.flusher.settle(&import.transaction.pending())?;
             import.name_listed(cx, &index)
         })
     }
 
     /// Runs an import, and takes away what it brought that no image uses.
     fn importing<T>(&self, import: impl FnOnce(&mut Import<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut state = Import { store: self, lease: self.0.leases.lease_aside(), brought: HashSet::new() };
+        let mut state =
+            Import { store: self, transaction: self.transaction_untracked(), brought: HashSet::new() };
         let outcome = import(&mut state);
         // Their flushes may be under way: what is removed must be under its name by then.
-        let Import { lease, brought, .. } = state;
-        let _ = self.0.flusher.settle(&lease.awaited());
-        drop(lease);
-        if let Err(error) = self.collect(&PullContext::new(), brought, &mut References::default()) {
+        let Import { transaction, brought, .. } = state;
+        let _ = self.0.flusher.settle(&transaction.pending());
+        drop(transaction);
+        if let Err(error) = self.collect(&PullContext::new(), brought, &mut ReferenceGraph::default()) {
             log::warn!("what an import left over was not removed: {error}");
         }
         outcome
@@ -75,7 +79,7 @@ impl Store {
 /// An import under way.
 struct Import<'a> {
     store: &'a Store,
-    lease: Lease,
+    transaction: Transaction,
     /// Blobs that it put into the store.
     brought: HashSet<Digest>,
 }
@@ -107,11 +111,11 @@ impl Import<'_> {
                 tar::Entry::File { path, size } => self.file(cx, path, size, &mut reader, &mut contents)?,
             }
         }
-        self.store.0.flusher.settle(&self.lease.awaited())?;
+        self.store.0.flusher.settle(&self.transaction.pending())?;
         if let Some(text) = contents.documents.get(INDEX) {
             let marker = contents.documents.get(LAYOUT);
             layout::check_marker(marker.map_or(&[], Vec::as_slice)).map_err(invalid)?;
-            return self.name_listed(cx, &Index::parse(text)?);
+            return self.name_listed(cx, &StoreIndex::parse(text)?);
         }
         let Some(text) = contents.documents.get(DOCKER_MANIFEST) else {
             return Err(invalid(format!(
@@ -159,7 +163,7 @@ impl Import<'_> {
     /// Brings a blob into the store, unless it is there.
     fn copy(&mut self, cx: &PullContext, blob: &Descriptor, content: &mut impl Read) -> Result<(), Error> {
         self.store.require_space(blob.size)?;
-        let Begun::Fetch(mut ingest) = self.store.begin(cx, &self.lease, blob)? else { return Ok(()) };
+        let Begun::Fetch(mut ingest) = self.store.begin(cx, &self.transaction, blob)? else { return Ok(()) };
         let outcome = ingest.restart().and_then(|()| {
             let mut buffer = vec![0; usize::try_from(blob.size).unwrap_or(READ).min(READ)];
             loop {
@@ -190,13 +194,13 @@ impl Import<'_> {
         content: &mut impl Read,
     ) -> Result<Digest, Error> {
         self.store.require_space(size)?;
-        let (digest, _) = self.store.put_unnamed(cx, &self.lease, content)?;
+        let (digest, _) = self.store.put_unnamed(cx, &self.transaction, content)?;
         self.brought.insert(digest.clone());
         Ok(digest)
     }
 
     /// Copies what the index of another layout lists.
-    fn layout(&mut self, cx: &PullContext, disk: &RealDisk, index: &Index) -> Result<(), Error> {
+    fn layout(&mut self, cx: &PullContext, disk: &RealDisk, index: &StoreIndex) -> Result<(), Error> {
         for entry in index.entries() {
             if let Some(digest) = &entry.digest {
                 let listed = Descriptor::new(&entry.media_type, digest.clone(), entry.size);
@@ -221,12 +225,12 @@ impl Import<'_> {
             }
             _ => refused(&error, format!("read {path}")),
         };
-        let file = disk.open(&path, Access::Read).map_err(failed)?;
+        let file = disk.open(&path, OpenMode::Read).map_err(failed)?;
         let is_index = media_type::is_index(&blob.media_type);
         if !is_index && !media_type::is_manifest(&blob.media_type) {
             return self.copy(cx, blob, &mut Blob::new(file, blob.size));
         }
-        let bytes = limited(&*file, MAX_DOCUMENT_BYTES as u64).map_err(failed)?;
+        let bytes = read_limited(&*file, MAX_DOCUMENT_BYTES as u64).map_err(failed)?;
         self.copy(cx, blob, &mut &bytes[..])?;
         match Document::parse_described(blob, None, &bytes)? {
             Document::Manifest(manifest) => {
@@ -245,7 +249,7 @@ impl Import<'_> {
     }
 
     /// Gives the images that an index lists their names, once it is sure that all of them are whole.
-    fn name_listed(&mut self, cx: &PullContext, index: &Index) -> Result<Vec<String>, Error> {
+    fn name_listed(&mut self, cx: &PullContext, index: &StoreIndex) -> Result<Vec<String>, Error> {
         let mut images = Vec::new();
         for entry in index.entries() {
             let digest =
@@ -305,7 +309,7 @@ impl Import<'_> {
 
     /// Whether the blob is in the store; from now on the import counts on it.
     fn is_there(&self, cx: &PullContext, blob: &Descriptor) -> Result<bool, Error> {
-        match self.store.begin(cx, &self.lease, blob)? {
+        match self.store.begin(cx, &self.transaction, blob)? {
             Begun::Present => Ok(true),
             Begun::Fetch(ingest) => {
                 ingest.discard();
@@ -383,11 +387,11 @@ impl Import<'_> {
         cx: &PullContext,
         images: Vec<(Vec<String>, Descriptor)>,
     ) -> Result<Vec<String>, Error> {
-        self.store.0.flusher.settle(&self.lease.awaited())?;
+        self.store.0.flusher.settle(&self.transaction.pending())?;
         let (mut found_by, mut entries) = (Vec::new(), Vec::new());
         for (names, target) in images {
             let id = self.id_of(&target)?;
-            let entry = |name| index::Entry::new(name, &target, id.as_ref(), None);
+            let entry = |name| index::IndexEntry::new(name, &target, id.as_ref(), None);
             if names.is_empty() {
                 entries.push(entry(None));
                 found_by.push(target.digest.to_string());
@@ -395,11 +399,11 @@ impl Import<'_> {
             entries.extend(names.iter().map(|name| entry(Some(name.as_str()))));
             found_by.extend(names);
         }
-        let (mut used, mut references) = (HashSet::new(), References::default());
+        let (mut used, mut references) = (HashSet::new(), ReferenceGraph::default());
         for entry in &entries {
             references.follow(self.store, cx, entry, &mut used)?;
         }
-        self.store.0.flusher.change(cx, self.lease.awaited(), move |index| {
+        self.store.0.flusher.change(cx, self.transaction.pending(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
         self.brought.retain(|blob| !used.contains(blob));

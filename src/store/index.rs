@@ -30,15 +30,15 @@ pub(super) const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 /// The index, cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Index {
+pub(super) struct StoreIndex {
     /// The fields before and after `manifests`, as text.
     fields: Arc<Vec<(String, Box<RawValue>)>>,
-    entries: Vec<Arc<Entry>>,
+    entries: Vec<Arc<IndexEntry>>,
 }
 
 /// One image, or whatever else somebody listed.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     text: Box<str>,
     /// The name that skopeo knows it by, or else containerd.
     pub(super) name: Option<Box<str>>,
@@ -51,7 +51,7 @@ pub(super) struct Entry {
     pub(super) pinned: bool,
 }
 
-impl Index {
+impl StoreIndex {
     /// Reads the index, whoever wrote it.
     ///
     /// # Errors
@@ -66,8 +66,8 @@ impl Index {
         // Go writes an empty list as null.
         let listed: Option<Vec<Box<RawValue>>> = serde_json::from_str(field("manifests").unwrap_or("null"))
             .map_err(|error| broken(format!("manifests: {error}")))?;
-        let entries = listed.unwrap_or_default().into_iter().map(|raw| Arc::new(Entry::read(raw.get())));
-        Ok(Index { entries: entries.collect(), fields: Arc::new(fields) })
+        let entries = listed.unwrap_or_default().into_iter().map(|raw| Arc::new(IndexEntry::read(raw.get())));
+        Ok(StoreIndex { entries: entries.collect(), fields: Arc::new(fields) })
     }
 
     /// The file's text.
@@ -94,14 +94,14 @@ impl Index {
         text.into_bytes()
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &IndexEntry> {
         self.entries.iter().map(|entry| &**entry)
     }
 
     /// Puts the entry in, in place of those that have its name: whether that changed anything.
-    pub(super) fn put(&mut self, mut entry: Entry) -> bool {
+    pub(super) fn put(&mut self, mut entry: IndexEntry) -> bool {
         let has_its_name =
-            |other: &Arc<Entry>, entry: &Entry| other.name.is_some() && other.name == entry.name;
+            |other: &Arc<IndexEntry>, entry: &IndexEntry| other.name.is_some() && other.name == entry.name;
         let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
         if same.iter().any(|other| other.pinned) {
             entry = entry.pinned(true);
@@ -116,24 +116,24 @@ impl Index {
     }
 
     /// Takes out the entries for which `goes` holds: whether there were any.
-    pub(super) fn remove(&mut self, goes: impl Fn(&Entry) -> bool) -> bool {
+    pub(super) fn remove(&mut self, goes: impl Fn(&IndexEntry) -> bool) -> bool {
         let before = self.entries.len();
         self.entries.retain(|entry| !goes(entry));
         self.entries.len() != before
     }
 
     /// Pins or unpins the entries for which `is_meant` holds: whether that changed anything.
-    pub(super) fn pin(&mut self, pinned: bool, is_meant: impl Fn(&Entry) -> bool) -> bool {
+    pub(super) fn pin(&mut self, pinned: bool, is_meant: impl Fn(&IndexEntry) -> bool) -> bool {
         let mut changed = false;
         for entry in self.entries.iter_mut().filter(|entry| entry.pinned != pinned && is_meant(entry)) {
-            *entry = Arc::new(Entry::read(&entry.text).pinned(pinned));
+            *entry = Arc::new(IndexEntry::read(&entry.text).pinned(pinned));
             changed = true;
         }
         changed
     }
 }
 
-impl Entry {
+impl IndexEntry {
     /// The entry by which `name` stands for `target`, or by which it is there without a name.
     pub(super) fn new(
         name: Option<&str>,
@@ -157,7 +157,7 @@ impl Entry {
             }),
             size: target.size,
         };
-        Entry {
+        IndexEntry {
             // Texts and numbers, and keys that are texts: nothing that JSON has no form for.
             text: serde_json::to_string(&written).unwrap_or_default().into(),
             name: name.map(Into::into),
@@ -208,7 +208,7 @@ impl Entry {
         let view: View = serde_json::from_str(text).unwrap_or_default();
         let mut annotations = view.annotations.unwrap_or_default();
         let containerd_name = annotations.remove(CONTAINERD_NAME);
-        Entry {
+        IndexEntry {
             text: text.into(),
             name: annotations.remove(REF_NAME).or(containerd_name).map(String::into_boxed_str),
             digest: Digest::parse(&view.digest).ok(),
@@ -230,7 +230,7 @@ impl Entry {
             true => annotations.insert(PINNED.0.to_owned(), json!(PINNED.1)),
             false => annotations.remove(PINNED.0),
         };
-        Entry::read(&value.to_string())
+        IndexEntry::read(&value.to_string())
     }
 }
 
@@ -295,8 +295,8 @@ mod tests {
                 (None, None, None),
                 (Some("docker.io/library/a:1"), Some(&id), Some("docker.io/library/a@sha256:0")),
             ] {
-                let entry = Entry::new(name, &target, id, repo_digest);
-                assert_eq!(format!("{:?}", Entry::read(entry.text())), format!("{entry:?}"));
+                let entry = IndexEntry::new(name, &target, id, repo_digest);
+                assert_eq!(format!("{:?}", IndexEntry::read(entry.text())), format!("{entry:?}"));
                 let value: serde_json::Value = serde_json::from_str(entry.text()).unwrap();
                 assert_eq!(value.to_string(), entry.text(), "the fields are in the order of their names");
                 assert_eq!(entry.whole_name().as_deref(), name);

@@ -1,13 +1,13 @@
-//! Which blobs running pulls count on.
+//! The blobs that running pulls hold against garbage collection.
 //!
-//! Whoever removes blobs must not take one that a pull has found in the store, or has just put
-//! there, and that no image uses yet. Each pull writes down a digest *before* it looks for the blob;
-//! a collection reads what is written down, and then the index, *before* it removes anything; and
-//! the two exclude each other by a lock that the writing shares. So either the collection sees the
-//! digest, or the pull sees that the blob is gone.
+//! A collection must not remove a blob that a pull has found in the store, or has just put there, and
+//! that no image uses yet. A pull adds the digest to its lease *before* it looks for the blob; a
+//! collection reads all leases, and then the index, *before* it removes anything; and `collect.lock`,
+//! shared by the first and exclusive for the second, keeps the two apart. So either the collection
+//! sees the digest, or the pull sees that the blob is gone.
 //!
-//! Within a process this is a count in memory; for other processes it is one file a store, locked as
-//! long as its owner lives, with the digests as lines.
+//! Within a process a lease is a count in memory. Other processes see one lease file for each open
+//! store, with one digest a line; the file is locked as long as its owner lives.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,33 +17,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::durable::{Disk, DiskFile, Lock, OpenMode};
 use crate::error::Error;
 use crate::image::digest::Digest;
-use crate::store::flusher::Awaited;
+use crate::store::error::refused;
 use crate::store::layout::{self, COLLECT_LOCK, LEASES};
-use crate::store::{refused, wait};
+use crate::store::retry_io;
 
-/// A file of lines that is longer than this, and mostly of digests that nobody counts on any more,
-/// is written anew, bytes.
+/// Length in bytes from which a lease file is written anew if most of its digests are no longer held.
 const LONG_FILE: u64 = 4 << 10;
 
 /// The leases of one open store.
 #[derive(Debug)]
 pub(super) struct Leases {
     disk: Arc<dyn Disk>,
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<HeldDigests>>,
     in_flight: Arc<AtomicUsize>,
 }
 
-/// What the pulls of this store count on.
+/// The digests that the pulls of one open store hold, each with the number of its holders.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldDigests {
     digests: HashMap<Digest, usize>,
     file: Option<LeaseFile>,
 }
 
-/// Where other processes see it.
+/// The file in which other processes see them.
 #[derive(Debug)]
 struct LeaseFile {
     disk: Arc<dyn Disk>,
@@ -54,20 +53,15 @@ struct LeaseFile {
     collect_lock: Box<dyn DiskFile>,
 }
 
-/// What one pull counts on. Dropped, it counts on nothing any more.
+/// The digests that one pull holds, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Lease(Arc<LeaseState>);
-
-/// Shared by the lease and the ingests that were begun under it.
-#[derive(Debug)]
-pub(super) struct LeaseState {
-    held: Arc<Mutex<Held>>,
+pub(super) struct Lease {
+    held: Arc<Mutex<HeldDigests>>,
     _in_flight: Option<InFlight>,
     digests: Mutex<Vec<Digest>>,
-    awaited: Mutex<Vec<Arc<Awaited>>>,
 }
 
-/// Counts a pull as long as it lives.
+/// Counts a running pull.
 #[derive(Debug)]
 struct InFlight(Arc<AtomicUsize>);
 
@@ -82,52 +76,46 @@ impl Leases {
         Leases { disk, held: Arc::default(), in_flight: Arc::default() }
     }
 
-    /// How many pulls have a lease, now and from now on.
+    /// Returns the counter of the pulls that have a lease.
     pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
         self.in_flight.clone()
     }
 
-    /// A lease for a pull.
+    /// Returns a lease for a pull.
     pub(super) fn lease(&self) -> Lease {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.lease_with(Some(InFlight(self.in_flight.clone())))
     }
 
-    /// A lease for what is no pull, and changes the index at a time of its own if at all: no pull
-    /// waits to share its flushes.
-    pub(super) fn lease_aside(&self) -> Lease {
+    /// Returns a lease that does not count as a running pull: no pull waits to share flushes with its
+    /// holder.
+    pub(super) fn lease_untracked(&self) -> Lease {
         self.lease_with(None)
     }
 
     fn lease_with(&self, in_flight: Option<InFlight>) -> Lease {
-        Lease(Arc::new(LeaseState {
-            held: self.held.clone(),
-            _in_flight: in_flight,
-            digests: Mutex::default(),
-            awaited: Mutex::default(),
-        }))
+        Lease { held: self.held.clone(), _in_flight: in_flight, digests: Mutex::default() }
     }
 
-    /// Writes down that `lease` counts on `digests`, by one write. While a collection runs it waits.
-    pub(super) fn count_on(&self, cx: &PullContext, lease: &Lease, digests: &[&Digest]) -> Result<(), Error> {
-        let state = &*lease.0;
-        let known = state.digests.lock();
+    /// Adds `digests` to `lease` by one write. Waits while a collection runs.
+    pub(super) fn hold(&self, cx: &PullContext, lease: &Lease, digests: &[&Digest]) -> Result<(), Error> {
+        let known = lease.digests.lock();
         let new: Vec<_> = digests.iter().filter(|digest| !known.contains(digest)).copied().collect();
         drop(known);
         if new.is_empty() {
             return Ok(());
         }
-        let mut pauses = wait::Pauses::new();
-        // Not with the mutex held: others can leave while this waits, and leases can end.
-        while !self.try_count_on(cx, &new)? {
+        let mut pauses = retry_io::Pauses::new();
+        // The mutex is free meanwhile: other pulls can be cancelled while this waits, and leases can end.
+        while !self.try_hold(cx, &new)? {
             pauses.wait(cx)?;
         }
-        state.digests.lock().extend(new.into_iter().cloned());
+        lease.digests.lock().extend(new.into_iter().cloned());
         Ok(())
     }
 
-    /// Counts on `digests`, unless a collection runs just now.
-    fn try_count_on(&self, cx: &PullContext, digests: &[&Digest]) -> Result<bool, Error> {
+    /// Adds `digests`, unless a collection is running.
+    fn try_hold(&self, cx: &PullContext, digests: &[&Digest]) -> Result<bool, Error> {
         let mut held = self.held.lock();
         let is_new = |digest: &&&Digest| !held.digests.contains_key(**digest);
         let unwritten: Vec<_> = digests.iter().filter(is_new).copied().collect();
@@ -135,7 +123,7 @@ impl Leases {
             if held.file.is_none() {
                 held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
             }
-            if !held.try_write_down(&unwritten).map_err(|error| refused(&error, "write a lease"))? {
+            if !held.try_append(&unwritten).map_err(|error| refused(&error, "write a lease"))? {
                 return Ok(false);
             }
         }
@@ -146,8 +134,9 @@ impl Leases {
     }
 }
 
-impl Held {
-    fn try_write_down(&mut self, digests: &[&Digest]) -> io::Result<bool> {
+impl HeldDigests {
+    /// Writes the digests to the lease file, unless a collection is running.
+    fn try_append(&mut self, digests: &[&Digest]) -> io::Result<bool> {
         let live = self.digests.len() as u64 * 160;
         let Some(file) = &mut self.file else { return Ok(false) };
         if !file.collect_lock.try_lock(Lock::Shared)? {
@@ -162,7 +151,8 @@ impl Held {
         written.and(unlocked).map(|()| true)
     }
 
-    fn forget(&mut self, digest: &Digest) {
+    /// Releases one hold of the digest.
+    fn release(&mut self, digest: &Digest) {
         if let Some(count) = self.digests.get_mut(digest) {
             *count -= 1;
             if *count == 0 {
@@ -171,8 +161,8 @@ impl Held {
         }
     }
 
-    /// Leaves no lines when nobody counts on anything. A failure leaves too many, which is safe.
-    fn tidy(&mut self) {
+    /// Empties the file when nothing is held. After a failure it lists too much, which is safe.
+    fn empty_if_unused(&mut self) {
         if self.digests.is_empty()
             && let Some(file) = &mut self.file
             && file.file.set_len(0).is_ok()
@@ -187,16 +177,16 @@ fn lines<'a>(digests: impl Iterator<Item = &'a Digest>) -> String {
 }
 
 impl LeaseFile {
-    /// Makes a file of a name that nobody has, and locks it.
+    /// Makes and locks a file with a name of its own.
     fn create(cx: &PullContext, disk: Arc<dyn Disk>) -> Result<Self, Error> {
         loop {
             let path = format!("{LEASES}/{}-{:016x}", std::process::id(), fastrand::u64(..));
-            let file = wait::for_files(cx, "make a lease file", || disk.open(&path, Access::Create))?;
-            let collect_lock = wait::for_files(cx, "open the lock of collections", || {
+            let file = retry_io::for_files(cx, "make a lease file", || disk.open(&path, OpenMode::Create))?;
+            let collect_lock = retry_io::for_files(cx, "open the lock of collections", || {
                 layout::open_lock(&*disk, COLLECT_LOCK)
             })?;
             let failed = |error: io::Error| refused(&error, format!("lock {path}"));
-            // Another process may have taken it for one that was left behind, between the two steps.
+            // Between the two steps another process may have removed it as left behind.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
             if is_locked && disk.metadata(&path).is_ok() {
                 return Ok(LeaseFile { disk, path, file, len: 0, collect_lock });
@@ -223,29 +213,12 @@ impl Drop for LeaseFile {
     }
 }
 
-impl Lease {
-    /// What must be durable before this pull's image may be named.
-    pub(super) fn awaited(&self) -> Vec<Arc<Awaited>> {
-        self.0.awaited.lock().clone()
-    }
-
-    pub(super) fn state(&self) -> Arc<LeaseState> {
-        self.0.clone()
-    }
-}
-
-impl LeaseState {
-    pub(super) fn awaits(&self, blob: Arc<Awaited>) {
-        self.awaited.lock().push(blob);
-    }
-}
-
-impl Drop for LeaseState {
+impl Drop for Lease {
     fn drop(&mut self) {
         let mut held = self.held.lock();
         for digest in self.digests.get_mut().drain(..) {
-            held.forget(&digest);
+            held.release(&digest);
         }
-        held.tidy();
+        held.empty_if_unused();
     }
 }

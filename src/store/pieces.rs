@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use crate::durable::DiskFile;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Hasher;
+use crate::store::error::refused;
 use crate::store::ingest::{Ingest, READ};
-use crate::store::refused;
 
 /// Begins the note behind the blob's last byte; the size of a piece follows, then a byte for each piece.
 const MAGIC: &[u8; 8] = b"pieces\0\x01";

@@ -1,42 +1,20 @@
 //! Reading images back. A reader needs no lock: what it finds is whole, and stays what it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
-
 use crate::context::PullContext;
-use crate::durable::{Access, DiskFile};
+use crate::durable::{DiskFile, OpenMode, read_limited};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, media_type};
-use crate::store::index::{Entry, Index};
+use crate::store::error::refused;
+use crate::store::handle::Store;
+use crate::store::index::{IndexEntry, StoreIndex};
 use crate::store::layout::blob_path;
-use crate::store::{Store, limited, refused, wait};
-
-/// Sizes that are remembered; what is forgotten is read from the manifest.
-const REMEMBERED: usize = 1024;
-
-/// How large images are, by their manifests' digests: as those never change, it is never wrong.
-#[derive(Debug, Default)]
-pub(super) struct Sizes(Mutex<HashMap<Digest, u64>>);
-
-impl Sizes {
-    pub(super) fn note(&self, manifest: &Digest, size: Option<u64>) {
-        let Some(size) = size else { return };
-        let mut sizes = self.0.lock();
-        if sizes.len() >= REMEMBERED {
-            sizes.clear();
-        }
-        sizes.insert(manifest.clone(), size);
-    }
-
-    fn of(&self, manifest: &Digest) -> Option<u64> {
-        self.0.lock().get(manifest).copied()
-    }
-}
+use crate::store::retry_io;
 
 /// An image in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +93,7 @@ impl Store {
     }
 
     /// The image with all that the index says of it.
-    fn image_in(&self, index: &Index, manifest: &Digest) -> Result<StoredImage, Error> {
+    fn image_in(&self, index: &StoreIndex, manifest: &Digest) -> Result<StoredImage, Error> {
         let mut image = self.read_image(manifest)?;
         for entry in index.entries().filter(|entry| self.is_listed_by(manifest, entry)) {
             image.take_from(entry);
@@ -150,7 +128,7 @@ impl Store {
     /// `NotFound`, `DigestMismatch`, `Store`.
     pub fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let file = self.open_file(&PullContext::new(), digest)?;
-        let bytes = limited(&*file, MAX_DOCUMENT_BYTES as u64)
+        let bytes = read_limited(&*file, MAX_DOCUMENT_BYTES as u64)
             .map_err(|error| refused(&error, format!("read {digest}")))?;
         if digest.matches(&bytes) {
             return Ok(bytes);
@@ -179,14 +157,16 @@ impl Store {
 
     pub(super) fn open_file(&self, cx: &PullContext, digest: &Digest) -> Result<Box<dyn DiskFile>, Error> {
         let path = blob_path(digest);
-        wait::for_files(cx, &format!("open {digest}"), || match self.0.disk.open(&path, Access::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(missing(&error, digest))),
-            outcome => outcome.map(Ok),
+        retry_io::for_files(cx, &format!("open {digest}"), || {
+            match self.0.disk.open(&path, OpenMode::Read) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(missing(&error, digest))),
+                outcome => outcome.map(Ok),
+            }
         })?
     }
 
     /// Adds the images that the entry stands for.
-    fn gather(&self, entry: &Entry, images: &mut BTreeMap<Digest, StoredImage>) {
+    fn gather(&self, entry: &IndexEntry, images: &mut BTreeMap<Digest, StoredImage>) {
         let Some(digest) = &entry.digest else { return };
         for manifest in self.manifests_of(digest, &entry.media_type) {
             if !images.contains_key(&manifest) {
@@ -204,13 +184,13 @@ impl Store {
         }
     }
 
-    fn is_listed_by(&self, manifest: &Digest, entry: &Entry) -> bool {
+    fn is_listed_by(&self, manifest: &Digest, entry: &IndexEntry) -> bool {
         entry.digest.as_ref() == Some(manifest)
             || (media_type::is_index(&entry.media_type) && self.manifests_listed_by(entry).contains(manifest))
     }
 
     /// The manifests that the entry lists, itself or through an index.
-    pub(super) fn manifests_listed_by(&self, entry: &Entry) -> Vec<Digest> {
+    pub(super) fn manifests_listed_by(&self, entry: &IndexEntry) -> Vec<Digest> {
         entry.digest.as_ref().map_or_else(Vec::new, |digest| self.manifests_of(digest, &entry.media_type))
     }
 
@@ -244,7 +224,7 @@ impl Store {
     }
 
     /// The digest of the manifest that `wanted` means, if the entry leads to it.
-    pub(super) fn meant_by(&self, wanted: &Key<'_>, entry: &Entry) -> Option<Digest> {
+    pub(super) fn meant_by(&self, wanted: &Key<'_>, entry: &IndexEntry) -> Option<Digest> {
         let listed = entry.digest.as_ref()?;
         if wanted.is_name_of(entry) || wanted.is_digest_of(entry) {
             return self.manifests_of(listed, &entry.media_type).into_iter().next();
@@ -256,7 +236,7 @@ impl Store {
     }
 
     /// The image's id, from the entry if that has it.
-    fn id_of(&self, manifest: &Digest, entry: &Entry) -> Option<Digest> {
+    fn id_of(&self, manifest: &Digest, entry: &IndexEntry) -> Option<Digest> {
         if entry.digest.as_ref() == Some(manifest) && entry.id.is_some() {
             return entry.id.clone();
         }
@@ -265,7 +245,7 @@ impl Store {
 }
 
 impl StoredImage {
-    fn take_from(&mut self, entry: &Entry) {
+    fn take_from(&mut self, entry: &IndexEntry) {
         add(&mut self.names, entry.name.as_deref());
         add(&mut self.repo_digests, entry.repo_digest.as_deref());
         self.pinned |= entry.pinned;
@@ -288,7 +268,7 @@ impl<'a> Key<'a> {
     }
 
     /// Whether it is the entry's name, or names what the entry was pulled as.
-    pub(super) fn is_name_of(&self, entry: &Entry) -> bool {
+    pub(super) fn is_name_of(&self, entry: &IndexEntry) -> bool {
         if entry.name.as_deref() == Some(self.text) || entry.repo_digest.as_deref() == Some(self.text) {
             return true;
         }
@@ -299,7 +279,7 @@ impl<'a> Key<'a> {
     }
 
     /// Whether it is the digest of what the entry lists, or of the index that was pulled.
-    pub(super) fn is_digest_of(&self, entry: &Entry) -> bool {
+    pub(super) fn is_digest_of(&self, entry: &IndexEntry) -> bool {
         let Some(digest) = &self.digest else { return false };
         entry.digest.as_ref() == Some(digest) || entry.pulled_index().as_ref() == Some(digest)
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, DiskFile, FileKind, Flush, Lock};
+use crate::durable::{Disk, DiskFile, FileType, Flush, Lock, OpenMode, read_limited};
 use crate::error::Error;
+use crate::store::error::refused;
 use crate::store::layout::{
     self, EMPTY_INDEX, INDEX, INDEX_LOCK, LAYOUT, LOST_INDEX, MAX_INDEX, MAX_LAYOUT, OWN,
 };
-use crate::store::{limited, refused, wait};
+use crate::store::retry_io;
 
 /// What another tool is writing just now looks the same as what was never written to its end. None
 /// takes so long.
@@ -23,12 +24,12 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// alone.
 pub(super) fn after_power_cut(disk: &dyn Disk) -> Result<(), Error> {
     let failed = |error: io::Error| refused(&error, "repair the store");
-    if !disk.metadata(OWN).is_ok_and(|own| own.kind == FileKind::Dir) {
+    if !disk.metadata(OWN).is_ok_and(|own| own.kind == FileType::Dir) {
         return Ok(());
     }
     let lock = layout::open_lock(disk, INDEX_LOCK).map_err(failed)?;
     // Another process may be at the same.
-    wait::lock(&PullContext::new(), &*lock, Lock::Exclusive, INDEX_LOCK)?;
+    retry_io::lock(&PullContext::new(), &*lock, Lock::Exclusive, INDEX_LOCK)?;
     if is_lost(disk, LAYOUT, MAX_LAYOUT) {
         log::warn!("{LAYOUT} was lost, as by a power cut: it is written anew");
         layout::write_marker(disk, Flush::Wait).map_err(failed)?;
@@ -49,8 +50,8 @@ pub(super) fn after_power_cut(disk: &dyn Disk) -> Result<(), Error> {
 /// somebody's.
 fn is_lost(disk: &dyn Disk, path: &str, limit: u64) -> bool {
     let look = || -> io::Result<bool> {
-        let file = disk.open(path, Access::Read)?;
-        let text = limited(&*file, limit)?;
+        let file = disk.open(path, OpenMode::Read)?;
+        let text = read_limited(&*file, limit)?;
         Ok(serde_json::from_slice::<IgnoredAny>(&text).is_err() && is_at_rest(&*file)?)
     };
     look().unwrap_or(false)

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use crate::context::PullContext;
-use crate::durable::FileKind;
+use crate::durable::FileType;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
+use crate::store::error::refused;
+use crate::store::handle::Store;
 use crate::store::layout::{self, blob_path};
-use crate::store::{Store, refused};
 
 /// What [`Store::verify`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,12 +58,12 @@ impl Store {
             Err(error) => return Err(refused(&error, format!("look at {digest}"))),
         };
         let is_sound = match metadata.kind {
-            FileKind::File => match self.is_sound(cx, digest) {
+            FileType::File => match self.is_sound(cx, digest) {
                 // Removed since it was listed.
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
                 outcome => outcome?,
             },
-            FileKind::Dir | FileKind::Other => false,
+            FileType::Dir | FileType::Other => false,
         };
         if is_sound {
             report.sound += 1;

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use self::index::{FileName, Index};
 use super::secrets::{SecretMark, hash};
-use crate::durable::{Access, Disk, DiskFile, Flush, Lock, RealDisk, create_dirs, replace};
+use crate::durable::{Disk, DiskFile, Flush, Lock, OpenMode, RealDisk, create_dirs, replace};
 use crate::image::reference::Reference;
 use crate::service::ImageRef;
 
@@ -105,7 +105,7 @@ impl Records {
     }
 
     fn on(disk: Box<dyn Disk>) -> io::Result<Self> {
-        let lock = disk.open(LOCK, Access::Update)?;
+        let lock = disk.open(LOCK, OpenMode::Update)?;
         if !lock.try_lock(Lock::Exclusive)? {
             return Err(io::Error::other("another image manager has it"));
         }
@@ -135,7 +135,7 @@ impl Records {
 
     fn check_writable(&self) -> io::Result<()> {
         let probe = format!("{TEMP}{}", self.number());
-        self.disk.open(&probe, Access::Update)?;
+        self.disk.open(&probe, OpenMode::Update)?;
         self.disk.unlink(&probe)
     }
 
@@ -259,7 +259,7 @@ impl Records {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(disk: &dyn Disk, path: &str) -> io::Result<T> {
-    let file = disk.open(path, Access::Read)?;
+    let file = disk.open(path, OpenMode::Read)?;
     let len = file.metadata()?.len;
     if len > MAX_RECORD {
         return Err(io::Error::other("it is too large for a record"));

@@ -124,7 +124,7 @@ fn what_cannot_be_read_says_only_that_the_image_was_pulled() {
     pull(&on(&disk), &[]).unwrap();
     for damage in ["", "{", "[]", r#"{"imageRef":"sha256:1234"}"#, "\0\0\0\0"] {
         for name in disk.read_dir(PULLED).unwrap() {
-            let file = disk.open(&format!("{PULLED}/{name}"), Access::Update).unwrap();
+            let file = disk.open(&format!("{PULLED}/{name}"), OpenMode::Update).unwrap();
             file.set_len(0).unwrap();
             file.write_at(damage.as_bytes(), 0).unwrap();
         }

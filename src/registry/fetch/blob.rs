@@ -11,7 +11,7 @@ use crate::registry::http::Body;
 use crate::registry::range::ContentRange;
 use crate::registry::request::{Endpoint, PullSession, Request, Response, Target};
 use crate::registry::retry::{self, HostAttempts};
-use crate::store::{Begun, Lease};
+use crate::store::{Begun, Transaction};
 
 /// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
 /// processor's cache until it is hashed and written.
@@ -21,14 +21,14 @@ const PART: usize = 128 << 10;
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<'a> {
     pub(super) session: &'a PullSession<'a>,
-    pub(super) lease: &'a Lease,
+    pub(super) transaction: &'a Transaction,
     pub(super) blob: &'a Descriptor,
     pub(super) phase: Phase,
 }
 
 impl Fetch<'_> {
     pub(super) fn begin(&self) -> Result<Begun, Error> {
-        let begun = self.session.service.store.begin(self.session.cx, self.lease, self.blob);
+        let begun = self.session.service.store.begin(self.session.cx, self.transaction, self.blob);
         begun.map_err(|error| error.with_phase(Phase::Store))
     }
 

@@ -17,7 +17,7 @@ use crate::progress::ProgressEvent;
 use crate::registry::Settings;
 use crate::registry::host_limits::{Slot, Slots};
 use crate::registry::request::PullSession;
-use crate::store::{Begun, Ingest, Lease};
+use crate::store::{Begun, Ingest, Transaction};
 
 /// Bytes that one thread fetches alone where a host answers soon.
 const LITTLE: u64 = 128 << 10;
@@ -28,7 +28,7 @@ const LITTLE: u64 = 128 << 10;
 pub(super) struct Crew<'a> {
     pub(super) session: &'a PullSession<'a>,
     stop: &'a CancelToken,
-    lease: &'a Lease,
+    transaction: &'a Transaction,
     config: &'a Descriptor,
     /// Bytes that the store had not when this began.
     missing: u64,
@@ -70,7 +70,7 @@ impl<'a> Crew<'a> {
     pub(super) fn new(
         session: &'a PullSession<'a>,
         stop: &'a CancelToken,
-        lease: &'a Lease,
+        transaction: &'a Transaction,
         config: &'a Descriptor,
         blobs: Vec<&'a Descriptor>,
         missing: u64,
@@ -80,7 +80,7 @@ impl<'a> Crew<'a> {
         Crew {
             session,
             stop,
-            lease,
+            transaction,
             config,
             missing,
             floor: Mutex::new(floor),
@@ -241,7 +241,7 @@ impl<'a> Crew<'a> {
 
     pub(super) fn fetch_of(&self, blob: &'a Descriptor) -> Fetch<'a> {
         let phase = if blob.digest == self.config.digest { Phase::Config } else { Phase::Layer };
-        Fetch { session: self.session, lease: self.lease, blob, phase }
+        Fetch { session: self.session, transaction: self.transaction, blob, phase }
     }
 
     /// Ends the others, too. The first failure counts; theirs are of its making.

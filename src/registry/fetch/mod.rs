@@ -13,7 +13,7 @@ use super::request::PullSession;
 use crate::context::CancelToken;
 use crate::error::{Error, Phase};
 use crate::image::manifest::{Descriptor, Manifest};
-use crate::store::Lease;
+use crate::store::Transaction;
 
 /// When a blob is fetched in pieces, several at a time.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl Tally {
 pub(super) fn blobs(
     session: &PullSession<'_>,
     stop: &CancelToken,
-    lease: &Lease,
+    transaction: &Transaction,
     manifest: &Manifest,
 ) -> Result<Tally, Error> {
     let mut blobs = manifest.blobs();
@@ -62,7 +62,7 @@ pub(super) fn blobs(
     session.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
     // The largest first: the pull lasts as long as its last blob.
     blobs.sort_by_key(|blob| Reverse(blob.size));
-    Crew::new(session, stop, lease, &manifest.config, blobs, missing).fetch_all()
+    Crew::new(session, stop, transaction, &manifest.config, blobs, missing).fetch_all()
 }
 
 fn missing_bytes(session: &PullSession<'_>, blobs: &[&Descriptor]) -> Result<u64, Error> {

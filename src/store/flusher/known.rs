@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use crate::context::PullContext;
 use crate::durable::{Disk, DiskFile, Flush, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
-use crate::store::index::Index;
+use crate::store::index::StoreIndex;
 use crate::store::layout::{self, INDEX, INDEX_LOCK};
-use crate::store::wait;
+use crate::store::retry_io;
 
 /// Changes the index, and says whether it did.
-pub(super) type Edit = Box<dyn FnOnce(&mut Index) -> bool + Send>;
+pub(super) type Edit = Box<dyn FnOnce(&mut StoreIndex) -> bool + Send>;
 
 /// The index, read again only if somebody else wrote it.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct KnownIndex {
 #[derive(Debug)]
 struct Known {
     file: Metadata,
-    index: Index,
+    index: StoreIndex,
     is_durable: bool,
 }
 
@@ -38,7 +38,7 @@ impl KnownIndex {
     }
 
     /// The index as it is now.
-    pub(super) fn read(&self) -> Result<Index, Error> {
+    pub(super) fn read(&self) -> Result<StoreIndex, Error> {
         let mut known = self.known.lock();
         if let Some(known) = &*known
             && self.disk.metadata(INDEX).is_ok_and(|now| now == known.file)
@@ -67,11 +67,11 @@ impl KnownIndex {
         let mut lock = self.lock.lock();
         let file = match lock.take() {
             Some(file) => file,
-            None => wait::for_files(cx, "open the lock of the index", || {
+            None => retry_io::for_files(cx, "open the lock of the index", || {
                 layout::open_lock(&*self.disk, INDEX_LOCK)
             })?,
         };
-        wait::lock(cx, &*file, Lock::Exclusive, INDEX_LOCK)?;
+        retry_io::lock(cx, &*file, Lock::Exclusive, INDEX_LOCK)?;
         let outcome = work();
         // One that cannot be unlocked is closed, which unlocks it, too.
         *lock = file.unlock().is_ok().then_some(file);
@@ -85,12 +85,12 @@ impl KnownIndex {
         if !changed && self.is_durable() {
             return Ok(None);
         }
-        wait::for_files(cx, &format!("write {INDEX}"), || self.replace(&index)).map(Some)
+        retry_io::for_files(cx, &format!("write {INDEX}"), || self.replace(&index)).map(Some)
     }
 
     /// The index, once there is a file descriptor for it.
-    fn read_patiently(&self, cx: &PullContext) -> Result<Index, Error> {
-        let mut pauses = wait::Pauses::new();
+    fn read_patiently(&self, cx: &PullContext) -> Result<StoreIndex, Error> {
+        let mut pauses = retry_io::Pauses::new();
         loop {
             match self.read() {
                 Err(error) if error.kind() == ErrorKind::ResourceExhausted && pauses.may_go_on() => {
@@ -106,7 +106,7 @@ impl KnownIndex {
         self.flush == Flush::Skip || self.known.lock().as_ref().is_some_and(|known| known.is_durable)
     }
 
-    fn replace(&self, index: &Index) -> io::Result<Metadata> {
+    fn replace(&self, index: &StoreIndex) -> io::Result<Metadata> {
         let file = layout::write_new_index(&*self.disk, &index.print(), self.flush)?;
         // Who reads it waits for the rename, and not for a flush.
         let mut known = self.known.lock();
@@ -116,7 +116,7 @@ impl KnownIndex {
     }
 
     fn make_durable(&self, cx: &PullContext, file: Metadata) -> Result<(), Error> {
-        wait::for_files(cx, &format!("flush the name of {INDEX}"), || self.disk.sync_dir(""))?;
+        retry_io::for_files(cx, &format!("flush the name of {INDEX}"), || self.disk.sync_dir(""))?;
         if let Some(known) = self.known.lock().as_mut().filter(|known| known.file == file) {
             known.is_durable = true;
         }

@@ -28,12 +28,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::context::PullContext;
-use crate::durable::{self, Access, Disk, DiskFile, Flush, Metadata};
+use crate::durable::{self, Disk, DiskFile, Flush, Metadata, OpenMode};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest};
-use crate::store::index::Index;
+use crate::store::error::refused;
+use crate::store::index::StoreIndex;
 use crate::store::layout::{self, BLOBS};
-use crate::store::{refused, wait};
+use crate::store::retry_io;
 use crate::workers::Workers;
 use known::KnownIndex;
 pub(super) use queue::Awaited;
@@ -114,7 +115,8 @@ impl Flusher {
             return Ok(None);
         }
         let path = layout::blob_path(digest);
-        let file = wait::for_files(cx, &format!("open {path}"), || self.disk.open(&path, Access::Read))?;
+        let file =
+            retry_io::for_files(cx, &format!("open {path}"), || self.disk.open(&path, OpenMode::Read))?;
         self.enqueue(cx, digest, None, file).map(Some)
     }
 
@@ -169,7 +171,7 @@ impl Flusher {
         self: &Arc<Self>,
         cx: &PullContext,
         needs: Vec<Arc<Awaited>>,
-        edit: impl FnOnce(&mut Index) -> bool + Send + 'static,
+        edit: impl FnOnce(&mut StoreIndex) -> bool + Send + 'static,
     ) -> Result<(), Error> {
         cx.check()?;
         let (answer, answered) = bounded(1);
@@ -183,7 +185,7 @@ impl Flusher {
     }
 
     /// The index as it is now; read again only if somebody else wrote it.
-    pub(super) fn index(&self) -> Result<Index, Error> {
+    pub(super) fn index(&self) -> Result<StoreIndex, Error> {
         self.index.read()
     }
 

@@ -271,14 +271,14 @@ mod tests {
 
     use super::*;
     use crate::durable::sim::SimDisk;
-    use crate::durable::{Access, Disk};
+    use crate::durable::{Disk, OpenMode};
 
     fn blob(queue: &mut Queue, name: &str, size: u64) -> Arc<Awaited> {
         let awaited = Awaited::new(size);
         queue.push_blob(Verified {
             digest: Digest::sha256(name.as_bytes()),
             partial: Some(name.to_owned()),
-            file: SimDisk::new().open(name, Access::Create).unwrap(),
+            file: SimDisk::new().open(name, OpenMode::Create).unwrap(),
             identity: (0, 0),
             awaited: awaited.clone(),
             since: Instant::now(),

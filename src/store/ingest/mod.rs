@@ -1,6 +1,5 @@
 //! A blob's way from the network to its name.
 
-mod claims;
 mod partial;
 
 use std::io::{self, Read};
@@ -11,11 +10,12 @@ use crate::durable::{DiskFile, Flush, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
-use crate::store::lease::{Lease, LeaseState};
+use crate::store::error::refused;
+use crate::store::handle::{Inner, Store};
+use crate::store::in_progress::Claim;
 use crate::store::pieces::Note;
-use crate::store::{Inner, Store, layout, refused, wait};
-use claims::Claim;
-pub(super) use claims::Ingests;
+use crate::store::transaction::Transaction;
+use crate::store::{layout, retry_io};
 use partial::Partial;
 
 /// How much is read at once, bytes.
@@ -47,7 +47,7 @@ pub(crate) struct Ingest {
     pub(super) note: Option<Note>,
     digest: Digest,
     size: u64,
-    lease: Arc<LeaseState>,
+    transaction: Transaction,
     store: Arc<Inner>,
     cx: PullContext,
     _claim: Claim,
@@ -68,34 +68,39 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Timeout`; `SizeMismatch` if the blob is there and of another size than the
     /// descriptor says; `Store`, `DiskFull`, `ResourceExhausted`.
-    pub(crate) fn begin(&self, cx: &PullContext, lease: &Lease, blob: &Descriptor) -> Result<Begun, Error> {
+    pub(crate) fn begin(
+        &self,
+        cx: &PullContext,
+        transaction: &Transaction,
+        blob: &Descriptor,
+    ) -> Result<Begun, Error> {
         let store = &self.0;
-        self.count_on(cx, lease, &[&blob.digest])?;
+        self.hold(cx, transaction, &[&blob.digest])?;
         let claim = store.ingests.claim(cx, &blob.digest)?;
         if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
             if awaited.size() != blob.size {
                 return Err(lies(blob));
             }
-            lease.state().awaits(awaited);
+            transaction.await_commit(awaited);
             return Ok(Begun::Present);
         }
         if let Some(found) = self.has(cx, blob)? {
-            return self.reuse(cx, lease, blob, &found);
+            return self.reuse(cx, transaction, blob, &found);
         }
         if blob.size <= SMALL && store.settings.flush() == Flush::Skip {
             let room = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-            return Ok(Begun::Fetch(self.ingest(cx, lease, blob, Gathered::InMemory(room), claim)));
+            return Ok(Begun::Fetch(self.ingest(cx, transaction, blob, Gathered::InMemory(room), claim)));
         }
         match self.lock_partial(cx, blob)? {
-            Ok(partial) => self.resume(cx, lease, blob, partial, claim).map(Begun::Fetch),
-            Err(found) => self.reuse(cx, lease, blob, &found),
+            Ok(partial) => self.resume(cx, transaction, blob, partial, claim).map(Begun::Fetch),
+            Err(found) => self.reuse(cx, transaction, blob, &found),
         }
     }
 
     /// Locks the file that the blob is to gather in, as soon as no other process holds it; or answers
     /// what stands under the blob's name by then.
     fn lock_partial(&self, cx: &PullContext, blob: &Descriptor) -> Result<Result<Partial, Metadata>, Error> {
-        let mut pauses = wait::Pauses::new();
+        let mut pauses = retry_io::Pauses::new();
         loop {
             let Some(partial) = Partial::lock(cx, &self.0.disk, &blob.digest)? else {
                 pauses.wait(cx)?;
@@ -116,7 +121,7 @@ impl Store {
     fn resume(
         &self,
         cx: &PullContext,
-        lease: &Lease,
+        transaction: &Transaction,
         blob: &Descriptor,
         partial: Partial,
         claim: Claim,
@@ -130,7 +135,7 @@ impl Store {
         };
         let mut hasher = Hasher::new(blob.digest.algorithm());
         let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
-        let mut ingest = self.ingest(cx, lease, blob, Gathered::InFile(partial), claim);
+        let mut ingest = self.ingest(cx, transaction, blob, Gathered::InFile(partial), claim);
         ingest.put_hasher(hasher, offset);
         ingest.note = note;
         Ok(ingest)
@@ -140,7 +145,7 @@ impl Store {
     fn ingest(
         &self,
         cx: &PullContext,
-        lease: &Lease,
+        transaction: &Transaction,
         blob: &Descriptor,
         gathered: Gathered,
         claim: Claim,
@@ -152,7 +157,7 @@ impl Store {
             note: None,
             digest: blob.digest.clone(),
             size: blob.size,
-            lease: lease.state(),
+            transaction: transaction.clone(),
             store: self.0.clone(),
             cx: cx.clone(),
             _claim: claim,
@@ -169,12 +174,12 @@ impl Store {
     fn reuse(
         &self,
         cx: &PullContext,
-        lease: &Lease,
+        transaction: &Transaction,
         blob: &Descriptor,
         found: &Metadata,
     ) -> Result<Begun, Error> {
         if let Some(awaited) = self.0.flusher.assure(cx, &blob.digest, found)? {
-            lease.state().awaits(awaited);
+            transaction.await_commit(awaited);
         }
         Ok(Begun::Present)
     }
@@ -184,7 +189,7 @@ impl Store {
     pub(crate) fn has(&self, cx: &PullContext, blob: &Descriptor) -> Result<Option<Metadata>, Error> {
         let path = layout::blob_path(&blob.digest);
         let look = || layout::regular_file(&*self.0.disk, &path);
-        match wait::for_files(cx, &format!("look for {path}"), look)? {
+        match retry_io::for_files(cx, &format!("look for {path}"), look)? {
             None => Ok(None),
             Some(found) if found.len == blob.size => Ok(Some(found)),
             // The descriptor may be what lies: a good blob of other images must not go for that.
@@ -318,7 +323,7 @@ impl Ingest {
         file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
         let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;
         if let Some(awaited) = awaited {
-            self.lease.awaits(awaited);
+            self.transaction.await_commit(awaited);
         }
         Ok(())
     }
@@ -403,6 +408,30 @@ impl Drop for Ingest {
 }
 
 impl Store {
+    /// Stores a manifest or an index from memory, or notes that it is used again.
+    ///
+    /// # Errors
+    /// As of [`begin`](Self::begin) and [`Ingest::commit`].
+    pub(crate) fn put(
+        &self,
+        cx: &PullContext,
+        transaction: &Transaction,
+        blob: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        match self.begin(cx, transaction, blob)? {
+            Begun::Present => {
+                self.touch(&blob.digest);
+                Ok(())
+            }
+            Begun::Fetch(mut ingest) => {
+                ingest.restart()?;
+                ingest.write(bytes)?;
+                ingest.commit()
+            }
+        }
+    }
+
     /// Stores what `content` has, under the digest that it turns out to have.
     ///
     /// # Errors
@@ -410,7 +439,7 @@ impl Store {
     pub(super) fn put_unnamed(
         &self,
         cx: &PullContext,
-        lease: &Lease,
+        transaction: &Transaction,
         content: &mut dyn Read,
     ) -> Result<(Digest, u64), Error> {
         let partial = Partial::unnamed(cx, &self.0.disk)?;
@@ -422,7 +451,7 @@ impl Store {
             }
         };
         let digest = hasher.clone().finish();
-        match self.begin(cx, lease, &Descriptor::new("", digest.clone(), size)) {
+        match self.begin(cx, transaction, &Descriptor::new("", digest.clone(), size)) {
             Ok(Begun::Fetch(mut ingest)) => {
                 ingest.adopt(partial, hasher, size);
                 ingest.commit()?;

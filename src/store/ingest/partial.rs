@@ -4,12 +4,13 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::PullContext;
-use crate::durable::{Access, Disk, DiskFile, Lock};
+use crate::durable::{Disk, DiskFile, Lock, OpenMode};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::store::error::refused;
 use crate::store::ingest::READ;
 use crate::store::layout::PARTIALS;
-use crate::store::{layout, refused, wait};
+use crate::store::{layout, retry_io};
 
 /// The file, locked.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Partial {
         let path = layout::partial_path(digest);
         let failed = |error: io::Error| refused(&error, format!("open {path}"));
         loop {
-            let file = wait::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
+            let file = retry_io::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
             if !file.try_lock(Lock::Exclusive).map_err(failed)? {
                 return Ok(None);
             }
@@ -49,7 +50,7 @@ impl Partial {
     /// A file for bytes whose digest is not known yet.
     pub(super) fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
         let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let file = wait::for_files(cx, "make a file", || disk.open(&path, Access::Create))?;
+        let file = retry_io::for_files(cx, "make a file", || disk.open(&path, OpenMode::Create))?;
         let partial = Partial { disk: disk.clone(), path, file, found: 0 };
         match partial.file.try_lock(Lock::Exclusive) {
             Ok(true) => Ok(partial),
@@ -93,9 +94,9 @@ impl Partial {
 /// Opens a partial to go on with. One that was whole and read-only when its writer died cannot be
 /// opened for writing, but by root: it is thrown away.
 fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
-    match disk.open(path, Access::Update) {
+    match disk.open(path, OpenMode::Update) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && disk.unlink(path).is_ok() => {
-            disk.open(path, Access::Update)
+            disk.open(path, OpenMode::Update)
         }
         outcome => outcome,
     }

@@ -1,13 +1,13 @@
 //! The store from within: what `tests/` cannot see.
 
 mod archive;
-mod collect;
+mod gc;
 mod power;
 mod pull;
 
 use std::sync::Arc;
 
-use super::{Begun, Ingest, Lease, Naming, SMALL, Store};
+use super::{Begun, Ingest, Naming, SMALL, Store, Transaction};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
@@ -51,17 +51,17 @@ impl TestImage {
     /// Does what a pull does, without a network.
     fn pull_into(&self, store: &Store) -> Result<(), Error> {
         let cx = PullContext::new().with_cancel(&CancelToken::new());
-        let lease = store.lease();
+        let transaction = store.transaction();
         store.require_space(self.blobs().map(|(blob, _)| blob.size).sum())?;
         for (blob, bytes) in self.blobs() {
-            store.put(&cx, &lease, blob, bytes)?;
+            store.put(&cx, &transaction, blob, bytes)?;
         }
-        self.tag_in(store, &cx, &lease)
+        self.tag_in(store, &cx, &transaction)
     }
 
-    fn tag_in(&self, store: &Store, cx: &PullContext, lease: &Lease) -> Result<(), Error> {
+    fn tag_in(&self, store: &Store, cx: &PullContext, transaction: &Transaction) -> Result<(), Error> {
         let naming = Naming { id: Some(self.config.0.digest.clone()), ..Naming::default() };
-        store.tag(cx, lease, std::slice::from_ref(&self.name), &self.manifest.0, &naming)
+        store.tag(cx, transaction, std::slice::from_ref(&self.name), &self.manifest.0, &naming)
     }
 }
 
@@ -71,15 +71,15 @@ fn large(start: &[u8]) -> Vec<u8> {
 }
 
 /// Begins a blob that is not there.
-fn fetch(store: &Store, lease: &Lease, blob: &Descriptor) -> Ingest {
-    match store.begin(&PullContext::new(), lease, blob) {
+fn fetch(store: &Store, transaction: &Transaction, blob: &Descriptor) -> Ingest {
+    match store.begin(&PullContext::new(), transaction, blob) {
         Ok(Begun::Fetch(ingest)) => ingest,
         other => panic!("the blob should have to be fetched: {other:?}"),
     }
 }
 
-fn is_present(store: &Store, lease: &Lease, blob: &Descriptor) -> bool {
-    matches!(store.begin(&PullContext::new(), lease, blob), Ok(Begun::Present))
+fn is_present(store: &Store, transaction: &Transaction, blob: &Descriptor) -> bool {
+    matches!(store.begin(&PullContext::new(), transaction, blob), Ok(Begun::Present))
 }
 
 fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {

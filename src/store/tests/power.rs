@@ -6,8 +6,9 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::durable::sim::{SimDisk, Unflushed};
-use crate::durable::{Access, Disk};
-use crate::store::{Durability, PrunePolicy, Settings, layout, limited};
+use crate::durable::{Disk, OpenMode, read_limited};
+use crate::store::settings::StoreSettings;
+use crate::store::{Durability, PrunePolicy, layout};
 
 const OUTCOMES: [Unflushed; 7] = [
     Unflushed::Lost,
@@ -28,8 +29,8 @@ struct Promised {
 type Workload = fn(&SimDisk, &mut Promised) -> Result<(), Error>;
 
 fn open(disk: &SimDisk, has_threads: bool, durability: Durability) -> Result<Store, Error> {
-    let settings = Settings { durability, has_threads, ..Store::builder("sim").settings };
-    Store::on(Arc::new(disk.clone()), PathBuf::from("sim"), settings)
+    let settings = StoreSettings { durability, has_threads, ..StoreSettings::default() };
+    Store::open_on(Arc::new(disk.clone()), PathBuf::from("sim"), settings)
 }
 
 fn images() -> [TestImage; 3] {
@@ -70,15 +71,15 @@ fn resume(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
     let [one, ..] = images();
     let (layer, bytes) = &one.layers[0];
     let store = open(disk, false, Durability::Full)?;
-    let lease = store.lease();
-    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &lease, layer)? {
+    let transaction = store.transaction();
+    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
         ingest.restart()?;
         ingest.write(&bytes[..10])?;
     }
-    drop((store, lease));
+    drop((store, transaction));
     let store = open(disk, false, Durability::Full)?;
-    let lease = store.lease();
-    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &lease, layer)? {
+    let transaction = store.transaction();
+    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
         let offset = usize::try_from(ingest.offset()).unwrap();
         ingest.write(&bytes[offset..])?;
         ingest.commit()?;
@@ -90,11 +91,11 @@ const WORKLOADS: [(&str, Workload); 3] =
     [("pulls", pulls), ("pull and remove", pull_and_remove), ("resume", resume)];
 
 fn content(disk: &SimDisk, path: &str) -> Vec<u8> {
-    limited(&*disk.open(path, Access::Read).unwrap(), u64::MAX).unwrap()
+    read_limited(&*disk.open(path, OpenMode::Read).unwrap(), u64::MAX).unwrap()
 }
 
 fn overwrite(disk: &SimDisk, path: &str, text: &str) {
-    let file = disk.open(path, Access::Update).unwrap();
+    let file = disk.open(path, OpenMode::Update).unwrap();
     file.set_len(0).unwrap();
     file.write_at(text.as_bytes(), 0).unwrap();
 }
@@ -223,8 +224,8 @@ fn what_is_flushed_is_not_replaced_by_what_is_not() {
     let store = open(&disk, false, Durability::Full).unwrap();
     let unflushed = open(&disk, false, Durability::Relaxed).unwrap();
     let [one, ..] = images();
-    let (lease, (blob, bytes)) = (unflushed.lease(), &one.layers[1]);
-    let mut late = fetch(&unflushed, &lease, blob);
+    let (transaction, (blob, bytes)) = (unflushed.transaction(), &one.layers[1]);
+    let mut late = fetch(&unflushed, &transaction, blob);
     late.write(bytes).unwrap();
     one.pull_into(&store).unwrap();
     late.commit().unwrap();

@@ -46,12 +46,12 @@ fn an_image_that_was_pulled_is_found_by_each_of_its_names_and_reads_back() {
 fn a_blob_that_is_dropped_half_way_is_gone_on_from() {
     let (_dir, store) = store();
     let bytes = vec![7; 300_000];
-    let (lease, blob) = (store.lease(), blob(&bytes));
-    let mut ingest = fetch(&store, &lease, &blob);
+    let (transaction, blob) = (store.transaction(), blob(&bytes));
+    let mut ingest = fetch(&store, &transaction, &blob);
     ingest.write(&bytes[..200_000]).unwrap();
     drop(ingest);
     let other_opening = Store::open(store.dir()).unwrap();
-    let mut ingest = fetch(&other_opening, &other_opening.lease(), &blob);
+    let mut ingest = fetch(&other_opening, &other_opening.transaction(), &blob);
     assert_eq!(ingest.offset(), 200_000);
     ingest.write(&bytes[200_000..]).unwrap();
     ingest.commit().unwrap();
@@ -60,10 +60,10 @@ fn a_blob_that_is_dropped_half_way_is_gone_on_from() {
 #[test]
 fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_for_them() {
     let (_dir, store) = store();
-    let (lease, blob) = (store.lease(), blob(b"finished"));
-    store.put(&PullContext::new(), &lease, &blob, b"finished").unwrap();
-    let awaited = lease.awaited();
-    drop(lease);
+    let (transaction, blob) = (store.transaction(), blob(b"finished"));
+    store.put(&PullContext::new(), &transaction, &blob, b"finished").unwrap();
+    let awaited = transaction.pending();
+    drop(transaction);
     awaited.iter().for_each(|blob| blob.wait().unwrap());
     assert!(store.open_blob(&blob.digest).is_ok());
 }
@@ -79,7 +79,7 @@ fn wrong_bytes_leave_nothing_behind() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::builder(dir.path()).durability(durability).open().unwrap();
-        let (lease, blob) = (store.lease(), blob(right));
+        let (transaction, blob) = (store.transaction(), blob(right));
         let wrong = [b"wrong", &right[5..]].concat();
         let more = [&right[..], b", and more"].concat();
         let cases = [
@@ -89,13 +89,13 @@ fn wrong_bytes_leave_nothing_behind() {
         ];
         for (bytes, expected, kept) in cases {
             let told = format!("{} of {} bytes, {durability:?}", bytes.len(), right.len());
-            let mut ingest = fetch(&store, &lease, &blob);
+            let mut ingest = fetch(&store, &transaction, &blob);
             ingest.restart().unwrap();
             let outcome = ingest.write(bytes).and_then(|()| ingest.commit());
             assert_eq!(kind(outcome), expected, "{told}");
             drop(ingest);
             assert!(store.open_blob(&blob.digest).is_err(), "{told}");
-            assert_eq!(fetch(&store, &lease, &blob).offset(), kept, "{told}");
+            assert_eq!(fetch(&store, &transaction, &blob).offset(), kept, "{told}");
         }
     }
 }
@@ -108,13 +108,13 @@ fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() 
         {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::builder(dir.path()).durability(durability).open().unwrap();
-            let (lease, wanted) = (store.lease(), blob(bytes));
+            let (transaction, wanted) = (store.transaction(), blob(bytes));
             let path = dir.path().join(layout::blob_path(&wanted.digest));
-            let mut ingest = fetch(&store, &lease, &wanted);
+            let mut ingest = fetch(&store, &transaction, &wanted);
             ingest.write(bytes).unwrap();
             std::fs::write(&path, brought).unwrap();
             ingest.commit().unwrap();
-            store.0.flusher.settle(&lease.awaited()).unwrap();
+            store.0.flusher.settle(&transaction.pending()).unwrap();
             assert!(std::fs::read(&path).unwrap() == *bytes, "{durability:?}, {brought:?}");
             assert_eq!(std::fs::read_dir(dir.path().join(layout::PARTIALS)).unwrap().count(), 0);
         }
@@ -155,8 +155,8 @@ fn a_descriptor_that_lies_about_its_size_takes_no_good_blob_away() {
     image.pull_into(&store).unwrap();
     let mut lie = image.layers[0].0.clone();
     lie.size += 1;
-    assert_eq!(kind(store.begin(&PullContext::new(), &store.lease(), &lie)), ErrorKind::SizeMismatch);
-    assert!(is_present(&store, &store.lease(), &image.layers[0].0));
+    assert_eq!(kind(store.begin(&PullContext::new(), &store.transaction(), &lie)), ErrorKind::SizeMismatch);
+    assert!(is_present(&store, &store.transaction(), &image.layers[0].0));
 }
 
 #[test]
@@ -164,11 +164,11 @@ fn who_wants_a_blob_that_another_fetches_waits_and_takes_over() {
     for other_opening in [false, true] {
         let (_dir, store) = store();
         let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
-        let (lease, wanted) = (store.lease(), blob(&large(b"half and half")));
-        let mut ingest = fetch(&store, &lease, &wanted);
+        let (transaction, wanted) = (store.transaction(), blob(&large(b"half and half")));
+        let mut ingest = fetch(&store, &transaction, &wanted);
         ingest.write(b"half ").unwrap();
         let taken_over = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| fetch(&waiter, &waiter.lease(), &wanted).offset());
+            let waiting = scope.spawn(|| fetch(&waiter, &waiter.transaction(), &wanted).offset());
             std::thread::sleep(Duration::from_millis(30));
             assert!(!waiting.is_finished());
             drop(ingest);
@@ -184,11 +184,11 @@ fn a_wait_for_another_one_s_blob_ends_with_the_context() {
         let (_dir, store) = store();
         let waiter = if other_opening { Store::open(store.dir()).unwrap() } else { store.clone() };
         let wanted = blob(&large(b"bytes"));
-        let _ingest = fetch(&store, &store.lease(), &wanted);
+        let _ingest = fetch(&store, &store.transaction(), &wanted);
         let token = CancelToken::new();
         let cx = PullContext::new().with_cancel(&token);
         let begun = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| waiter.begin(&cx, &waiter.lease(), &wanted));
+            let waiting = scope.spawn(|| waiter.begin(&cx, &waiter.transaction(), &wanted));
             std::thread::sleep(Duration::from_millis(30));
             let at = Instant::now();
             token.cancel();

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::durable::{FileKind, Space};
+use crate::durable::{FileType, Space};
 use crate::error::{Error, ErrorKind};
+use crate::store::error::refused;
+use crate::store::handle::Store;
 use crate::store::layout::{BLOBS, DAMAGED, PARTIALS};
-use crate::store::{Store, refused};
 
 /// A pull leaves this much of the disk free, bytes, unless the disk is small.
 const RESERVE: u64 = 64 << 20;
@@ -87,7 +88,7 @@ impl Store {
     }
 
     fn is_folder(&self, path: &str) -> bool {
-        self.0.disk.metadata(path).is_ok_and(|metadata| metadata.kind == FileKind::Dir)
+        self.0.disk.metadata(path).is_ok_and(|metadata| metadata.kind == FileType::Dir)
     }
 
     /// The names in a folder; none if it is not there.

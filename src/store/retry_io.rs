@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::context::PullContext;
 use crate::durable::{DiskFile, Lock};
 use crate::error::Error;
-use crate::store::refused;
+use crate::store::error::{is_out_of_files, refused};
 
 const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_millis(250);
@@ -64,11 +64,4 @@ pub(super) fn for_files<T>(
             Err(error) => return Err(refused(&error, doing)),
         }
     }
-}
-
-/// Whether this process (EMFILE) or the machine (ENFILE) has no file descriptor left.
-pub(super) fn is_out_of_files(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let code = error.raw_os_error();
-    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::durable::{Access, Lock};
+use crate::durable::{Lock, OpenMode};
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::handle::Store;
 use crate::store::layout::{DAMAGED, PARTIALS};
 
 /// A file that a broken download, or a damaged blob, has left.
@@ -60,7 +60,7 @@ impl Store {
 
     /// Removes the file unless somebody is at it.
     fn throw_away(&self, leftover: &Leftover) {
-        let Ok(file) = self.0.disk.open(&leftover.path, Access::Read) else { return };
+        let Ok(file) = self.0.disk.open(&leftover.path, OpenMode::Read) else { return };
         if matches!(file.try_lock(Lock::Exclusive), Ok(true)) && self.0.disk.unlink(&leftover.path).is_ok() {
             log::debug!("{} is thrown away, {} bytes", leftover.path, leftover.bytes);
         }

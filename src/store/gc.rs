@@ -5,14 +5,16 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use crate::context::PullContext;
-use crate::durable::{Access, DiskFile, Lock};
+use crate::durable::{DiskFile, Lock, OpenMode, read_limited};
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_DOCUMENT_BYTES, media_type};
-use crate::store::index::{Entry, Index};
+use crate::store::error::refused;
+use crate::store::handle::Store;
+use crate::store::index::{IndexEntry, StoreIndex};
 use crate::store::layout::{self, COLLECT_LOCK, LEASES, blob_path};
 use crate::store::read::{Key, StoredImage};
-use crate::store::{Store, limited, refused, wait};
+use crate::store::retry_io;
 
 /// What a removal took away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Store {
             false => by_name,
             true => index.entries().filter(|entry| self.meant_by(&wanted, entry).is_some()).collect(),
         };
-        self.remove_entries(cx, &doomed, &mut References::default())
+        self.remove_entries(cx, &doomed, &mut ReferenceGraph::default())
     }
 
     /// Collects images as the policy says, the least recently used first and pinned ones never; and
@@ -89,7 +91,7 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
     pub fn prune(&self, cx: &PullContext, policy: &PrunePolicy) -> Result<Removed, Error> {
-        let mut references = References::default();
+        let mut references = ReferenceGraph::default();
         self.sweep_partials()?;
         let mut removed = self.collect(cx, self.unused_since(policy.min_age)?, &mut references)?;
         let mut candidates = self.candidates(policy)?.into_iter().peekable();
@@ -135,11 +137,11 @@ impl Store {
         &self,
         cx: &PullContext,
         images: &[StoredImage],
-        references: &mut References,
+        references: &mut ReferenceGraph,
     ) -> Result<Removed, Error> {
         let index = self.0.flusher.index()?;
         let digests: HashSet<_> = images.iter().map(|image| &image.manifest.digest).collect();
-        let is_doomed = |entry: &&Entry| {
+        let is_doomed = |entry: &&IndexEntry| {
             !entry.pinned && self.manifests_listed_by(entry).iter().any(|manifest| digests.contains(manifest))
         };
         let doomed: Vec<_> = index.entries().filter(is_doomed).collect();
@@ -178,8 +180,8 @@ impl Store {
     fn remove_entries(
         &self,
         cx: &PullContext,
-        doomed: &[&Entry],
-        references: &mut References,
+        doomed: &[&IndexEntry],
+        references: &mut ReferenceGraph,
     ) -> Result<Removed, Error> {
         if doomed.is_empty() {
             return Ok(Removed::default());
@@ -202,7 +204,7 @@ impl Store {
         &self,
         cx: &PullContext,
         candidates: HashSet<Digest>,
-        references: &mut References,
+        references: &mut ReferenceGraph,
     ) -> Result<Removed, Error> {
         let mut removed = Removed::default();
         if candidates.is_empty() {
@@ -211,9 +213,10 @@ impl Store {
         // Pulls wait while the lock is held: the documents are read before, and are remembered.
         references.used_by(self, cx, &self.0.flusher.index()?)?;
         let disk = &self.0.disk;
-        let lock =
-            wait::for_files(cx, "open the lock of collections", || layout::open_lock(&**disk, COLLECT_LOCK))?;
-        wait::lock(cx, &*lock, Lock::Exclusive, COLLECT_LOCK)?;
+        let lock = retry_io::for_files(cx, "open the lock of collections", || {
+            layout::open_lock(&**disk, COLLECT_LOCK)
+        })?;
+        retry_io::lock(cx, &*lock, Lock::Exclusive, COLLECT_LOCK)?;
         // The leases before the index: a pull that ends in between is then seen by the one or by the
         // other.
         let leased = self.leased(cx)?;
@@ -236,7 +239,7 @@ impl Store {
         for name in self.names_in(LEASES)? {
             let path = format!("{LEASES}/{name}");
             let doing = format!("read {path}");
-            let opened = wait::for_files(cx, &doing, || match disk.open(&path, Access::Read) {
+            let opened = retry_io::for_files(cx, &doing, || match disk.open(&path, OpenMode::Read) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 outcome => outcome.map(Some),
             })?;
@@ -291,24 +294,29 @@ fn read_to_end(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     }
 }
 
-fn called(entry: &Entry) -> Option<String> {
+fn called(entry: &IndexEntry) -> Option<String> {
     entry.name.as_deref().map(str::to_owned).or_else(|| entry.digest.as_ref().map(Digest::to_string))
 }
 
 /// Which digests a document names, remembered: what has a digest never changes.
 #[derive(Debug, Default)]
-pub(super) struct References(HashMap<Digest, Vec<Reference>>);
+pub(super) struct ReferenceGraph(HashMap<Digest, Vec<BlobReference>>);
 
 #[derive(Clone, Debug)]
-struct Reference {
+struct BlobReference {
     digest: Digest,
     /// It is a manifest or an index, which names others.
     is_document: bool,
 }
 
-impl References {
+impl ReferenceGraph {
     /// All blobs that the index's entries lead to.
-    fn used_by(&mut self, store: &Store, cx: &PullContext, index: &Index) -> Result<HashSet<Digest>, Error> {
+    fn used_by(
+        &mut self,
+        store: &Store,
+        cx: &PullContext,
+        index: &StoreIndex,
+    ) -> Result<HashSet<Digest>, Error> {
         let mut used = HashSet::new();
         for entry in index.entries() {
             self.follow(store, cx, entry, &mut used)?;
@@ -321,7 +329,7 @@ impl References {
         &mut self,
         store: &Store,
         cx: &PullContext,
-        entry: &Entry,
+        entry: &IndexEntry,
         used: &mut HashSet<Digest>,
     ) -> Result<(), Error> {
         used.extend(entry.pulled_index());
@@ -329,7 +337,7 @@ impl References {
         // Of the entry alone: that a digest is used does not mean that what it names was followed. The
         // pulled digest may be the manifest's own.
         let mut seen = HashSet::new();
-        let mut ahead = vec![Reference { digest: digest.clone(), is_document: true }];
+        let mut ahead = vec![BlobReference { digest: digest.clone(), is_document: true }];
         while let Some(reference) = ahead.pop() {
             if seen.insert(reference.digest.clone()) && reference.is_document {
                 ahead.extend_from_slice(self.of(store, cx, &reference.digest)?);
@@ -339,7 +347,7 @@ impl References {
         Ok(())
     }
 
-    fn of(&mut self, store: &Store, cx: &PullContext, digest: &Digest) -> Result<&[Reference], Error> {
+    fn of(&mut self, store: &Store, cx: &PullContext, digest: &Digest) -> Result<&[BlobReference], Error> {
         if !self.0.contains_key(digest) {
             cx.check()?;
             self.0.insert(digest.clone(), named_in(&read_document(store, cx, digest)?));
@@ -350,12 +358,12 @@ impl References {
 
 /// The document's bytes, right or wrong; none if it is not there, or too long to be one.
 fn read_document(store: &Store, cx: &PullContext, digest: &Digest) -> Result<Vec<u8>, Error> {
-    wait::for_files(cx, &format!("read {digest}"), || {
-        let file = match store.0.disk.open(&blob_path(digest), Access::Read) {
+    retry_io::for_files(cx, &format!("read {digest}"), || {
+        let file = match store.0.disk.open(&blob_path(digest), OpenMode::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             outcome => outcome?,
         };
-        match limited(&*file, MAX_DOCUMENT_BYTES as u64) {
+        match read_limited(&*file, MAX_DOCUMENT_BYTES as u64) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Vec::new()),
             outcome => outcome,
         }
@@ -364,7 +372,7 @@ fn read_document(store: &Store, cx: &PullContext, digest: &Digest) -> Result<Vec
 
 /// Every digest of a descriptor, wherever it stands: rather too many than one too few, also of
 /// documents that a pull would refuse.
-fn named_in(document: &[u8]) -> Vec<Reference> {
+fn named_in(document: &[u8]) -> Vec<BlobReference> {
     let mut found = Vec::new();
     if let Ok(value) = serde_json::from_slice(document) {
         find_references(&value, &mut found);
@@ -372,7 +380,7 @@ fn named_in(document: &[u8]) -> Vec<Reference> {
     found
 }
 
-fn find_references(value: &serde_json::Value, found: &mut Vec<Reference>) {
+fn find_references(value: &serde_json::Value, found: &mut Vec<BlobReference>) {
     use serde_json::Value;
     match value {
         Value::Array(items) => items.iter().for_each(|item| find_references(item, found)),
@@ -381,7 +389,7 @@ fn find_references(value: &serde_json::Value, found: &mut Vec<Reference>) {
             if let Ok(digest) = Digest::parse(text("digest")) {
                 let named = text("mediaType");
                 let is_document = media_type::is_manifest(named) || media_type::is_index(named);
-                found.push(Reference { digest, is_document });
+                found.push(BlobReference { digest, is_document });
             }
             fields.values().for_each(|field| find_references(field, found));
         }

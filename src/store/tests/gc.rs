@@ -53,7 +53,9 @@ fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
         repo_digest: Some(format!("name@{}", image.manifest.0.digest)),
         size: None,
     };
-    store.tag(&cx, &store.lease(), std::slice::from_ref(&image.name), &image.manifest.0, &naming).unwrap();
+    store
+        .tag(&cx, &store.transaction(), std::slice::from_ref(&image.name), &image.manifest.0, &naming)
+        .unwrap();
     let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
     assert_eq!(store.prune(&cx, &at_once).unwrap().blobs, 0);
     assert_eq!(store.remove(&cx, "name").unwrap().blobs, 3);
@@ -89,15 +91,15 @@ fn blobs_that_a_pull_counts_on_are_not_removed_by_this_process_or_another() {
         let old = TestImage::new("old", "1", &[b"shared"]);
         old.pull_into(&store).unwrap();
         let new = TestImage::new("new", "2", &[b"shared"]);
-        let lease = store.lease();
-        assert!(is_present(&store, &lease, &new.layers[0].0));
+        let transaction = store.transaction();
+        assert!(is_present(&store, &transaction, &new.layers[0].0));
         assert_eq!(remover.remove(&cx, "old").unwrap().blobs, 2);
         assert!(has(&store, &new.layers[0].0));
         for (blob, bytes) in new.blobs() {
-            store.put(&cx, &lease, blob, bytes).unwrap();
+            store.put(&cx, &transaction, blob, bytes).unwrap();
         }
-        new.tag_in(&store, &cx, &lease).unwrap();
-        drop(lease);
+        new.tag_in(&store, &cx, &transaction).unwrap();
+        drop(transaction);
         let at_once = PrunePolicy::default().min_age(Duration::ZERO).thresholds(100, 100);
         assert_eq!(remover.prune(&cx, &at_once).unwrap().blobs, 0);
         assert_eq!(remover.remove(&cx, "new").unwrap().blobs, 3);
@@ -159,7 +161,7 @@ fn blobs_that_nobody_uses_go_once_they_are_old_enough() {
     let (_dir, store) = store();
     let image = TestImage::new("a", "a", &[b"orphan"]);
     let (blob, bytes) = &image.layers[0];
-    store.put(&cx, &store.lease(), blob, bytes).unwrap();
+    store.put(&cx, &store.transaction(), blob, bytes).unwrap();
     TestImage::new("b", "b", &[b"b"]).pull_into(&store).unwrap();
     assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 0);
     age(&store, &blob.digest, 1);

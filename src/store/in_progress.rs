@@ -12,7 +12,7 @@ use crate::image::digest::Digest;
 
 /// Which digests threads of this process are fetching, and who waits for them.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Ingests(Mutex<HashMap<Digest, Waiters>>);
+pub(super) struct Ingests(Mutex<HashMap<Digest, Waiters>>);
 
 /// Notices the end of the claim when the sender is dropped.
 #[derive(Debug)]

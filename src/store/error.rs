@@ -1,0 +1,28 @@
+//! Errors of the disk, as the store reports them.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
+
+/// Returns the error of an operation that the disk refused.
+pub(super) fn refused(error: &io::Error, doing: impl std::fmt::Display) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
+        _ if is_out_of_files(error) => ErrorKind::ResourceExhausted,
+        _ => ErrorKind::Store,
+    };
+    // `io::Error` cannot be cloned: the source keeps the code, or else the kind and the text.
+    let source = match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    };
+    Error::new(kind, format!("cannot {doing}: {error}")).with_source(source)
+}
+
+/// Returns whether this process (EMFILE) or the machine (ENFILE) has no file descriptor left.
+pub(super) fn is_out_of_files(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
+}

@@ -1,0 +1,47 @@
+//! The handle of an open store, and the state that its clones share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::durable::Disk;
+use crate::store::flusher::Flusher;
+use crate::store::in_progress::Ingests;
+use crate::store::lease::Leases;
+use crate::store::settings::StoreSettings;
+use crate::store::sizes::Sizes;
+
+/// Images on disk, in an OCI image layout. Cheap to clone; clones, other openings and other
+/// processes may use the same folder at the same time.
+#[derive(Clone, Debug)]
+pub struct Store(pub(super) Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) dir: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) settings: StoreSettings,
+    pub(super) ingests: Arc<Ingests>,
+    pub(super) leases: Leases,
+    pub(super) flusher: Arc<Flusher>,
+    pub(super) sizes: Sizes,
+}
+
+impl Store {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, settings: StoreSettings) -> Store {
+        let leases = Leases::new(disk.clone());
+        Store(Arc::new(Inner {
+            ingests: Arc::default(),
+            sizes: Sizes::default(),
+            flusher: Flusher::new(disk.clone(), settings.flush(), leases.in_flight(), settings.has_threads),
+            leases,
+            dir,
+            disk,
+            settings,
+        }))
+    }
+
+    /// Returns the store's folder.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+}

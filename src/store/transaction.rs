@@ -1,0 +1,115 @@
+//! One pull or import on its way into the store: the blobs it holds against garbage collection, the
+//! commits it waits for, and the names it sets at its end.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::context::PullContext;
+use crate::error::Error;
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
+use crate::store::flusher::Awaited;
+use crate::store::handle::Store;
+use crate::store::index::IndexEntry;
+use crate::store::layout;
+use crate::store::lease::Lease;
+
+/// A pull or import in progress. Cheap to clone; the last clone that is dropped ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Transaction(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    lease: Lease,
+    pending: Mutex<Vec<Arc<Awaited>>>,
+}
+
+/// What the index says about an image, beside its name and manifest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Naming {
+    /// The image's id: its config's digest.
+    pub(crate) id: Option<Digest>,
+    /// `repository@digest` of the manifest, or of the index that it was chosen from.
+    pub(crate) repo_digest: Option<String>,
+    /// Size of manifest, config and layers, bytes.
+    pub(crate) size: Option<u64>,
+}
+
+impl Transaction {
+    fn new(lease: Lease) -> Self {
+        Transaction(Arc::new(State { lease, pending: Mutex::default() }))
+    }
+
+    /// Adds a commit that the transaction's names wait for.
+    pub(super) fn await_commit(&self, blob: Arc<Awaited>) {
+        self.0.pending.lock().push(blob);
+    }
+
+    /// Returns the commits that must be durable before the transaction sets a name.
+    pub(super) fn pending(&self) -> Vec<Arc<Awaited>> {
+        self.0.pending.lock().clone()
+    }
+}
+
+impl Store {
+    /// Begins a pull.
+    pub(crate) fn transaction(&self) -> Transaction {
+        Transaction::new(self.0.leases.lease())
+    }
+
+    /// Begins an import or export, which does not count as a running pull: no pull waits to share its
+    /// flushes.
+    pub(super) fn transaction_untracked(&self) -> Transaction {
+        Transaction::new(self.0.leases.lease_untracked())
+    }
+
+    /// Holds these blobs against garbage collection until the transaction ends.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`, `ResourceExhausted`.
+    pub(crate) fn hold(
+        &self,
+        cx: &PullContext,
+        transaction: &Transaction,
+        digests: &[&Digest],
+    ) -> Result<(), Error> {
+        self.0.leases.hold(cx, &transaction.0.lease, digests)
+    }
+
+    /// Names the image at `manifest`, and returns when its blobs and the index are as durable as the
+    /// store's setting says.
+    ///
+    /// The index points at the manifest that was chosen for this platform, also where the name stands
+    /// for an image index of which one platform was fetched: other tools follow the descriptor, and
+    /// would miss the blobs of the other platforms. `naming` keeps the digest of the index.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`: the change may still be made. `Store`, `DiskFull`.
+    pub(crate) fn tag(
+        &self,
+        cx: &PullContext,
+        transaction: &Transaction,
+        names: &[String],
+        manifest: &Descriptor,
+        naming: &Naming,
+    ) -> Result<(), Error> {
+        let (id, repo_digest) = (naming.id.as_ref(), naming.repo_digest.as_deref());
+        let entries: Vec<_> = names
+            .iter()
+            .map(|name| IndexEntry::new(Some(name.as_str()), manifest, id, repo_digest))
+            .collect();
+        self.0.flusher.change(cx, transaction.pending(), move |index| {
+            entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
+        })?;
+        self.0.sizes.note(&manifest.digest, naming.size);
+        Ok(())
+    }
+
+    /// Sets the image's time of last use to now; [`prune`](Self::prune) orders images by it.
+    pub(super) fn touch(&self, manifest: &Digest) {
+        if let Err(error) = self.0.disk.touch(&layout::blob_path(manifest)) {
+            log::debug!("the time of last use of {manifest} was not set: {error}");
+        }
+    }
+}
