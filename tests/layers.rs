@@ -35,7 +35,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         &[
             &["builder", "fuzzing"],
             &["pull"],
-            &["resolve", "fetch", "verifier"],
+            &["resolve", "download", "verifier"],
             &["retry"],
             &["request"],
             &["hosts", "auth"],
@@ -49,7 +49,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["tests"],
             &["open", "import", "export"],
             &["gc", "verify"],
-            &["pieces", "ingest"],
+            &["ingest"],
             &["read", "partial_gc", "disk_usage", "transaction"],
             &["handle"],
             &["create"],
@@ -154,8 +154,8 @@ fn a_violation_is_seen_and_named_by_file_and_line() {
         ),
         (
             "src/registry/hosts/file.rs",
-            "use crate::registry::fetch::X;",
-            "registry::hosts must not use registry::fetch",
+            "use crate::registry::download::X;",
+            "registry::hosts must not use registry::download",
         ),
         ("src/store/layout.rs", "use crate::store::gc::X;", "store::layout must not use store::gc"),
         ("src/store/gc.rs", "use crate::store::Store;", "store::gc must not use its face, store"),
@@ -175,7 +175,7 @@ fn a_violation_is_seen_and_named_by_file_and_line() {
 #[test]
 fn what_is_allowed_is_no_violation() {
     let cases = [
-        ("src/registry/fetch.rs", "use crate::durable::Disk; // what the store uses"),
+        ("src/registry/download.rs", "use crate::durable::Disk; // what the store uses"),
         ("src/manager/mod.rs", "use crate::progress::Progress;"),
         ("src/image/digest.rs", "/// See [`x`](crate::store::x).\n// crate::store"),
         ("src/image/digest.rs", "use crate::clock::Clock;\nuse crate::workers::Workers;"),

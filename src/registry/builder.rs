@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::auth::TokenCache;
-use super::fetch::Sharing;
+use super::download::ChunkPolicy;
 use super::host_limits::{HostLimits, RetryPolicy, Slots};
 use super::hosts::Hosts;
-use super::http::{Http, Limits, ProxyChoice, Resolver, Slowest, SystemResolver, Trust};
+use super::http::{Http, Limits, MinRate, ProxyChoice, Resolver, SystemResolver, Trust};
 use super::verifier::ImageVerifier;
 use super::{RegistryImageService, Service, Settings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
@@ -49,7 +49,7 @@ impl RegistryImageServiceBuilder {
                     connect: Duration::from_secs(10),
                     head: Duration::from_secs(30),
                     silence: Duration::from_secs(30),
-                    slowest: Slowest { bytes: 60 * 1024, time: Duration::from_secs(60) },
+                    min_rate: MinRate { bytes: 60 * 1024, time: Duration::from_secs(60) },
                     idle_connections: 16,
                 },
                 retry: RetryPolicy {
@@ -62,7 +62,7 @@ impl RegistryImageServiceBuilder {
                 proxy: ProxyChoice::Environment,
                 downloads_per_pull: 16,
                 side_by_side: 2 * thread::available_parallelism().map_or(1, NonZero::get),
-                sharing: Sharing { from: 8 * MIB, piece: 4 * MIB },
+                chunks: ChunkPolicy { from: 8 * MIB, size: 4 * MIB },
                 max_image_size: u64::MAX,
                 allow_foreign_urls: false,
                 stack_size: 256 * 1024,
@@ -236,7 +236,7 @@ impl RegistryImageServiceBuilder {
     /// time; those of 16 KiB or less never are. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX`
     /// for never.
     pub fn pieces(mut self, from: u64, piece: u64) -> Self {
-        self.settings.sharing = Sharing { from: from.max(SMALL + 1), piece };
+        self.settings.chunks = ChunkPolicy { from: from.max(SMALL + 1), size: piece };
         self
     }
 
@@ -281,7 +281,7 @@ impl RegistryImageServiceBuilder {
 
     /// A connection on which fewer than `bytes` come in `time` is given up. Default: 60 KiB in 60 s.
     pub fn slowest(mut self, bytes: u64, time: Duration) -> Self {
-        self.settings.limits.slowest = Slowest { bytes, time };
+        self.settings.limits.min_rate = MinRate { bytes, time };
         self
     }
 
@@ -320,7 +320,7 @@ impl RegistryImageServiceBuilder {
         within("downloads_per_pull", settings.downloads_per_pull)?;
         within("downloads", self.downloads)?;
         within("tries", settings.retry.tries as usize)?;
-        if settings.sharing.piece == 0 {
+        if settings.chunks.size == 0 {
             return Err(Error::new(ErrorKind::InvalidConfig, "pieces of 0 bytes are not possible"));
         }
         let resolver = self.resolver;

@@ -3,8 +3,8 @@
 mod auth;
 mod builder;
 mod challenge;
+mod download;
 mod error_response;
-mod fetch;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod host_limits;
@@ -31,7 +31,7 @@ pub use http::{Resolver, SystemResolver};
 pub use verifier::{Candidate, ImageVerifier};
 
 use self::auth::TokenCache;
-use self::fetch::Sharing;
+use self::download::ChunkPolicy;
 use self::host_limits::{HostLimits, RetryPolicy, Slots};
 use self::hosts::{Host, Hosts};
 use self::http::{Http, Limits, ProxyChoice, Trust};
@@ -95,7 +95,7 @@ struct Settings {
     downloads_per_pull: usize,
     /// How many downloads keep this machine busy, where no time is lost on the way.
     side_by_side: usize,
-    sharing: Sharing,
+    chunks: ChunkPolicy,
     max_image_size: u64,
     allow_foreign_urls: bool,
     stack_size: usize,

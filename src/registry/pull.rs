@@ -1,6 +1,6 @@
 //! One pull, from top to bottom.
 
-use super::fetch::{self, Tally};
+use super::download::{self, TransferStats};
 use super::request::PullSession;
 use super::resolve::{self, Resolved};
 use super::{Service, verifier};
@@ -22,9 +22,9 @@ pub(super) fn pull(service: &Service, cx: &PullContext, request: &PullRequest) -
     let resolved = resolve::resolve(&session)?;
     verifier::verify(&session, &resolved)?;
     hold_all(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    let tally = fetch::blobs(&session, &stop, &transaction, &resolved.manifest)?;
+    let stats = download::blobs(&session, &stop, &transaction, &resolved.manifest)?;
     name(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    Ok(pulled(&session, &resolved, &tally))
+    Ok(pulled(&session, &resolved, &stats))
 }
 
 /// Says of which blobs the store shall remove none: all that the image is made of.
@@ -50,8 +50,8 @@ fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolve
     store.tag(session.cx, transaction, &names, &resolved.manifest_descriptor, &naming)
 }
 
-fn pulled(session: &PullSession<'_>, resolved: &Resolved, tally: &Tally) -> PulledImage {
-    let (mut fetched, mut reused) = (tally.fetched(), tally.reused());
+fn pulled(session: &PullSession<'_>, resolved: &Resolved, stats: &TransferStats) -> PulledImage {
+    let (mut fetched, mut reused) = (stats.fetched(), stats.reused());
     for document in &resolved.documents {
         let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
         *counter += document.descriptor.size;

@@ -61,7 +61,7 @@ impl Store {
         if bytes == 0 || self.free()? >= bytes {
             return Ok(());
         }
-        self.sweep_partials_for(bytes)?;
+        self.collect_partials_for(bytes)?;
         let free = self.free()?;
         if free >= bytes {
             return Ok(());

@@ -92,7 +92,7 @@ impl Store {
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
     pub fn prune(&self, cx: &PullContext, policy: &PrunePolicy) -> Result<Removed, Error> {
         let mut references = ReferenceGraph::default();
-        self.sweep_partials()?;
+        self.collect_partials()?;
         let mut removed = self.collect(cx, self.unused_since(policy.min_age)?, &mut references)?;
         let mut candidates = self.candidates(policy)?.into_iter().peekable();
         let (high, low) = policy.thresholds;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::durable::Disk;
 use crate::store::flusher::Flusher;
-use crate::store::in_progress::Ingests;
+use crate::store::in_progress::InProgress;
 use crate::store::lease::Leases;
 use crate::store::settings::StoreSettings;
 use crate::store::sizes::Sizes;
@@ -20,7 +20,7 @@ pub(super) struct Inner {
     pub(super) dir: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) settings: StoreSettings,
-    pub(super) ingests: Arc<Ingests>,
+    pub(super) in_progress: Arc<InProgress>,
     pub(super) leases: Leases,
     pub(super) flusher: Arc<Flusher>,
     pub(super) sizes: Sizes,
@@ -30,7 +30,7 @@ impl Store {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, settings: StoreSettings) -> Store {
         let leases = Leases::new(disk.clone());
         Store(Arc::new(Inner {
-            ingests: Arc::default(),
+            in_progress: Arc::default(),
             sizes: Sizes::default(),
             flusher: Flusher::new(disk.clone(), settings.flush(), leases.in_flight(), settings.has_threads),
             leases,

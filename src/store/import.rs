@@ -20,7 +20,7 @@ use crate::store::error::refused;
 use crate::store::gc::ReferenceGraph;
 use crate::store::handle::Store;
 use crate::store::index::{self, StoreIndex};
-use crate::store::ingest::Begun;
+use crate::store::ingest::BeginIngest;
 use crate::store::ingest::READ;
 use crate::store::layout::{self, BLOBS, INDEX, LAYOUT};
 use crate::store::read::Blob;
@@ -154,7 +154,7 @@ impl Import<'_> {
                 self.copy(cx, &Descriptor::new("", digest.clone(), size), content)?;
                 digest
             }
-            None => self.copy_unnamed(cx, size, content)?,
+            None => self.copy_computing_digest(cx, size, content)?,
         };
         contents.files.insert(path, (digest, size));
         Ok(())
@@ -163,7 +163,9 @@ impl Import<'_> {
     /// Brings a blob into the store, unless it is there.
     fn copy(&mut self, cx: &PullContext, blob: &Descriptor, content: &mut impl Read) -> Result<(), Error> {
         self.store.require_space(blob.size)?;
-        let Begun::Fetch(mut ingest) = self.store.begin(cx, &self.transaction, blob)? else { return Ok(()) };
+        let BeginIngest::Fetch(mut ingest) = self.store.begin(cx, &self.transaction, blob)? else {
+            return Ok(());
+        };
         let outcome = ingest.restart().and_then(|()| {
             let mut buffer = vec![0; usize::try_from(blob.size).unwrap_or(READ).min(READ)];
             loop {
@@ -187,14 +189,14 @@ impl Import<'_> {
         }
     }
 
-    fn copy_unnamed(
+    fn copy_computing_digest(
         &mut self,
         cx: &PullContext,
         size: u64,
         content: &mut impl Read,
     ) -> Result<Digest, Error> {
         self.store.require_space(size)?;
-        let (digest, _) = self.store.put_unnamed(cx, &self.transaction, content)?;
+        let (digest, _) = self.store.put_computing_digest(cx, &self.transaction, content)?;
         self.brought.insert(digest.clone());
         Ok(digest)
     }
@@ -310,8 +312,8 @@ impl Import<'_> {
     /// Whether the blob is in the store; from now on the import counts on it.
     fn is_there(&self, cx: &PullContext, blob: &Descriptor) -> Result<bool, Error> {
         match self.store.begin(cx, &self.transaction, blob)? {
-            Begun::Present => Ok(true),
-            Begun::Fetch(ingest) => {
+            BeginIngest::Present => Ok(true),
+            BeginIngest::Fetch(ingest) => {
                 ingest.discard();
                 Ok(false)
             }

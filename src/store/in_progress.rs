@@ -12,7 +12,7 @@ use crate::image::digest::Digest;
 
 /// Which digests threads of this process are fetching, and who waits for them.
 #[derive(Debug, Default)]
-pub(super) struct Ingests(Mutex<HashMap<Digest, Waiters>>);
+pub(super) struct InProgress(Mutex<HashMap<Digest, Waiters>>);
 
 /// Notices the end of the claim when the sender is dropped.
 #[derive(Debug)]
@@ -24,16 +24,16 @@ struct Waiters {
 /// The right to fetch a digest, alone in this process.
 #[derive(Debug)]
 pub(super) struct Claim {
-    ingests: Arc<Ingests>,
+    in_progress: Arc<InProgress>,
     digest: Digest,
 }
 
-impl Ingests {
+impl InProgress {
     pub(super) fn claim(self: &Arc<Self>, cx: &PullContext, digest: &Digest) -> Result<Claim, Error> {
         while let Some(ended) = self.taken(digest) {
             cx.wait_for(&ended)?;
         }
-        Ok(Claim { ingests: self.clone(), digest: digest.clone() })
+        Ok(Claim { in_progress: self.clone(), digest: digest.clone() })
     }
 
     /// Whether a thread is fetching the digest just now.
@@ -55,6 +55,6 @@ impl Ingests {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.ingests.0.lock().remove(&self.digest);
+        self.in_progress.0.lock().remove(&self.digest);
     }
 }

@@ -32,7 +32,7 @@ impl Store {
     ) -> Result<Store, Error> {
         create::open_or_create(&*disk, &dir, settings.flush())?;
         let store = Store::new(disk, dir, settings);
-        if let Err(error) = store.sweep_partials() {
+        if let Err(error) = store.collect_partials() {
             log::warn!("old partial downloads in {} were not removed: {error}", store.dir().display());
         }
         Ok(store)

@@ -17,7 +17,7 @@ struct Leftover {
 impl Store {
     /// Throws away what is older than it is kept, and then the oldest of what takes more than its
     /// share of the disk.
-    pub(super) fn sweep_partials(&self) -> Result<(), Error> {
+    pub(super) fn collect_partials(&self) -> Result<(), Error> {
         let share = self.space()?.capacity as f64 * self.0.settings.partials_share;
         let leftovers = self.leftovers()?;
         let mut bytes: u64 = leftovers.iter().map(|leftover| leftover.bytes).sum();
@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Throws leftovers away, the oldest first, until `bytes` can be written.
-    pub(super) fn sweep_partials_for(&self, bytes: u64) -> Result<(), Error> {
+    pub(super) fn collect_partials_for(&self, bytes: u64) -> Result<(), Error> {
         for leftover in self.leftovers()? {
             if self.free()? >= bytes {
                 break;

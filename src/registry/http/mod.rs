@@ -2,7 +2,7 @@
 //! context of the pull it is for.
 
 mod lookup;
-mod pace;
+mod min_rate;
 mod room;
 mod tie;
 mod tls;
@@ -19,11 +19,11 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 pub use lookup::{Resolver, SystemResolver};
 // What URLs and headers are made of; for those who only look at them.
-pub(crate) use pace::Slowest;
+pub(crate) use min_rate::MinRate;
 pub(super) use ureq::http::{HeaderName, HeaderValue, Uri, uri};
 
 use self::lookup::Lookup;
-use self::pace::Pace;
+use self::min_rate::RateMeter;
 use self::tie::Tie;
 use self::tls::TlsWire;
 use self::wire::TcpWire;
@@ -47,7 +47,7 @@ pub(crate) struct Limits {
     /// Between one byte and the next.
     pub(crate) silence: Duration,
     /// A body that comes slower is given up.
-    pub(crate) slowest: Slowest,
+    pub(crate) min_rate: MinRate,
     /// Connections kept open for a host while nobody uses them.
     pub(crate) idle_connections: usize,
 }
@@ -93,7 +93,7 @@ impl fmt::Debug for ProxyChoice {
 #[derive(Clone)]
 pub(crate) struct Http {
     agent: ureq::Agent,
-    slowest: Slowest,
+    min_rate: MinRate,
 }
 
 impl Http {
@@ -125,7 +125,7 @@ impl Http {
         let connector =
             ().chain(ConnectProxyConnector::default()).chain(TcpWire).chain(TlsWire(tls::config(trust)?));
         let agent = ureq::Agent::with_parts(config, connector, Lookup::new(resolver));
-        Ok(Http { agent, slowest: limits.slowest })
+        Ok(Http { agent, min_rate: limits.min_rate })
     }
 
     /// Asks for `url`; a reply of any status is one.
@@ -153,7 +153,8 @@ impl Http {
         let (tie, hook) = Tie::to(cx)?;
         let reply = tie.during(|| self.agent.run(request.map_err(ureq::Error::from)?)).map_err(error_of)?;
         let (head, body) = reply.into_parts();
-        let body = Body { reader: body.into_reader(), pace: Pace::new(self.slowest), tie, _hook: hook };
+        let body =
+            Body { reader: body.into_reader(), meter: RateMeter::new(self.min_rate), tie, _hook: hook };
         let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };
         reply.refuse_encoding()?;
         Ok(reply)
@@ -237,7 +238,7 @@ impl fmt::Debug for Reply {
 /// A body that is being read. Dropped before its end it closes its connection.
 pub(crate) struct Body {
     reader: ureq::BodyReader<'static>,
-    pace: Pace,
+    meter: RateMeter,
     tie: Arc<Tie>,
     _hook: Option<CancelHook>,
 }
@@ -251,7 +252,7 @@ impl Body {
         let reader = &mut self.reader;
         let read = self.tie.during(|| reader.read(buffer)).map_err(|error| error_of(error.into()))?;
         if read > 0 {
-            self.pace.note(read)?;
+            self.meter.count(read)?;
         }
         Ok(read)
     }

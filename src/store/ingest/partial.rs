@@ -3,12 +3,12 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use super::hash::READ;
 use crate::context::PullContext;
 use crate::durable::{Disk, DiskFile, Lock, OpenMode};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::store::error::refused;
-use crate::store::ingest::READ;
 use crate::store::layout::PARTIALS;
 use crate::store::{layout, retry_io};
 

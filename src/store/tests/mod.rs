@@ -7,7 +7,7 @@ mod pull;
 
 use std::sync::Arc;
 
-use super::{Begun, Ingest, Naming, SMALL, Store, Transaction};
+use super::{BeginIngest, Ingest, Naming, SMALL, Store, Transaction};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
@@ -73,13 +73,13 @@ fn large(start: &[u8]) -> Vec<u8> {
 /// Begins a blob that is not there.
 fn fetch(store: &Store, transaction: &Transaction, blob: &Descriptor) -> Ingest {
     match store.begin(&PullContext::new(), transaction, blob) {
-        Ok(Begun::Fetch(ingest)) => ingest,
+        Ok(BeginIngest::Fetch(ingest)) => ingest,
         other => panic!("the blob should have to be fetched: {other:?}"),
     }
 }
 
 fn is_present(store: &Store, transaction: &Transaction, blob: &Descriptor) -> bool {
-    matches!(store.begin(&PullContext::new(), transaction, blob), Ok(Begun::Present))
+    matches!(store.begin(&PullContext::new(), transaction, blob), Ok(BeginIngest::Present))
 }
 
 fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {

@@ -72,14 +72,14 @@ fn resume(disk: &SimDisk, promised: &mut Promised) -> Result<(), Error> {
     let (layer, bytes) = &one.layers[0];
     let store = open(disk, false, Durability::Full)?;
     let transaction = store.transaction();
-    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
+    if let BeginIngest::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
         ingest.restart()?;
         ingest.write(&bytes[..10])?;
     }
     drop((store, transaction));
     let store = open(disk, false, Durability::Full)?;
     let transaction = store.transaction();
-    if let Begun::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
+    if let BeginIngest::Fetch(mut ingest) = store.begin(&PullContext::new(), &transaction, layer)? {
         let offset = usize::try_from(ingest.offset()).unwrap();
         ingest.write(&bytes[offset..])?;
         ingest.commit()?;

@@ -1,4 +1,4 @@
-//! Large blobs in pieces: every byte once, whatever the hosts do.
+//! Large blobs in chunks: each byte once, whatever the hosts do.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -74,7 +74,7 @@ fn a_host_that_knows_no_ranges_sends_all_on_one_connection() {
 }
 
 #[test]
-fn pieces_that_break_go_on_where_they_broke() {
+fn chunks_that_break_go_on_where_they_broke() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     registry.fault(
@@ -92,7 +92,7 @@ fn pieces_that_break_go_on_where_they_broke() {
 }
 
 #[test]
-fn a_piece_with_wrong_bytes_is_found_and_the_blob_fetched_clean() {
+fn a_chunk_with_wrong_bytes_is_found_and_the_blob_fetched_clean() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     registry.fault(Fault::on(Target::Blob).times(1).with(Action::Corrupt(5000)));
@@ -109,7 +109,7 @@ fn a_piece_with_wrong_bytes_is_found_and_the_blob_fetched_clean() {
 }
 
 #[test]
-fn what_a_broken_pull_has_of_a_blob_is_kept_piece_by_piece_for_the_next() {
+fn what_a_broken_pull_has_of_a_blob_is_kept_chunk_by_chunk_for_the_next() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     let dir = tempfile::tempdir().unwrap();

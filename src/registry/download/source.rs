@@ -1,4 +1,4 @@
-//! One blob that is to be fetched, whether in one piece or in several.
+//! One blob to fetch, and how its hosts are asked for it.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -11,33 +11,34 @@ use crate::registry::http::Body;
 use crate::registry::range::ContentRange;
 use crate::registry::request::{Endpoint, PullSession, Request, Response, Target};
 use crate::registry::retry::{self, HostAttempts};
-use crate::store::{Begun, Transaction};
+use crate::store::{BeginIngest, Transaction};
 
-/// How much is handed on at a time, bytes: what the connection's own buffer gathers, which stays in the
-/// processor's cache until it is hashed and written.
-const PART: usize = 128 << 10;
+/// The largest read, bytes: what the connection's own buffer holds, which stays in the processor's
+/// cache until it is hashed and written.
+const READ: usize = 128 << 10;
 
-/// One blob that is to be fetched.
+/// One blob to fetch.
 #[derive(Clone, Copy)]
-pub(super) struct Fetch<'a> {
+pub(super) struct BlobSource<'a> {
     pub(super) session: &'a PullSession<'a>,
     pub(super) transaction: &'a Transaction,
     pub(super) blob: &'a Descriptor,
     pub(super) phase: Phase,
 }
 
-impl Fetch<'_> {
-    pub(super) fn begin(&self) -> Result<Begun, Error> {
+impl BlobSource<'_> {
+    /// Begins the blob's ingest into the store.
+    pub(super) fn begin(&self) -> Result<BeginIngest, Error> {
         let begun = self.session.service.store.begin(self.session.cx, self.transaction, self.blob);
         begun.map_err(|error| error.with_phase(Phase::Store))
     }
 
-    /// Where hosts have it, below the repository's path.
+    /// Returns the blob's path at a host, below the API's root and the repository.
     pub(super) fn path(&self) -> String {
         format!("blobs/{}", self.blob.digest)
     }
 
-    /// Tries one host after the other. `reached` tells how far the attempts have come, bytes.
+    /// Tries one host after the other. `reached` holds how far the attempts have come, bytes.
     pub(super) fn over_hosts<T>(
         &self,
         reached: &Cell<u64>,
@@ -47,7 +48,7 @@ impl Fetch<'_> {
         retry::over_hosts(self.session, &host_attempts, attempt)
     }
 
-    /// Asks one host, for all of it or for a `range`, like `bytes=0-1`.
+    /// Requests from one host the blob, or for a `range` of it, like `bytes=0-1`.
     pub(super) fn request(
         &self,
         endpoint: &Endpoint,
@@ -57,10 +58,10 @@ impl Fetch<'_> {
         self.session.request(endpoint, Request { target, accept: None, range, phase: self.phase })
     }
 
-    /// Whether an answer brings just these bytes.
-    pub(super) fn is_brought(&self, bytes: Range<u64>, answer: &Response) -> bool {
-        let sent = ContentRange::parse(answer.reply.headers("content-range"));
-        answer.reply.status() == 206
+    /// Whether a response brings exactly these bytes.
+    pub(super) fn is_exactly(&self, bytes: Range<u64>, response: &Response) -> bool {
+        let sent = ContentRange::parse(response.reply.headers("content-range"));
+        response.reply.status() == 206
             && sent.is_some_and(|sent| {
                 sent.first == bytes.start
                     && sent.last == bytes.end - 1
@@ -68,7 +69,7 @@ impl Fetch<'_> {
             })
     }
 
-    /// Hands all bytes that come to `write`, which tells how far they have come, up to the end of the
+    /// Hands a body's bytes to `write`, which returns how far they have come, up to the end of the
     /// body, so that its connection can be used again.
     pub(super) fn read(
         &self,
@@ -77,8 +78,8 @@ impl Fetch<'_> {
         reached: &Cell<u64>,
         mut write: impl FnMut(&[u8]) -> Result<u64, Error>,
     ) -> Result<(), Error> {
-        let room = usize::try_from(expected).unwrap_or(PART);
-        let mut buffer = vec![0; room.clamp(1, PART)];
+        let capacity = usize::try_from(expected).unwrap_or(READ);
+        let mut buffer = vec![0; capacity.clamp(1, READ)];
         loop {
             let read = body.read(&mut buffer)?;
             let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
@@ -92,8 +93,8 @@ impl Fetch<'_> {
         }
     }
 
-    /// Notes how long a body's bytes took to come.
-    pub(super) fn note_pace(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
+    /// Notes how long a body's bytes took to arrive.
+    pub(super) fn note_body(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
         self.session.service.host_limits.note_body(&endpoint.name, bytes, began.elapsed());
     }
 

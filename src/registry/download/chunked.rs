@@ -1,0 +1,164 @@
+//! A large blob in chunks, which several threads fetch at a time.
+//!
+//! A chunk is asked for as a closed range, so no byte comes twice. The first connection shows how fast
+//! the host is: if it is slower than the hash, each idle connection makes the pull faster; if it is not,
+//! one helper is enough to hash beside the writing.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::policy::FAST;
+use super::source::BlobSource;
+use crate::error::{Error, ErrorKind};
+use crate::image::manifest::Descriptor;
+use crate::registry::http::Body;
+use crate::registry::request::{Endpoint, Target};
+use crate::store::{Chunk, ChunkedIngest, Ingest};
+
+/// A blob whose chunks several threads fetch.
+pub(super) struct ChunkedDownload<'a> {
+    blob: &'a Descriptor,
+    chunks: ChunkedIngest,
+    /// Bytes that an earlier pull has left.
+    had: u64,
+    since: Instant,
+    /// Changed under the pool's lock.
+    helpers: AtomicUsize,
+    /// A helper was sent the whole blob: another one would be, too.
+    is_sent_whole: AtomicBool,
+}
+
+impl<'a> ChunkedDownload<'a> {
+    pub(super) fn new(blob: &'a Descriptor, ingest: Ingest, chunk_size: u64) -> Result<Self, Error> {
+        let had = blob.size.saturating_sub(ingest.missing());
+        Ok(ChunkedDownload {
+            blob,
+            chunks: ingest.in_chunks(chunk_size)?,
+            had,
+            since: Instant::now(),
+            helpers: AtomicUsize::new(0),
+            is_sent_whole: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn blob(&self) -> &'a Descriptor {
+        self.blob
+    }
+
+    /// Returns the bytes that an earlier pull has left.
+    pub(super) fn had(&self) -> u64 {
+        self.had
+    }
+
+    /// Returns the bytes that this download has written.
+    pub(super) fn written(&self) -> u64 {
+        self.chunks.written()
+    }
+
+    /// Returns how many chunks no thread fetches yet.
+    pub(super) fn pending(&self) -> usize {
+        self.chunks.open()
+    }
+
+    pub(super) fn wants_help(&self) -> bool {
+        let helpers = self.helpers.load(Ordering::Relaxed);
+        let per_connection = self.since.elapsed().as_secs_f64().max(1e-6) * (helpers + 1) as f64;
+        let is_fast = self.chunks.written() as f64 / per_connection > FAST;
+        self.pending() > 0 && (!is_fast || helpers == 0) && !self.is_sent_whole.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refuse_help(&self) {
+        self.is_sent_whole.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_helpers(&self) -> bool {
+        self.helpers.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn join(&self) {
+        self.helpers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.helpers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn into_ingest(self) -> Result<Ingest, Error> {
+        self.chunks.into_ingest()
+    }
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetched {
+    Chunk,
+    /// No chunk was pending.
+    Nothing,
+    /// The host sends the whole blob for any range.
+    OnlyWhole,
+}
+
+/// A thread that fetches chunks: the leader or a helper.
+pub(super) struct ChunkFetcher<'f, 'a> {
+    pub(super) source: BlobSource<'a>,
+    pub(super) download: &'f ChunkedDownload<'a>,
+    /// Whether the start of the blob was reported; after a failure it is reported again.
+    pub(super) is_reported: Cell<bool>,
+    /// Called when bytes have arrived.
+    pub(super) on_bytes: &'f dyn Fn(),
+}
+
+impl ChunkFetcher<'_, '_> {
+    /// Fetches one chunk, from one host after the other.
+    pub(super) fn fetch_chunk(&self) -> Result<Fetched, Error> {
+        let chunks = &self.download.chunks;
+        let Some(mut chunk) = chunks.take() else { return Ok(Fetched::Nothing) };
+        let reached = Cell::new(chunk.next);
+        let fetched = self.source.over_hosts(&reached, |endpoint| {
+            self.fetch_from(endpoint, &mut chunk, &reached).inspect_err(|_| self.is_reported.set(false))
+        });
+        match fetched {
+            Ok(Fetched::Chunk) => chunks.finish(&chunk)?,
+            _ => chunks.give_back(&chunk),
+        }
+        fetched
+    }
+
+    /// Fetches what a chunk lacks from one host.
+    fn fetch_from(
+        &self,
+        endpoint: &Endpoint,
+        chunk: &mut Chunk,
+        reached: &Cell<u64>,
+    ) -> Result<Fetched, Error> {
+        let (source, from) = (&self.source, chunk.next);
+        let range = format!("bytes={from}-{}", chunk.end - 1);
+        let response = source.request(endpoint, Target::Api(&source.path()), Some(&range))?;
+        if !source.is_exactly(from..chunk.end, &response) {
+            log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
+            return Ok(Fetched::OnlyWhole);
+        }
+        if !self.is_reported.replace(true) {
+            source.report_start(&endpoint.name, self.download.had + self.download.written());
+        }
+        let began = Instant::now();
+        let (mut body, _permit) = response.into_body();
+        let named = |error: Error| error.with_host(&endpoint.name);
+        self.write(&mut body, chunk, reached).map_err(named)?;
+        source.note_body(endpoint, chunk.next - from, began);
+        if chunk.next < chunk.end {
+            let message = format!("{} bytes of the range {range} are missing", chunk.end - chunk.next);
+            return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
+        }
+        Ok(Fetched::Chunk)
+    }
+
+    fn write(&self, body: &mut Body, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
+        self.source.read(body, chunk.end - chunk.next, reached, |bytes| {
+            self.download.chunks.write(chunk, bytes)?;
+            (self.on_bytes)();
+            Ok(chunk.next)
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! Downloads blobs into the store: in parallel, from one host after the other, resuming where a
+//! connection broke.
+//!
+//! [`blobs`] fills a [`DownloadPool`](pool::DownloadPool), whose [workers](worker::Worker) each take one
+//! blob at a time. A small blob comes [on one connection](sequential); the [chunks](chunked) of a large one
+//! come on several.
+
+mod chunked;
+mod image;
+mod policy;
+mod pool;
+mod sequential;
+mod source;
+mod stats;
+mod worker;
+
+pub(super) use image::blobs;
+pub(super) use policy::ChunkPolicy;
+pub(super) use stats::TransferStats;
