@@ -67,7 +67,8 @@ pub use puller::{
     PullerStats, RejectReason, Rejected, SerialImagePuller, SerialImagePullerBuilder, until, until_by,
 };
 pub use registry::{
-    Candidate, ImageVerifier, RegistryImageService, RegistryImageServiceBuilder, Resolver, SystemResolver,
+    Candidate, FetchedManifest, ImageVerifier, Referrers, RegistryImageService, RegistryImageServiceBuilder,
+    Resolver, SystemResolver, VerifyError,
 };
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,

@@ -35,12 +35,14 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         &[
             &["builder", "fuzzing"],
             &["pull"],
-            &["resolve", "download", "verifier"],
+            &["verifier"],
+            &["resolve", "download", "referrers"],
+            &["document"],
             &["retry"],
             &["request"],
             &["hosts", "auth"],
             &["host_limits", "policy", "range", "challenge", "error_response"],
-            &["http", "retry_after"],
+            &["http", "retry_after", "link"],
         ],
     ),
     (

@@ -318,8 +318,8 @@ fn is_component(component: &str) -> bool {
             .all(|gap| matches!(gap, b"" | b"." | b"_" | b"__") || gap.iter().all(|byte| *byte == b'-'))
 }
 
-/// `tag ::= word (word | '.' | '-'){0,127}`
-fn check_tag(tag: &str) -> Result<(), &'static str> {
+/// Checks `tag ::= word (word | '.' | '-'){0,127}`.
+pub(crate) fn check_tag(tag: &str) -> Result<(), &'static str> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if tag.len() > MAX_TAG_LEN {
         Err("the tag is longer than 128 characters")

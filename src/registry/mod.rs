@@ -3,6 +3,7 @@
 mod auth;
 mod builder;
 mod challenge;
+mod document;
 mod download;
 mod error_response;
 #[cfg(fuzzing)]
@@ -10,9 +11,11 @@ pub(crate) mod fuzzing;
 mod host_limits;
 mod hosts;
 mod http;
+mod link;
 mod policy;
 mod pull;
 mod range;
+mod referrers;
 mod request;
 mod resolve;
 mod retry;
@@ -28,7 +31,7 @@ use parking_lot::Mutex;
 
 pub use builder::RegistryImageServiceBuilder;
 pub use http::{Resolver, SystemResolver};
-pub use verifier::{Candidate, ImageVerifier};
+pub use verifier::{Candidate, FetchedManifest, ImageVerifier, Referrers, VerifyError};
 
 use self::auth::TokenCache;
 use self::download::ChunkPolicy;

@@ -53,6 +53,25 @@ pub(crate) fn next_hop(from: &Uri, location: Option<&str>) -> Result<Uri, Refusa
     Ok(to)
 }
 
+/// Returns where the link to the next page of a list leads: always to the origin of `base`, whatever scheme
+/// and port the link names, for registries behind a proxy name their inner ones. `None` for another host.
+/// A query parameter `ns` of `base` is kept.
+pub(crate) fn next_page(base: &Uri, link: &str) -> Option<Uri> {
+    let to = resolve(base, link)?;
+    let is_same_host = to.host().zip(base.host()).is_some_and(|(to, from)| to.eq_ignore_ascii_case(from));
+    let mut path = to.path_and_query().filter(|_| is_same_host)?.as_str().to_owned();
+    let is_namespace = |param: &&str| param.starts_with("ns=");
+    let query = |uri: &Uri| uri.query().map(ToOwned::to_owned).unwrap_or_default();
+    if let Some(namespace) = query(base).split('&').find(is_namespace)
+        && !query(&to).split('&').any(|param| is_namespace(&param))
+    {
+        path.push(if to.query().is_some() { '&' } else { '?' });
+        path.push_str(namespace);
+    }
+    let (scheme, authority) = (base.scheme()?.clone(), base.authority()?.clone());
+    Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
+}
+
 /// Whether both have the same scheme, host and port: what belongs to one may be shown to the other.
 pub(crate) fn same_origin(one: &Uri, other: &Uri) -> bool {
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
@@ -283,6 +302,21 @@ mod tests {
             ("https://r.io", "ftp://cdn.io/x", false),
         ] {
             assert_eq!(may_redirect(&uri(from), &uri(to)).is_ok(), allowed, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_at_the_same_host() {
+        let base = uri("https://r.io:5000/v2/app/referrers/sha256:ab?ns=docker.io");
+        for (link, page) in [
+            ("/v2/app/x?last=1", Some("https://r.io:5000/v2/app/x?last=1&ns=docker.io")),
+            ("?last=1&ns=a", Some("https://r.io:5000/v2/app/referrers/sha256:ab?last=1&ns=a")),
+            ("http://R.io/v2/app/x", Some("https://r.io:5000/v2/app/x?ns=docker.io")),
+            ("https://evil.io/v2/app/x", None),
+            ("//evil.io/x", None),
+            ("https://", None),
+        ] {
+            assert_eq!(next_page(&base, link), page.map(uri), "{link}");
         }
     }
 

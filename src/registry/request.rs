@@ -57,31 +57,44 @@ struct Access {
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) target: Target<'a>,
+    /// The `Accept` header.
     pub(super) accept: Option<&'a str>,
-    /// `bytes=…`.
+    /// The `Range` header: `bytes=…`.
     pub(super) range: Option<&'a str>,
     pub(super) phase: Phase,
+    /// The statuses that are no error, besides 200, and 206 and 416 for a range.
+    pub(super) tolerated: &'a [u16],
 }
 
-/// Where to ask.
+/// Where a request goes.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
-    /// At the host's API, below the repository's name, like `manifests/latest`.
+    /// A path of the host's API below the repository's name, like `manifests/latest`.
     Api(&'a str),
-    /// At a URL of a layer's descriptor.
+    /// A link that the host answered for a path of its API, for the next page of a list.
+    Link(&'a str, &'a str),
+    /// A URL of a layer's descriptor.
     Foreign(&'a str),
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    pub(super) fn new(target: Target<'a>, phase: Phase) -> Self {
+        Request { target, accept: None, range: None, phase, tolerated: &[] }
+    }
+
+    pub(super) fn accepting(self, media_types: &'a str) -> Self {
+        Request { accept: Some(media_types), ..self }
+    }
+
     fn is_for_blob(&self) -> bool {
         matches!(self.phase, Phase::Config | Phase::Layer)
     }
 
-    /// Takes a 200, and where a range was asked for, what it may be answered with.
     fn accept_status(&self, response: Response) -> Result<Response, Error> {
         match response.reply.status() {
             200 => Ok(response),
             206 | 416 if self.range.is_some() => Ok(response),
+            status if self.tolerated.contains(&status) => Ok(response),
             _ => Err(response.refusal()),
         }
     }
@@ -148,7 +161,7 @@ impl<'a> PullSession<'a> {
     /// `Protocol`; and what the connection fails with.
     pub(super) fn request(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
         let asked = match request.target {
-            Target::Api(_) => self.with_credentials(endpoint, request),
+            Target::Api(_) | Target::Link(..) => self.with_credentials(endpoint, request),
             Target::Foreign(_) => self.anonymously(endpoint, request),
         };
         if let Ok(response) = &asked {
@@ -329,7 +342,8 @@ impl<'a> PullSession<'a> {
         request: Request<'_>,
         shown: Option<&Authorization>,
     ) -> Result<Response, Error> {
-        let is_at_host = matches!(request.target, Target::Api(_)) && policy::same_origin(url, &endpoint.root);
+        let is_at_host =
+            !matches!(request.target, Target::Foreign(_)) && policy::same_origin(url, &endpoint.root);
         let host = if is_at_host {
             endpoint.name.clone()
         } else {
@@ -355,6 +369,11 @@ impl<'a> PullSession<'a> {
     fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<Uri, Error> {
         let path = match target {
             Target::Api(path) => path,
+            Target::Link(path, link) => {
+                let base = self.url(endpoint, Target::Api(path))?;
+                return policy::next_page(&base, link)
+                    .ok_or_else(|| final_protocol_error("the link to the next page leads elsewhere"));
+            }
             Target::Foreign(url) => return foreign_url(url, endpoint),
         };
         let mut url = format!("{}/{}/{path}", endpoint.host.location, self.reference.repository());

@@ -1,15 +1,10 @@
 //! From a reference to the manifest for this platform, verified.
 
-use std::cell::Cell;
-
 use super::Service;
-use super::request::{Endpoint, PullSession, Request, Target};
-use super::retry::{self, HostAttempts};
+use super::document::{self, Fetched};
+use super::request::PullSession;
 use crate::error::{Error, ErrorKind, Phase};
-use crate::image::digest::{Algorithm, Digest};
-use crate::image::manifest::{
-    Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, media_type,
-};
+use crate::image::manifest::{Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};
 use crate::progress::ProgressEvent;
 
 /// Indexes may stand within indexes, so deep.
@@ -28,15 +23,6 @@ pub(super) struct Resolved {
     pub(super) documents: Vec<Fetched>,
 }
 
-/// A manifest or an index, verified.
-pub(super) struct Fetched {
-    pub(super) descriptor: Descriptor,
-    pub(super) bytes: Vec<u8>,
-    document: Document,
-    /// The host that gave it; `None` if it was in the store.
-    pub(super) host: Option<String>,
-}
-
 /// Finds the manifest; asks no host for a digest that the store has.
 ///
 /// # Errors
@@ -44,8 +30,8 @@ pub(super) struct Fetched {
 /// `DigestMismatch`, `NoMatchingPlatform`.
 pub(super) fn resolve(session: &PullSession<'_>) -> Result<Resolved, Error> {
     let root = match session.reference.digest() {
-        Some(digest) => by_digest(session, digest, None)?,
-        None => by_tag(session, session.reference.tag().unwrap_or("latest"))?,
+        Some(digest) => document::by_digest(session, digest, None, MAX_DOCUMENT_BYTES)?,
+        None => document::by_tag(session, session.reference.tag().unwrap_or("latest"), MAX_DOCUMENT_BYTES)?,
     };
     let root_descriptor = root.descriptor.clone();
     let mut search = Search { session, documents: Vec::new(), doubtful: 0, lacking: None };
@@ -104,7 +90,7 @@ impl Search<'_, '_> {
         let is_root = self.documents.len() == 1;
         for entry in platform.candidates(index) {
             let is_sure = entry.platform.is_some() || (is_sure && !is_root);
-            let found = by_digest(self.session, &entry.digest, Some(entry))?;
+            let found = document::by_digest(self.session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES)?;
             if let Some(chosen) = self.descend(found, is_sure)? {
                 return Ok(Some(chosen));
             }
@@ -127,35 +113,11 @@ impl Search<'_, '_> {
         if self.doubtful > MAX_DOUBTFUL {
             return Ok(false);
         }
-        let platform = ImageConfig::parse(&config_bytes(self.session, config)?)
+        let platform = ImageConfig::parse(&document::blob(self.session, config, Phase::Config)?)
             .map_err(|error| error.with_phase(Phase::Config))?
             .platform;
         Ok(self.session.service.settings.platform.preference(&platform).is_some())
     }
-}
-
-/// The config's bytes, from the store or from a host.
-fn config_bytes(session: &PullSession<'_>, config: &Descriptor) -> Result<Vec<u8>, Error> {
-    if let Ok(bytes) = session.service.store.document(&config.digest) {
-        return Ok(bytes);
-    }
-    let path = format!("blobs/{}", config.digest);
-    let reached = Cell::new(0);
-    let host_attempts =
-        HostAttempts { phase: Phase::Config, may: |host| host.capabilities.pull, reached: &reached };
-    retry::over_hosts(session, &host_attempts, |endpoint| {
-        let named = |error: Error| error.with_host(&endpoint.name);
-        let request = Request { target: Target::Api(&path), accept: None, range: None, phase: Phase::Config };
-        let (mut body, _slot) = session.request(endpoint, request)?.into_body();
-        let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;
-        match config.digest.matches(&bytes) {
-            true => Ok(bytes),
-            false => {
-                let message = format!("the bytes of {} do not hash to it", config.digest);
-                Err(named(Error::new(ErrorKind::DigestMismatch, message)))
-            }
-        }
-    })
 }
 
 /// Refuses what would be refused later, before any blob is fetched.
@@ -181,76 +143,4 @@ fn report(session: &PullSession<'_>, fetched: &Fetched, manifest: &Manifest) {
         blobs: manifest.blobs().len(),
         bytes: manifest.total_size(),
     });
-}
-
-/// A tag may move, so a host is asked each time; one that may say what tags stand for.
-fn by_tag(session: &PullSession<'_>, tag: &str) -> Result<Fetched, Error> {
-    let path = format!("manifests/{tag}");
-    let reached = Cell::new(0);
-    let host_attempts =
-        HostAttempts { phase: Phase::Manifest, may: |host| host.capabilities.resolve, reached: &reached };
-    retry::over_hosts(session, &host_attempts, |endpoint| fetch(session, endpoint, &path, None, None))
-}
-
-/// A digest stands for the same bytes for ever.
-fn by_digest(
-    session: &PullSession<'_>,
-    digest: &Digest,
-    described: Option<&Descriptor>,
-) -> Result<Fetched, Error> {
-    if let Ok(bytes) = session.service.store.document(digest) {
-        return verified(None, bytes, None, Some(digest), described);
-    }
-    let path = format!("manifests/{digest}");
-    let reached = Cell::new(0);
-    let host_attempts =
-        HostAttempts { phase: Phase::Manifest, may: |host| host.capabilities.pull, reached: &reached };
-    retry::over_hosts(session, &host_attempts, |endpoint| {
-        fetch(session, endpoint, &path, Some(digest), described)
-    })
-}
-
-fn fetch(
-    session: &PullSession<'_>,
-    endpoint: &Endpoint,
-    path: &str,
-    digest: Option<&Digest>,
-    described: Option<&Descriptor>,
-) -> Result<Fetched, Error> {
-    let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
-    let request = Request {
-        target: Target::Api(path),
-        accept: Some(media_type::ACCEPT),
-        range: None,
-        phase: Phase::Manifest,
-    };
-    let answer = session.request(endpoint, request)?;
-    let content_type = answer.reply.header("content-type").map(ToOwned::to_owned);
-    let (mut body, _slot) = answer.into_body();
-    let bytes = body.read_to_end(MAX_DOCUMENT_BYTES).map_err(named)?;
-    verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described).map_err(named)
-}
-
-/// Compares the bytes, and never a header, with the digest; then reads them.
-fn verified(
-    content_type: Option<&str>,
-    bytes: Vec<u8>,
-    host: Option<&str>,
-    digest: Option<&Digest>,
-    described: Option<&Descriptor>,
-) -> Result<Fetched, Error> {
-    let actual = Digest::of(digest.map_or(Algorithm::Sha256, Digest::algorithm), &bytes);
-    if let Some(expected) = digest.filter(|expected| **expected != actual) {
-        return Err(Error::new(ErrorKind::DigestMismatch, format!("asked for {expected}, and got {actual}")));
-    }
-    if let Some(described) = described.filter(|described| described.size != bytes.len() as u64) {
-        let message = format!("{actual} is {} bytes, not {} as its index says", bytes.len(), described.size);
-        return Err(Error::new(ErrorKind::InvalidManifest, message));
-    }
-    let document = match described {
-        Some(descriptor) => Document::parse_described(descriptor, content_type, &bytes)?,
-        None => Document::parse(content_type, &bytes)?,
-    };
-    let descriptor = Descriptor::new(document.media_type(), actual, bytes.len() as u64);
-    Ok(Fetched { descriptor, bytes, document, host: host.map(ToOwned::to_owned) })
 }

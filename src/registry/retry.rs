@@ -16,14 +16,30 @@ const REAL_PROGRESS: u64 = 1024 * 1024;
 /// No more attempts than this are listed in an error.
 const MAX_LISTED: usize = 64;
 
-/// What is tried at each host.
+/// What is attempted at each host.
 pub(super) struct HostAttempts<'a> {
-    pub(super) phase: Phase,
-    /// Which hosts may be asked.
-    pub(super) may: fn(&Host) -> bool,
-    /// How far it has come, bytes, for what goes on where it broke. What was thrown away and came again
-    /// is no progress.
-    pub(super) reached: &'a Cell<u64>,
+    phase: Phase,
+    /// Selects the hosts that may be asked.
+    may: fn(&Host) -> bool,
+    /// The offset in bytes that a transfer has reached, for one that continues where it broke. Bytes that
+    /// were discarded and came again do not count.
+    reached: Option<&'a Cell<u64>>,
+}
+
+impl<'a> HostAttempts<'a> {
+    /// Attempts at the hosts that `may` selects.
+    pub(super) fn new(phase: Phase, may: fn(&Host) -> bool) -> Self {
+        HostAttempts { phase, may, reached: None }
+    }
+
+    /// Starts the rounds anew whenever the transfer has advanced.
+    pub(super) fn advancing(self, reached: &'a Cell<u64>) -> Self {
+        HostAttempts { reached: Some(reached), ..self }
+    }
+
+    fn reached(&self) -> u64 {
+        self.reached.map_or(0, Cell::get)
+    }
 }
 
 /// Tries at each host, those that failed lately last, until one succeeds. When all have failed, waits
@@ -41,12 +57,12 @@ pub(super) fn over_hosts<T>(
     let mut attempts = Vec::new();
     let mut failed_rounds = 0;
     let outcome = loop {
-        let reached_before = host_attempts.reached.get();
+        let reached_before = host_attempts.reached();
         let error = match one_round(session, host_attempts, &mut attempt, &mut attempts) {
             ControlFlow::Break(outcome) => break outcome,
             ControlFlow::Continue(error) => error,
         };
-        if host_attempts.reached.get() - reached_before >= REAL_PROGRESS {
+        if host_attempts.reached() - reached_before >= REAL_PROGRESS {
             failed_rounds = 0;
             continue;
         }

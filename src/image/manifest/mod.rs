@@ -216,9 +216,6 @@ fn manifest(media_type: String, fields: DocumentFields) -> Result<Manifest, Erro
         subject: fields.subject,
         annotations: fields.annotations,
     };
-    if manifest.layers.is_empty() {
-        return Err(invalid("layers: is empty; an image has at least one"));
-    }
     check_sizes(&manifest)?;
     Ok(manifest)
 }

@@ -177,7 +177,7 @@ impl SequentialDownload<'_> {
 impl Origin<'_> {
     fn name(&self) -> &str {
         match self.target {
-            Target::Api(_) => &self.endpoint.name,
+            Target::Api(_) | Target::Link(..) => &self.endpoint.name,
             Target::Foreign(url) => url,
         }
     }

@@ -44,7 +44,7 @@ impl BlobSource<'_> {
         reached: &Cell<u64>,
         attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let host_attempts = HostAttempts { phase: self.phase, may: |host| host.capabilities.pull, reached };
+        let host_attempts = HostAttempts::new(self.phase, |host| host.capabilities.pull).advancing(reached);
         retry::over_hosts(self.session, &host_attempts, attempt)
     }
 
@@ -55,7 +55,7 @@ impl BlobSource<'_> {
         target: Target<'_>,
         range: Option<&str>,
     ) -> Result<Response, Error> {
-        self.session.request(endpoint, Request { target, accept: None, range, phase: self.phase })
+        self.session.request(endpoint, Request { range, ..Request::new(target, self.phase) })
     }
 
     /// Whether a response brings exactly these bytes.

@@ -274,7 +274,8 @@ impl Body {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     format!("the answer is longer than {limit} bytes"),
-                ));
+                )
+                .with_retryable(false));
             }
             bytes.extend_from_slice(part);
         }
