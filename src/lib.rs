@@ -39,9 +39,9 @@ mod puller;
 mod registry;
 mod service;
 mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod workers;
 
 /// The README's quick start is compiled and run.
 #[cfg(all(doctest, feature = "testing"))]

@@ -22,11 +22,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("error", &["image"]),
     ("clock", &[]),
-    ("workers", &[]),
+    ("sync", &[]),
 ];
 
 /// What every room may use.
-const GROUND: &[&str] = &["error", "clock", "workers"];
+const GROUND: &[&str] = &["error", "clock", "sync"];
 
 /// The floors inside a room, the highest first: a part may use its own floor and those below.
 const FLOORS: &[(&str, &[&[&str]])] = &[
@@ -180,7 +180,7 @@ fn what_is_allowed_is_no_violation() {
         ("src/registry/download.rs", "use crate::durable::Disk; // what the store uses"),
         ("src/manager/mod.rs", "use crate::progress::Progress;"),
         ("src/image/digest.rs", "/// See [`x`](crate::store::x).\n// crate::store"),
-        ("src/image/digest.rs", "use crate::clock::Clock;\nuse crate::workers::Workers;"),
+        ("src/image/digest.rs", "use crate::clock::Clock;\nuse crate::sync::Semaphore;"),
         ("src/registry/hosts/file.rs", "use super::location::Location;\nuse super::super::http::Uri;"),
         ("src/registry/http/wire.rs", "use ureq::Error;"),
         ("src/context.rs", "mod tests {\n    use super::*;\n    use super::PullContext;\n}"),

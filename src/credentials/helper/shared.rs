@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::process::{Control, Run};
 use super::{Answer, answer_of};
-use crate::workers::Workers;
+use crate::sync::BlockingPool;
 
-static WORKERS: Workers = Workers::new("helper", 4);
+static WORKERS: BlockingPool = BlockingPool::new("helper", 4);
 static RUNS: Mutex<Runs> = Mutex::new(Runs { next_id: 0, by_question: BTreeMap::new() });
 
 /// What is asked: the helper's name, its program, and the server.

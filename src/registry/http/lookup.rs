@@ -14,13 +14,13 @@ use ureq::unversioned::transport::NextTimeout;
 
 use super::tie::Tie;
 use crate::error::{Error, ErrorKind};
-use crate::workers::Workers;
+use crate::sync::BlockingPool;
 
 /// Addresses that ureq takes of one name.
 const MAX_ADDRESSES: usize = 16;
 
 /// The threads of this process that may hang in a look-up.
-static LOOKUPS: Workers = Workers::new("dns", 4);
+static LOOKUPS: BlockingPool = BlockingPool::new("dns", 4);
 
 /// Finds the addresses of a host. May block: it is called on a thread of its own, and nobody waits
 /// for it longer than they have time.

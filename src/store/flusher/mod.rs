@@ -35,7 +35,7 @@ use crate::store::error::refused;
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, BLOBS};
 use crate::store::retry_io;
-use crate::workers::Workers;
+use crate::sync::BlockingPool;
 use known::KnownIndex;
 pub(super) use queue::Awaited;
 use queue::{Change, Due, Group, Patience, Place, Queue, Verified, WAITING_BLOBS};
@@ -44,7 +44,7 @@ use queue::{Change, Due, Group, Patience, Place, Queue, Verified, WAITING_BLOBS}
 const LARGE_AT_ONCE: usize = 3;
 
 /// One thread of the process is left for groups, as far as no other store flushes large blobs, too.
-static WORKERS: Workers = Workers::new("flush", LARGE_AT_ONCE + 1);
+static WORKERS: BlockingPool = BlockingPool::new("flush", LARGE_AT_ONCE + 1);
 
 /// Makes blobs and index durable, many at a time.
 #[derive(Debug)]
