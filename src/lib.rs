@@ -40,6 +40,7 @@ mod registry;
 mod service;
 mod store;
 mod sync;
+mod tar;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -13,7 +13,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cri", &["service"]),
     ("unpack", &["store"]),
     ("credentials", &["service"]),
-    ("store", &["durable", "image", "context"]),
+    ("store", &["durable", "image", "context", "tar"]),
     ("testing", &["image"]),
     ("durable", &[]),
     ("service", &["image", "context"]),
@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("error", &["image"]),
     ("clock", &[]),
     ("sync", &[]),
+    ("tar", &[]),
 ];
 
 /// What every room may use.
