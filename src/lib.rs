@@ -30,6 +30,8 @@
 mod clock;
 mod context;
 mod credentials;
+#[cfg(feature = "cri")]
+pub mod cri;
 mod durable;
 mod error;
 pub mod image;

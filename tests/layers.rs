@@ -10,7 +10,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("manager", &["puller", "service", "durable"]),
     ("puller", &["service"]),
     ("registry", &["store", "credentials", "service"]),
-    ("cri", &["service"]),
+    ("cri", &["service", "credentials"]),
     ("unpack", &["store"]),
     ("credentials", &["service"]),
     ("store", &["durable", "image", "context", "tar"]),

@@ -1,0 +1,123 @@
+//! The settings of a [`CriImageService`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::endpoint::Endpoint;
+use super::service::CriImageService;
+use crate::credentials::{Credential, Credentials, FileKind, Keychain};
+use crate::error::{Error, ErrorKind};
+
+/// The largest `max_message`: longer messages do not fit in HTTP/2's windows.
+const MOST_MESSAGE: usize = 1 << 30;
+
+/// Builds a [`CriImageService`].
+#[must_use]
+pub struct CriImageServiceBuilder {
+    endpoint: String,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    max_message: usize,
+    credentials: Credentials,
+    /// The first setting that was wrong; `build` returns it.
+    refused: Option<Error>,
+}
+
+impl CriImageService {
+    /// Returns a builder for the runtime at `endpoint`: `unix:///run/containerd/containerd.sock`, an absolute
+    /// path, or `auto` for the first that answers of containerd's, CRI-O's and cri-dockerd's usual sockets.
+    pub fn builder(endpoint: impl AsRef<str>) -> CriImageServiceBuilder {
+        CriImageServiceBuilder::new(endpoint.as_ref().to_owned())
+    }
+}
+
+impl CriImageServiceBuilder {
+    fn new(endpoint: String) -> Self {
+        CriImageServiceBuilder {
+            endpoint,
+            connect_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(120),
+            max_message: 16 << 20,
+            credentials: Credentials::default(),
+            refused: None,
+        }
+    }
+
+    /// Limits the time until the runtime accepts a connection. Default: 3 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Limits each call but `PullImage`, which only the context's deadline ends, as in kubelet. Default: 2 min.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Limits an answer of the runtime, bytes, from 1 to 1 GiB. Default: 16 MiB, as kubelet has it.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Uses `credential` for the images that `key` fits: `HOST[:PORT][/PATH]`, where the host's parts may be
+    /// patterns, as in `*.example.com`.
+    pub fn credential(mut self, key: impl AsRef<str>, credential: Credential) -> Self {
+        let added = self.credentials.add_static(key.as_ref(), credential);
+        self.refused = self.refused.or(added.err());
+        self
+    }
+
+    /// Asks `keychain` for credentials, after those given before.
+    pub fn keychain(mut self, keychain: impl Keychain + 'static) -> Self {
+        self.credentials.add_keychain(Arc::new(keychain));
+        self
+    }
+
+    /// Reads this `config.json` of Docker, which must exist.
+    pub fn docker_config(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials.add_file(FileKind::Docker, path);
+        self
+    }
+
+    /// Reads Docker's `config.json` and podman's `auth.json` where those programs have them. Default: not read.
+    pub fn default_credential_files(mut self) -> Self {
+        self.credentials.add_default_files();
+        self
+    }
+
+    /// Builds the service. Does not connect.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for an endpoint that is no absolute path, a timeout of zero, a `max_message` out of
+    /// range, or a credential key without a host.
+    pub fn build(self) -> Result<CriImageService, Error> {
+        let invalid = |text: &str| Err(Error::new(ErrorKind::InvalidConfig, text));
+        if let Some(error) = self.refused {
+            return Err(error);
+        }
+        if self.connect_timeout.is_zero() || self.call_timeout.is_zero() {
+            return invalid("a timeout of zero: no call could succeed");
+        }
+        if self.max_message == 0 || self.max_message > MOST_MESSAGE {
+            return invalid("max_message must be from 1 byte to 1 GiB");
+        }
+        let endpoint = Endpoint::parse(&self.endpoint)?;
+        Ok(CriImageService::new(
+            endpoint,
+            self.connect_timeout,
+            self.call_timeout,
+            self.max_message,
+            self.credentials,
+        ))
+    }
+}
+
+impl fmt::Debug for CriImageServiceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CriImageServiceBuilder").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! The socket of a runtime: one connection and one call at a time, on the caller's thread.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use zeroize::Zeroizing;
+
+use super::http2::{Exchange, ExchangeError, Response};
+use crate::context::PullContext;
+use crate::error::{Error, ErrorKind};
+
+/// Bytes that are read at once.
+const READ: usize = 16 << 10;
+/// A runtime whose backlog is full is asked again this often: no event tells when it has room, and only so a
+/// cancel is noticed.
+const BACKLOG_SLICE: Duration = Duration::from_millis(50);
+
+/// Times that bound a call besides its context.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) connect: Duration,
+    /// From the connection to the end of the response; `None` for a pull, which only the context bounds.
+    pub(super) call: Option<Duration>,
+}
+
+/// Connects to the socket at `path`, runs the exchange and returns the response.
+///
+/// A cancel shuts the socket down, which ends a blocked read or write; deadlines are time-outs of the socket.
+pub(super) fn call(
+    path: &Path,
+    cx: &PullContext,
+    limits: Limits,
+    exchange: Exchange,
+) -> Result<Response, Error> {
+    let stream = open(path, cx, limits.connect)?;
+    let for_cancel = stream.try_clone().map_err(|error| failed(cx, &error))?;
+    let _hook = cx.cancel_token().map(|token| {
+        token.on_cancel(move || {
+            // Fails only where the peer has closed the socket already.
+            let _ = for_cancel.shutdown(Shutdown::Both);
+        })
+    });
+    let mut connection = Connection { stream, cx, end: End::new(cx, limits.call) };
+    connection.run(exchange)
+}
+
+struct Connection<'a> {
+    stream: UnixStream,
+    cx: &'a PullContext,
+    end: End,
+}
+
+impl Connection<'_> {
+    fn run(&mut self, mut exchange: Exchange) -> Result<Response, Error> {
+        let mut buffer = Zeroizing::new(vec![0; READ]);
+        loop {
+            let output = exchange.take_output();
+            if !output.is_empty() {
+                self.write(&output)?;
+            }
+            let count = self.read(&mut buffer)?;
+            if count == 0 {
+                self.cx.check()?;
+                return Err(Error::new(ErrorKind::ConnectionFailed, "the runtime closed the connection"));
+            }
+            exchange.receive(buffer.get(..count).unwrap_or_default()).map_err(broken)?;
+            if exchange.is_done() {
+                let incomplete = || Error::new(ErrorKind::Protocol, "the answer has no headers");
+                return exchange.into_response().ok_or_else(incomplete);
+            }
+        }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let left = self.end.remaining(self.cx)?;
+            self.stream.set_write_timeout(left).map_err(|error| failed(self.cx, &error))?;
+            match self.stream.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                // An answer may stand in the socket before the end: the read tells.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(failed(self.cx, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            let left = self.end.remaining(self.cx)?;
+            self.stream.set_read_timeout(left).map_err(|error| failed(self.cx, &error))?;
+            match self.stream.read(buffer) {
+                Err(error) if is_passing(&error) => {}
+                read => return read.map_err(|error| failed(self.cx, &error)),
+            }
+        }
+    }
+}
+
+/// The end of a call's time.
+#[derive(Clone, Copy)]
+struct End {
+    at: Option<Instant>,
+    limit: Option<Duration>,
+}
+
+impl End {
+    fn new(cx: &PullContext, limit: Option<Duration>) -> Self {
+        let own = limit.and_then(|limit| Instant::now().checked_add(limit));
+        End { at: own.into_iter().chain(cx.deadline()).min(), limit }
+    }
+
+    /// Returns the time left, which is more than zero.
+    fn remaining(&self, cx: &PullContext) -> Result<Option<Duration>, Error> {
+        cx.check()?;
+        let Some(at) = self.at else { return Ok(None) };
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let limit = self.limit.unwrap_or_default();
+            let text = format!("the runtime did not answer within {} s", limit.as_secs_f32());
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+        Ok(Some(left))
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
+}
+
+fn failed(cx: &PullContext, error: &io::Error) -> Error {
+    // A cancel shuts the socket down.
+    cx.check().err().unwrap_or_else(|| Error::new(ErrorKind::ConnectionFailed, error.to_string()))
+}
+
+fn broken(error: ExchangeError) -> Error {
+    let kind = if error.is_refusal() { ErrorKind::Unavailable } else { ErrorKind::Protocol };
+    let error_text = Error::new(kind, error.to_string());
+    // A peer that speaks another protocol speaks it next time, too.
+    error_text.with_retryable(error.is_refusal())
+}
+
+fn open(path: &Path, cx: &PullContext, limit: Duration) -> Result<UnixStream, Error> {
+    let invalid = |error: io::Error| Error::new(ErrorKind::InvalidConfig, error.to_string());
+    let address = SocketAddrUnix::new(path).map_err(|error| invalid(error.into()))?;
+    let end = End::new(cx, Some(limit));
+    loop {
+        let left = end.remaining(cx)?.unwrap_or(limit).min(BACKLOG_SLICE);
+        match open_once(&address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+}
+
+/// Connects, and waits at most `limit` while the backlog is full.
+fn open_once(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    connect(&socket, address)?;
+    Ok(UnixStream::from(socket))
+}
+
+fn refused(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error::new(ErrorKind::Denied, "this user may not use the runtime's socket").with_retryable(false)
+        }
+        io::ErrorKind::NotFound => Error::new(ErrorKind::ConnectionFailed, "the socket does not exist"),
+        _ => Error::new(ErrorKind::ConnectionFailed, error.to_string()),
+    }
+}
