@@ -56,7 +56,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["read", "partial_gc", "disk_usage", "transaction"],
             &["handle"],
             &["create"],
-            &["flusher", "lease", "in_progress", "repair"],
+            &["flusher", "lease", "leftovers", "in_progress", "repair"],
             &["layout", "retry_io"],
             &["error", "index", "settings", "sizes", "tar"],
         ],

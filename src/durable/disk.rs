@@ -13,7 +13,7 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// that finds the name finds all of the content. No file system is known to make it durable before it
     /// has the name. `Unsupported` where the system cannot do this.
     fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Makes a folder whose parent exists.
+    /// Makes a folder whose parent exists, with mode 0755.
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// Returns the names in a folder, except those that are not UTF-8: the store writes no such name.
     fn read_dir(&self, path: &str) -> io::Result<Vec<String>>;
@@ -29,6 +29,10 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn sync_files(&self, files: &[&dyn DiskFile]) -> io::Result<()>;
     /// Sets a file's time of modification to now.
     fn touch(&self, path: &str) -> io::Result<()>;
+    /// Takes all rights to `path` from the group and from other users, unless they may write to the
+    /// disk's own folder; returns whether they had any. Leaves a read-only file, and what belongs to
+    /// another user, as it is.
+    fn restrict(&self, path: &str) -> io::Result<bool>;
     /// Returns the size and the free space of the file system.
     fn space(&self) -> io::Result<Space>;
 }
@@ -50,11 +54,13 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Tries to lock the file, without waiting; returns whether it did.
     fn try_lock(&self, lock: Lock) -> io::Result<bool>;
-    /// Unlocks the file.
+    /// Unlocks the file. Dropping it does the same: a process that was forked meanwhile has a copy of the
+    /// descriptor, so that closing it alone would not.
     fn unlock(&self) -> io::Result<()>;
 }
 
-/// How a file is opened.
+/// How a file is opened. A new file gets mode 0600, and the same rights for the classes of users that
+/// may write to the disk's own folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpenMode {
     /// To read; the file must exist.
@@ -63,6 +69,8 @@ pub(crate) enum OpenMode {
     Update,
     /// To read and write; the file must not exist.
     Create,
+    /// The same, for a file that every user may read: its mode is 0644.
+    CreatePublic,
 }
 
 /// How a file is locked.
@@ -82,6 +90,12 @@ pub(crate) struct Metadata {
     pub(crate) len: u64,
     /// Time of the last change of the content, or of the last touch.
     pub(crate) modified: SystemTime,
+    /// The earlier of the times of the last change of content and of metadata. Nothing but a wrong clock
+    /// puts it into the future.
+    pub(crate) dated: SystemTime,
+    /// Whether it has one name, and belongs to this process's user or to the owner of the disk's folder:
+    /// a file that may be written on.
+    pub(crate) is_ours: bool,
     /// Device and inode number: unique among the files that exist at one moment.
     pub(crate) identity: (u64, u64),
     /// Space that it takes on the disk, bytes.

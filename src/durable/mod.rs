@@ -6,6 +6,7 @@
 
 mod disk;
 mod real;
+mod real_file;
 #[cfg(test)]
 pub(crate) mod sim;
 mod write;

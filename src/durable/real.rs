@@ -1,20 +1,20 @@
 //! The operating system's files.
 
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::durable::disk::{Disk, DiskFile, FileType, Lock, Metadata, OpenMode, Space};
+use crate::durable::disk::{Disk, DiskFile, Metadata, OpenMode, Space};
+use crate::durable::real_file::{Owners, RealFile, described};
 
 /// From this many files on, one flush of the whole file system is cheaper than one for each: on ext4
 /// 8 small files took 1.2 ms one by one and 0.35 ms at once, and 400 took 55 and 5. Fewer are flushed
@@ -26,6 +26,9 @@ const FLUSH_ALL_FROM: usize = 8;
 #[derive(Debug)]
 pub(crate) struct RealDisk {
     root: OwnedFd,
+    owners: Owners,
+    /// The mode of new private files.
+    private: Mode,
     /// Whether `syncfs` tells of failed writes.
     syncfs_reports: bool,
     /// Folders that were opened, by their paths.
@@ -42,7 +45,11 @@ impl RealDisk {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&root)?;
+        let process = rustix::process::geteuid().as_raw();
         Ok(RealDisk {
+            owners: Owners { process, folder: stat.st_uid },
+            private: private_mode(Mode::from_raw_mode(stat.st_mode)),
             without_unnamed: AtomicBool::new(is_slow_to_link(&root)),
             root,
             syncfs_reports: syncfs_reports(),
@@ -149,6 +156,30 @@ fn is_slow_to_link(_: &OwnedFd) -> bool {
     true
 }
 
+/// The mode of private files in a folder of this mode: those may read and write that may write to the
+/// folder.
+fn private_mode(folder: Mode) -> Mode {
+    let mut private = Mode::RUSR | Mode::WUSR;
+    if folder.contains(Mode::WGRP) {
+        private |= Mode::RGRP | Mode::WGRP;
+    }
+    if folder.contains(Mode::WOTH) {
+        private |= Mode::ROTH | Mode::WOTH;
+    }
+    private
+}
+
+/// The right to enter a folder, for the classes that may read.
+fn class_search(private: Mode) -> Mode {
+    let group = if private.contains(Mode::RGRP) { Mode::XGRP } else { Mode::empty() };
+    let others = if private.contains(Mode::ROTH) { Mode::XOTH } else { Mode::empty() };
+    group | others
+}
+
+fn special_bits() -> Mode {
+    Mode::SUID | Mode::SGID | Mode::SVTX
+}
+
 fn was_removed(folder: &OwnedFd) -> bool {
     rustix::fs::fstat(folder).is_ok_and(|stat| stat.st_nlink == 0)
 }
@@ -178,19 +209,23 @@ fn syncfs_reports() -> bool {
 
 impl Disk for RealDisk {
     fn open(&self, path: &str, access: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        // NONBLOCK, or a named pipe put there by somebody would hold us up.
+        // NONBLOCK: opening a FIFO would wait for its other end.
         let flags = OFlags::NONBLOCK
             | match access {
                 OpenMode::Read => OFlags::RDONLY,
                 OpenMode::Update => OFlags::RDWR | OFlags::CREATE,
-                OpenMode::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+                OpenMode::Create | OpenMode::CreatePublic => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             };
-        let mode = if access == OpenMode::Read { Mode::empty() } else { Mode::from_raw_mode(0o644) };
+        let mode = match access {
+            OpenMode::Read => Mode::empty(),
+            OpenMode::Update | OpenMode::Create => self.private,
+            OpenMode::CreatePublic => Mode::from_raw_mode(0o644),
+        };
         let file = File::from(self.open_beneath(path, flags, mode)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(Box::new(file))
+        Ok(Box::new(RealFile::new(file, self.owners)))
     }
 
     /// By a file that has no name until it is linked under its own. The way there that needs no privilege
@@ -208,7 +243,7 @@ impl Disk for RealDisk {
         let unnamed = rustix::fs::openat(&*folder, ".", flags, Mode::from_raw_mode(0o444));
         let file = File::from(self.unless_never(unnamed)?);
         file.write_all_at(bytes, 0)?;
-        DiskFile::set_read_only(&file)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444))?;
         // The thread's own: it may share its files with no other.
         let itself = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
         let linked = rustix::fs::linkat(rustix::fs::CWD, itself, &*folder, name, AtFlags::SYMLINK_FOLLOW);
@@ -237,7 +272,7 @@ impl Disk for RealDisk {
 
     fn metadata(&self, path: &str) -> io::Result<Metadata> {
         let look = |folder: &OwnedFd, name: &str| rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        Ok(described(&self.within(path, look)?))
+        Ok(described(&self.within(path, look)?, self.owners))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -276,87 +311,29 @@ impl Disk for RealDisk {
         })
     }
 
+    #[allow(clippy::useless_conversion, reason = "the types differ by system")]
+    fn restrict(&self, path: &str) -> io::Result<bool> {
+        // Not by the path: a link there would lead the change elsewhere.
+        let found = match self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            // It belongs to another user, or is gone.
+            Err(Errno::ACCESS | Errno::NOENT | Errno::LOOP) => return Ok(false),
+            outcome => outcome?,
+        };
+        let stat = rustix::fs::fstat(&found)?;
+        let mode = Mode::from_raw_mode(stat.st_mode.into());
+        let allowed = mode & (self.private | Mode::RWXU | class_search(self.private) | special_bits());
+        let is_loose = allowed != mode && mode.contains(Mode::WUSR) && stat.st_uid == self.owners.process;
+        if is_loose {
+            rustix::fs::fchmod(&found, allowed)?;
+        }
+        Ok(is_loose)
+    }
+
     fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::fstatvfs(&self.root)?;
         Ok(Space {
             capacity: stat.f_blocks.saturating_mul(stat.f_frsize),
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
-    }
-}
-
-#[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types differ by system")]
-fn described(stat: &Stat) -> Metadata {
-    let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-    let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
-    Metadata {
-        kind: match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::RegularFile => FileType::File,
-            rustix::fs::FileType::Directory => FileType::Dir,
-            _ => FileType::Other,
-        },
-        len: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: SystemTime::UNIX_EPOCH + seconds + nanos,
-        identity: (stat.st_dev as u64, stat.st_ino as u64),
-        allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
-    }
-}
-
-impl DiskFile for File {
-    fn metadata(&self) -> io::Result<Metadata> {
-        let metadata = File::metadata(self)?;
-        let kind = match metadata.file_type() {
-            kind if kind.is_file() => FileType::File,
-            kind if kind.is_dir() => FileType::Dir,
-            _ => FileType::Other,
-        };
-        Ok(Metadata {
-            kind,
-            len: metadata.len(),
-            modified: metadata.modified()?,
-            identity: (metadata.dev(), metadata.ino()),
-            allocated: metadata.blocks().saturating_mul(512),
-        })
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        loop {
-            match FileExt::read_at(self, buffer, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                answer => return answer,
-            }
-        }
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        File::set_len(self, len)
-    }
-
-    fn set_read_only(&self) -> io::Result<()> {
-        Ok(rustix::fs::fchmod(self.as_fd(), Mode::from_raw_mode(0o444))?)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.sync_all()
-    }
-
-    fn try_lock(&self, lock: Lock) -> io::Result<bool> {
-        let outcome = match lock {
-            Lock::Shared => self.try_lock_shared(),
-            Lock::Exclusive => File::try_lock(self),
-        };
-        match outcome {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        File::unlock(self)
     }
 }

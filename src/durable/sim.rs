@@ -142,7 +142,12 @@ impl World {
             Node::Dir { .. } => (FileType::Dir, 0, SystemTime::UNIX_EPOCH),
             Node::File(file) => (FileType::File, file.now.len() as u64, file.modified),
         };
-        Metadata { kind, len, modified, identity: (0, node as u64), allocated: len }
+        let names = self.nodes.iter().filter_map(|other| match other {
+            Node::Dir { now, .. } => Some(now.values().filter(|named| **named == node).count()),
+            Node::File(_) => None,
+        });
+        let is_ours = names.sum::<usize>() == 1;
+        Metadata { kind, len, modified, dated: modified, is_ours, identity: (0, node as u64), allocated: len }
     }
 }
 
@@ -254,9 +259,13 @@ impl Disk for SimDisk {
         let mut world = self.0.lock();
         world.step()?;
         let node = match (world.find(path), access) {
-            (Ok(_), OpenMode::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Ok(_), OpenMode::Create | OpenMode::CreatePublic) => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             (Ok(node), _) => node,
-            (Err(error), OpenMode::Update | OpenMode::Create) if error.kind() == io::ErrorKind::NotFound => {
+            (Err(error), OpenMode::Update | OpenMode::Create | OpenMode::CreatePublic)
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
                 world.add(path, World::empty_file())?
             }
             (Err(error), _) => return Err(error),
@@ -338,6 +347,12 @@ impl Disk for SimDisk {
         let node = world.find(path)?;
         world.file(node).modified = SystemTime::now();
         Ok(())
+    }
+
+    fn restrict(&self, path: &str) -> io::Result<bool> {
+        let mut world = self.0.lock();
+        world.step()?;
+        world.find(path).map(|_| false)
     }
 
     fn space(&self) -> io::Result<Space> {

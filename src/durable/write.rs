@@ -18,8 +18,8 @@ pub(crate) fn replace(disk: &dyn Disk, path: &str, temp: &str, bytes: &[u8], flu
 /// Does the first step of [`replace`]: writes the new content at `temp`, and returns the file's metadata.
 pub(crate) fn write_new(disk: &dyn Disk, temp: &str, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
     let write = || {
-        let file = disk.open(temp, OpenMode::Update)?;
-        file.set_len(0)?;
+        remove(disk, temp)?;
+        let file = disk.open(temp, OpenMode::CreatePublic)?;
         file.write_at(bytes, 0)?;
         if flush == Flush::Wait {
             file.sync()?;
@@ -27,6 +27,14 @@ pub(crate) fn write_new(disk: &dyn Disk, temp: &str, bytes: &[u8], flush: Flush)
         file.metadata()
     };
     write().inspect_err(|_| drop(disk.unlink(temp)))
+}
+
+/// Removes the file at `path`, if there is one: what is there may be a link to another file.
+fn remove(disk: &dyn Disk, path: &str) -> io::Result<()> {
+    match disk.unlink(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Does the second step of [`replace`]. The caller flushes the folder.

@@ -8,7 +8,8 @@ use crate::durable::{self, Disk, Flush, OpenMode, read_limited};
 use crate::error::{Error, ErrorKind};
 use crate::store::error::refused;
 use crate::store::layout::{
-    self, BLOBS, DAMAGED, EMPTY_INDEX, INDEX, LAYOUT, LEASES, MAX_LAYOUT, OWN, PARTIALS,
+    self, BLOBS, COLLECT_LOCK, DAMAGED, EMPTY_INDEX, INDEX, INDEX_LOCK, LAYOUT, LEASES, MAX_LAYOUT, OWN,
+    PARTIALS,
 };
 use crate::store::repair;
 
@@ -73,6 +74,7 @@ fn state_of(disk: &dyn Disk) -> io::Result<FolderState> {
 /// that `.oci-puller` marks it as one that this crate has begun.
 fn create(disk: &dyn Disk, index: &[u8], flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
+    let _ = disk.restrict(OWN)?;
     layout::write_index(disk, index, flush)?;
     layout::write_marker(disk, flush)
 }
@@ -92,10 +94,29 @@ fn make_ready(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     for folder in [PARTIALS, LEASES, DAMAGED, "blobs/sha256"] {
         durable::create_dirs(disk, folder, Flush::Skip)?;
     }
+    make_private(disk)?;
     if flush == Flush::Wait {
         flush_layout(disk)?;
         disk.sync_dir(BLOBS)?;
         disk.sync_dir("")?;
+    }
+    Ok(())
+}
+
+/// Takes the rights of other users to this crate's own files: a lock can be taken by any user that can
+/// read its file. Version 0.1.0 left the files readable.
+fn make_private(disk: &dyn Disk) -> io::Result<()> {
+    let was_open = disk.restrict(OWN)?;
+    for folder in [PARTIALS, LEASES, DAMAGED] {
+        disk.restrict(folder)?;
+        let names = if was_open { disk.read_dir(folder)? } else { Vec::new() };
+        for name in names {
+            disk.restrict(&format!("{folder}/{name}"))?;
+        }
+    }
+    for lock in [INDEX_LOCK, COLLECT_LOCK] {
+        layout::open_lock(disk, lock)?;
+        disk.restrict(lock)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How much room there is, and what takes it.
+//! How much space the disk has, and how much of it the store takes.
 
 use std::path::PathBuf;
 
@@ -6,42 +6,47 @@ use crate::durable::{FileType, Space};
 use crate::error::{Error, ErrorKind};
 use crate::store::error::refused;
 use crate::store::handle::Store;
-use crate::store::layout::{BLOBS, DAMAGED, PARTIALS};
+use crate::store::layout::BLOBS;
 
-/// A pull leaves this much of the disk free, bytes, unless the disk is small.
+/// Space that a pull leaves free, bytes, unless the disk is small.
 const RESERVE: u64 = 64 << 20;
 
-/// The file system that a store is on, and what the store takes of it.
+/// The file system that a store is on, and the store's share of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreFsInfo {
     /// The store's folder.
     pub path: PathBuf,
-    /// Bytes that blobs take, on their way, damaged or in use.
+    /// Space that blobs take, unfinished and damaged ones included, bytes. A user that may not look
+    /// into `.oci-puller` sees the finished ones alone.
     pub used_bytes: u64,
-    /// Files that they take.
+    /// The number of their files.
     pub inodes_used: u64,
     /// The file system's size, bytes.
     pub capacity_bytes: u64,
-    /// What an unprivileged user may still write there, bytes.
+    /// Space that an unprivileged user can still use, bytes.
     pub available_bytes: u64,
 }
 
 impl Store {
-    /// The store's file system. Looks at every blob's size; reads none.
+    /// Returns the size of the store and of its file system. Reads the size of every blob, and no content.
     ///
     /// # Errors
     /// `Store`.
     pub fn fs_info(&self) -> Result<StoreFsInfo, Error> {
         let space = self.space()?;
         let (mut used_bytes, mut inodes_used) = (0, 0);
-        for folder in self.blob_folders()?.into_iter().chain([PARTIALS.to_owned(), DAMAGED.to_owned()]) {
+        for folder in self.blob_folders()? {
             for name in self.names_in(&folder)? {
-                // One that has gone meanwhile takes nothing.
+                // It may have been removed meanwhile.
                 let Ok(metadata) = self.0.disk.metadata(&format!("{folder}/{name}")) else { continue };
                 used_bytes += metadata.allocated;
                 inodes_used += 1;
             }
+        }
+        for leftover in self.leftovers()? {
+            used_bytes += leftover.bytes;
+            inodes_used += 1;
         }
         Ok(StoreFsInfo {
             path: self.0.dir.clone(),
@@ -52,11 +57,11 @@ impl Store {
         })
     }
 
-    /// Makes sure that `bytes` can be written and the reserve is still left, if need be by throwing
-    /// away partial downloads that nobody is at, the oldest first.
+    /// Checks that `bytes` can be written without using the reserve. If not, removes partial downloads
+    /// that no pull holds, the oldest first.
     ///
     /// # Errors
-    /// `DiskFull`, with both figures.
+    /// `DiskFull`, with both figures; `Store`.
     pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Error> {
         if bytes == 0 || self.free()? >= bytes {
             return Ok(());
@@ -70,7 +75,7 @@ impl Store {
         Err(Error::new(ErrorKind::DiskFull, text))
     }
 
-    /// What may be written, bytes: what is free less the reserve.
+    /// Returns how many bytes can be written without using the reserve.
     pub(super) fn free(&self) -> Result<u64, Error> {
         let space = self.space()?;
         let reserve = self.0.settings.reserve.unwrap_or(RESERVE.min(space.capacity / 100));
@@ -78,10 +83,10 @@ impl Store {
     }
 
     pub(super) fn space(&self) -> Result<Space, Error> {
-        self.0.disk.space().map_err(|error| refused(&error, "ask for the room on the disk"))
+        self.0.disk.space().map_err(|error| refused(&error, "read the free space of the disk"))
     }
 
-    /// The folders that blobs stand in, one an algorithm.
+    /// Returns the folders of blobs, one for each algorithm.
     pub(super) fn blob_folders(&self) -> Result<Vec<String>, Error> {
         let paths = self.names_in(BLOBS)?.into_iter().map(|name| format!("{BLOBS}/{name}"));
         Ok(paths.filter(|path| self.is_folder(path)).collect())
@@ -91,7 +96,7 @@ impl Store {
         self.0.disk.metadata(path).is_ok_and(|metadata| metadata.kind == FileType::Dir)
     }
 
-    /// The names in a folder; none if it is not there.
+    /// Returns the names in a folder; none if it does not exist.
     pub(super) fn names_in(&self, folder: &str) -> Result<Vec<String>, Error> {
         match self.0.disk.read_dir(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -12,9 +12,9 @@ use crate::image::manifest::{MAX_DOCUMENT_BYTES, media_type};
 use crate::store::error::refused;
 use crate::store::handle::Store;
 use crate::store::index::{IndexEntry, StoreIndex};
-use crate::store::layout::{self, COLLECT_LOCK, LEASES, blob_path};
+use crate::store::layout::{self, COLLECT_LOCK, blob_path};
 use crate::store::read::{Key, StoredImage};
-use crate::store::retry_io;
+use crate::store::{lease, retry_io};
 
 /// What a removal took away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -190,6 +190,9 @@ impl Store {
         for entry in doomed {
             references.follow(self, cx, entry, &mut candidates)?;
         }
+        // A lock or a lease that is in the way fails the removal now, and not after the names are gone.
+        drop(self.lock_collection(cx)?);
+        lease::digests_held(cx, &*self.0.disk)?;
         let texts: HashSet<Box<str>> = doomed.iter().map(|entry| entry.text().into()).collect();
         self.0
             .flusher
@@ -213,13 +216,10 @@ impl Store {
         // Pulls wait while the lock is held: the documents are read before, and are remembered.
         references.used_by(self, cx, &self.0.flusher.index()?)?;
         let disk = &self.0.disk;
-        let lock = retry_io::for_files(cx, "open the lock of collections", || {
-            layout::open_lock(&**disk, COLLECT_LOCK)
-        })?;
-        retry_io::lock(cx, &*lock, Lock::Exclusive, COLLECT_LOCK)?;
+        let _lock = self.lock_collection(cx)?;
         // The leases before the index: a pull that ends in between is then seen by the one or by the
         // other.
-        let leased = self.leased(cx)?;
+        let leased = lease::digests_held(cx, &**disk)?;
         let used = references.used_by(self, cx, &self.0.flusher.index()?)?;
         for digest in candidates.iter().filter(|digest| !leased.contains(*digest) && !used.contains(*digest))
         {
@@ -232,27 +232,12 @@ impl Store {
         Ok(removed)
     }
 
-    /// What pulls of all processes count on. The files of those that died go.
-    fn leased(&self, cx: &PullContext) -> Result<HashSet<Digest>, Error> {
-        let disk = &self.0.disk;
-        let mut leased = HashSet::new();
-        for name in self.names_in(LEASES)? {
-            let path = format!("{LEASES}/{name}");
-            let doing = format!("read {path}");
-            let opened = retry_io::for_files(cx, &doing, || match disk.open(&path, OpenMode::Read) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                outcome => outcome.map(Some),
-            })?;
-            let Some(file) = opened else { continue };
-            if file.try_lock(Lock::Exclusive).map_err(|error| refused(&error, &doing))? {
-                let _ = disk.unlink(&path);
-                continue;
-            }
-            let lines = read_to_end(&*file).map_err(|error| refused(&error, &doing))?;
-            leased
-                .extend(String::from_utf8_lossy(&lines).lines().filter_map(|line| Digest::parse(line).ok()));
-        }
-        Ok(leased)
+    /// Takes the lock that keeps pulls from adding to their leases. Dropping it gives it back.
+    fn lock_collection(&self, cx: &PullContext) -> Result<Box<dyn DiskFile>, Error> {
+        let open = || layout::open_lock(&*self.0.disk, COLLECT_LOCK);
+        let lock = retry_io::for_files(cx, "open the lock of collections", open)?;
+        retry_io::lock(cx, &*lock, Lock::Exclusive, COLLECT_LOCK)?;
+        Ok(lock)
     }
 
     /// The blobs that are older than `age`. Another tool writes an image's blobs before it lists it.
@@ -263,7 +248,7 @@ impl Store {
             for name in self.names_in(&folder)? {
                 let Some(digest) = layout::digest_in(&folder, &name) else { continue };
                 let Ok(metadata) = self.0.disk.metadata(&blob_path(&digest)) else { continue };
-                if now.duration_since(metadata.modified).unwrap_or_default() >= age {
+                if now.duration_since(metadata.dated).unwrap_or_default() >= age {
                     found.insert(digest);
                 }
             }
@@ -277,20 +262,6 @@ impl Removed {
         self.names.extend(other.names);
         self.blobs += other.blobs;
         self.bytes += other.bytes;
-    }
-}
-
-/// All that is there. A lease that ends meanwhile empties its file: what it held counts no more, for the
-/// index has it.
-fn read_to_end(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut part = vec![0; 8 << 10];
-    loop {
-        let read = file.read_at(&mut part, bytes.len() as u64)?;
-        match part.get(..read) {
-            None | Some([]) => return Ok(bytes),
-            Some(part) => bytes.extend_from_slice(part),
-        }
     }
 }
 

@@ -12,6 +12,21 @@ use crate::store::sizes::Sizes;
 
 /// Images on disk, in an OCI image layout. Cheap to clone; clones, other openings and other
 /// processes may use the same folder at the same time.
+///
+/// # Other users
+///
+/// `.oci-puller`, with the locks, is closed to the group and to other users, unless they may write to the
+/// store's folder: the right to read a lock's file is the right to hold the lock. A user that may only
+/// read the store can list, export and verify. Each open of a store by the owner of these files closes
+/// them if an older version has left them open.
+///
+/// # Forks
+///
+/// The locks are those of [`flock(2)`](https://man7.org/linux/man-pages/man2/flock.2.html), on descriptors
+/// that are closed on `exec`. A child process that is forked and does not call `exec` shares them: it must
+/// not use or drop the store, or any image service over it, because that would release the parent's
+/// locks; it should leave by `_exit`. Locks that the parent releases are free, also while such a child
+/// runs; if the parent is killed while it holds one, the lock stays until the child ends.
 #[derive(Clone, Debug)]
 pub struct Store(pub(super) Arc<Inner>);
 

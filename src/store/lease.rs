@@ -9,7 +9,7 @@
 //! Within a process a lease is a count in memory. Other processes see one lease file for each open
 //! store, with one digest a line; the file is locked as long as its owner lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::context::PullContext;
-use crate::durable::{Disk, DiskFile, Lock, OpenMode};
+use crate::durable::{Disk, DiskFile, FileType, Lock, OpenMode};
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::store::error::refused;
@@ -26,6 +26,8 @@ use crate::store::retry_io;
 
 /// Length in bytes from which a lease file is written anew if most of its digests are no longer held.
 const LONG_FILE: u64 = 4 << 10;
+/// The longest lease file that is read, bytes: more than 200,000 digests.
+const MAX_FILE: u64 = 16 << 20;
 
 /// The leases of one open store.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl Leases {
         let mut pauses = retry_io::Pauses::new();
         // The mutex is free meanwhile: other pulls can be cancelled while this waits, and leases can end.
         while !self.try_hold(cx, &new)? {
-            pauses.wait(cx)?;
+            pauses.wait_for_lock(cx, COLLECT_LOCK, || retry_io::holder_at(&*self.disk, COLLECT_LOCK))?;
         }
         lease.digests.lock().extend(new.into_iter().cloned());
         Ok(())
@@ -116,16 +118,18 @@ impl Leases {
 
     /// Adds `digests`, unless a collection is running.
     fn try_hold(&self, cx: &PullContext, digests: &[&Digest]) -> Result<bool, Error> {
+        // Made without the mutex: the wait for a file descriptor must not keep other leases from ending.
+        if self.held.lock().file.is_none() {
+            let made = LeaseFile::create(cx, self.disk.clone())?;
+            self.held.lock().file.get_or_insert(made);
+        }
         let mut held = self.held.lock();
         let is_new = |digest: &&&Digest| !held.digests.contains_key(**digest);
         let unwritten: Vec<_> = digests.iter().filter(is_new).copied().collect();
-        if !unwritten.is_empty() {
-            if held.file.is_none() {
-                held.file = Some(LeaseFile::create(cx, self.disk.clone())?);
-            }
-            if !held.try_append(&unwritten).map_err(|error| refused(&error, "write a lease"))? {
-                return Ok(false);
-            }
+        if !unwritten.is_empty()
+            && !held.try_append(&unwritten).map_err(|error| refused(&error, "write a lease"))?
+        {
+            return Ok(false);
         }
         for digest in digests {
             *held.digests.entry((*digest).clone()).or_default() += 1;
@@ -168,6 +172,72 @@ impl HeldDigests {
             && file.file.set_len(0).is_ok()
         {
             file.len = 0;
+        }
+    }
+}
+
+/// Returns the digests that pulls of all processes hold. Removes the lease files of processes that have
+/// ended.
+///
+/// # Errors
+/// `Store` if a lease cannot be read, or is longer than 16 MiB: then nothing is known to be free.
+pub(super) fn digests_held(cx: &PullContext, disk: &dyn Disk) -> Result<HashSet<Digest>, Error> {
+    let mut held = HashSet::new();
+    let names = match disk.read_dir(LEASES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(held),
+        outcome => outcome.map_err(|error| refused(&error, format!("list {LEASES}")))?,
+    };
+    for name in names {
+        cx.check()?;
+        let path = format!("{LEASES}/{name}");
+        let doing = format!("read the lease {path}");
+        if disk.metadata(&path).is_ok_and(|metadata| metadata.kind != FileType::File) {
+            log::warn!("{path} is not a regular file, and so no lease: it is ignored");
+            continue;
+        }
+        let opened = retry_io::for_files(cx, &doing, || match disk.open(&path, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            outcome => outcome.map(Some),
+        })?;
+        let Some(file) = opened else { continue };
+        let failed = |error: io::Error| refused(&error, &doing);
+        if file.try_lock(Lock::Exclusive).map_err(failed)? {
+            let _ = disk.unlink(&path);
+        } else {
+            let lines = read_shrinking(&*file, MAX_FILE).map_err(failed)?;
+            held.extend(String::from_utf8_lossy(&lines).lines().filter_map(|line| Digest::parse(line).ok()));
+        }
+    }
+    Ok(held)
+}
+
+/// Returns the process whose lease holds `digest`, if it is one other than this process.
+pub(super) fn holder_of(disk: &dyn Disk, digest: &Digest) -> Option<String> {
+    disk.read_dir(LEASES).ok()?.into_iter().find_map(|name| {
+        let pid: u32 = name.split_once('-')?.0.parse().ok()?;
+        let file = disk.open(&format!("{LEASES}/{name}"), OpenMode::Read).ok()?;
+        let lines = read_shrinking(&*file, MAX_FILE).ok()?;
+        let holds = String::from_utf8_lossy(&lines).lines().any(|line| line == digest.as_str());
+        (holds && pid != std::process::id()).then(|| format!("process {pid}"))
+    })
+}
+
+/// Reads a file that may become shorter meanwhile: a lease that ends empties it, and the index has what
+/// it held.
+fn read_shrinking(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; 8 << 10];
+    loop {
+        let read = file.read_at(&mut part, bytes.len() as u64)?;
+        match part.get(..read) {
+            None | Some([]) => return Ok(bytes),
+            Some(part) => bytes.extend_from_slice(part),
+        }
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it is longer than {limit} bytes"),
+            ));
         }
     }
 }

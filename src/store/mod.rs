@@ -42,6 +42,7 @@ mod index;
 mod ingest;
 mod layout;
 mod lease;
+mod leftovers;
 mod open;
 mod partial_gc;
 mod read;

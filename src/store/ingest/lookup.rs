@@ -11,7 +11,7 @@ use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
 use crate::store::error::refused;
 use crate::store::handle::Store;
-use crate::store::{layout, retry_io};
+use crate::store::{layout, lease, retry_io};
 
 impl Store {
     /// Locks the file that the blob is to gather in, as soon as no other process holds it; or answers
@@ -22,9 +22,16 @@ impl Store {
         blob: &Descriptor,
     ) -> Result<Result<Partial, Metadata>, Error> {
         let mut pauses = retry_io::Pauses::new();
+        let path = layout::partial_path(&blob.digest);
+        let mut last_growth = None;
         loop {
             let Some(partial) = Partial::lock(cx, &self.0.disk, &blob.digest)? else {
-                pauses.wait(cx)?;
+                let written = self.0.disk.metadata(&path).ok().map(|now| (now.len, now.modified));
+                if written != last_growth {
+                    last_growth = written;
+                    pauses.restart_limit();
+                }
+                pauses.wait_for_lock(cx, &path, || lease::holder_of(&*self.0.disk, &blob.digest))?;
                 continue;
             };
             // Who held the lock until now may have finished since the look.

@@ -91,13 +91,20 @@ impl Partial {
     }
 }
 
-/// Opens a partial to go on with. One that was whole and read-only when its writer died cannot be
-/// opened for writing, but by root: it is thrown away.
+/// Opens a partial to continue it. Replaces one that must not be written on: a file that has another
+/// name, or belongs to another user, or that is read-only because its writer was killed before it gave
+/// it its name.
 fn open_partial(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
-    match disk.open(path, OpenMode::Update) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && disk.unlink(path).is_ok() => {
-            disk.open(path, OpenMode::Update)
+    loop {
+        match disk.open(path, OpenMode::Update) {
+            Ok(file) if file.metadata()?.is_ours => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            Ok(_) => match disk.metadata(path) {
+                Ok(there) if !there.is_ours => disk.unlink(path)?,
+                // It was removed or replaced since it was opened.
+                _ => {}
+            },
+            Err(error) => disk.unlink(path).map_err(|_| error)?,
         }
-        outcome => outcome,
     }
 }
