@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = &[
     ("a_runtime_that_does_not_accept_times_out_and_can_be_cancelled", &[], full_backlog),
     ("a_request_waits_for_the_window_of_its_peer", &[], windows),
     ("many_calls_run_side_by_side", &[], many),
+    ("the_command_pulls_lists_and_removes", &[], command),
 ];
 
 fn passes_on() {
@@ -300,4 +301,32 @@ fn many() {
             });
         }
     });
+}
+
+fn command() {
+    let digest = format!("r.io/app@sha256:{}", "a".repeat(64));
+    let listed = field(
+        1,
+        [field(1, "sha256:id"), field(2, "r.io/app:1"), field(3, &digest), number(4, 7_000)].concat(),
+    );
+    let peer = Peer::start(move |call| match call.method() {
+        "PullImage" => peer::message(&field(1, "sha256:id")).into(),
+        "ListImages" => peer::message(&listed).into(),
+        "RemoveImage" => peer::message(b"").into(),
+        _ => image("sha256:id", 7_000, &digest).into(),
+    });
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_oci-puller"));
+        command.args(arguments).args(["--cri", peer.path().to_str().unwrap()]).env_clear();
+        let output = command.env("OCI_PULLER_STORE", "/nowhere").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let pulled: serde_json::Value = serde_json::from_str(&run(&["pull", "--json", "r.io/app:1"])).unwrap();
+    assert_eq!((pulled["ok"].as_bool(), pulled["size"].as_u64()), (Some(true), Some(7_000)));
+    let rows = run(&["images"]);
+    assert!(rows.contains("r.io/app:1") && rows.contains("7.0 kB"), "{rows}");
+    let listed: serde_json::Value = serde_json::from_str(&run(&["images", "--json"])).unwrap();
+    assert_eq!(listed["names"], serde_json::json!(["r.io/app:1"]));
+    assert_eq!(run(&["rm", "r.io/app:1"]), "r.io/app:1\n");
 }

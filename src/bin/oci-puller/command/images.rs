@@ -7,6 +7,7 @@ use oci_puller::StoredImage;
 use serde::Serialize;
 
 use crate::args::StoreArgs;
+use crate::command::cri::{self, CriArgs};
 use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::names::short;
@@ -21,7 +22,7 @@ With --json, an object for each image:
   manifest_digest  digest of its manifest
   size             bytes of manifest, config and layers
   pinned           whether prune keeps it always
-  last_used        last pull or use, seconds since 1970";
+  last_used        last pull or use, seconds since 1970; not with --cri";
 
 /// List the images in the store, the last used first
 #[derive(Args)]
@@ -29,10 +30,15 @@ With --json, an object for each image:
 pub(crate) struct ImagesArgs {
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    runtime: CriArgs,
 }
 
 /// Lists the images, the last used first.
 pub(crate) fn run(args: ImagesArgs) -> Result<(), Exit> {
+    if let Some(endpoint) = &args.runtime.cri {
+        return cri::images(endpoint, args.store.json);
+    }
     let Some(store) = existing_store(&args.store.dir()?)? else {
         return Ok(());
     };

@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 mod completions;
+mod cri;
 mod demo;
 mod export;
 mod images;

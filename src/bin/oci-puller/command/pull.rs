@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use oci_puller::cri::CriImageService;
 use oci_puller::{
-    Attempt, Error, ErrorKind, ImagePuller, ParallelImagePuller, Platform, PullResult, RegistryImageService,
-    RegistryImageServiceBuilder, SerialImagePuller,
+    Attempt, Error, ErrorKind, ImagePuller, ImageService, ParallelImagePuller, Platform, PullResult,
+    RegistryImageService, RegistryImageServiceBuilder, SerialImagePuller,
 };
 use serde::Serialize;
 
 use crate::args::{self, StoreArgs};
+use crate::command::cri::CriArgs;
 use crate::exit::Exit;
 use crate::output;
 use crate::pull_all::{self, pull_all};
@@ -60,6 +62,8 @@ pub(crate) struct PullArgs {
     images: Vec<String>,
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    runtime: CriArgs,
     /// Pull N images at a time
     #[arg(long, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=4096), conflicts_with = "serial")]
@@ -69,24 +73,30 @@ pub(crate) struct PullArgs {
     serial: bool,
     /// Pull for this platform. Default: this machine's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = args::platform)]
+    #[arg(conflicts_with = "cri")]
     platform: Option<Platform>,
     /// Cancel what is not done after TIME, such as 90s or 1h30m. Default: none
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     deadline: Option<Duration>,
     /// Retry N times after a temporary failure; a try that fetched 1 MiB does not count [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(conflicts_with = "cri")]
     retries: Option<u32>,
     /// Mirrors and settings by host: hosts.toml files, as containerd has them in certs.d
     #[arg(long, value_name = "DIR", value_parser = args::existing_dir, help_heading = "Hosts")]
+    #[arg(conflicts_with = "cri")]
     hosts_dir: Option<PathBuf>,
     /// Ask this host without TLS; loopback hosts are asked so by default
     #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    #[arg(conflicts_with = "cri")]
     plain_http: Vec<String>,
     /// Trust these authorities (PEM) in place of the public ones
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Hosts")]
+    #[arg(conflicts_with = "cri")]
     ca: Vec<PathBuf>,
     /// Read credentials from this auth.json of podman. Default: podman's and Docker's own files
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
+    #[arg(conflicts_with = "cri")]
     auth_file: Option<PathBuf>,
     /// Read credentials from this config.json of Docker, and run the helpers it names
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
@@ -95,19 +105,34 @@ pub(crate) struct PullArgs {
 
 /// Pulls the images that the arguments name.
 pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
-    let store = args.store.dir()?;
     let signals = Signals::watch()?;
-    let puller = args.puller(&store)?;
+    let (puller, place) = match &args.runtime.cri {
+        Some(endpoint) => (args.puller(args.runtime(endpoint)?)?, endpoint.clone()),
+        None => {
+            let store = args.store.dir()?;
+            let service = args.configure(RegistryImageService::builder(&store))?.build()?;
+            (args.puller(service)?, store.display().to_string())
+        }
+    };
     let mut report = Report::new(args.store.json, args.images.len());
     let deadline = args.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
     pull_all(&*puller, &args.images, &signals, deadline, |place, result| report.add(place, result));
     puller.shutdown(Duration::ZERO);
-    report.finish(&signals, &store)
+    report.finish(&signals, &place)
 }
 
 impl PullArgs {
-    fn puller(&self, store: &Path) -> Result<Box<dyn ImagePuller>, Exit> {
-        let service = self.configure(RegistryImageService::builder(store))?.build()?;
+    /// Builds the service of a runtime, which takes no settings of ours but the credentials.
+    fn runtime(&self, endpoint: &str) -> Result<CriImageService, Exit> {
+        let builder = CriImageService::builder(endpoint);
+        Ok(match &self.registry_config {
+            Some(file) => builder.docker_config(file),
+            None => builder.default_credential_files(),
+        }
+        .build()?)
+    }
+
+    fn puller(&self, service: impl ImageService + 'static) -> Result<Box<dyn ImagePuller>, Exit> {
         Ok(if self.serial {
             Box::new(SerialImagePuller::new(service)?)
         } else {
@@ -183,7 +208,7 @@ impl Report {
         }
     }
 
-    fn finish(self, signals: &Signals, store: &Path) -> Result<(), Exit> {
+    fn finish(self, signals: &Signals, place: &str) -> Result<(), Exit> {
         self.output?;
         let asked = self.results.len();
         let mut table = pull_all::table();
@@ -203,7 +228,7 @@ impl Report {
             say(&format!(
                 "cancelled: {came} of {asked} images are in {}; what came of the others is kept for a day, and the \
                  next pull goes on there",
-                store.display()
+                place
             ));
             return signals.check();
         }

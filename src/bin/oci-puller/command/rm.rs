@@ -4,7 +4,8 @@ use clap::Args;
 use oci_puller::{Error, PullContext, Removed, Store};
 use serde::Serialize;
 
-use crate::args::StoreArgs;
+use crate::args::{StoreArgs, usage};
+use crate::command::cri::{self, CriArgs};
 use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::names;
@@ -31,10 +32,18 @@ pub(crate) struct RmArgs {
     images: Vec<String>,
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    runtime: CriArgs,
 }
 
 /// Removes the images that the arguments name.
 pub(crate) fn run(args: RmArgs) -> Result<(), Exit> {
+    if let Some(endpoint) = &args.runtime.cri {
+        if args.store.json {
+            return Err(usage("rm", "--json and --cri: a runtime does not tell what it removed"));
+        }
+        return cri::rm(endpoint, &args.images);
+    }
     let Some(store) = existing_store(&args.store.dir()?)? else {
         return Err(Exit::REPORTED);
     };
