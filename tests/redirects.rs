@@ -104,7 +104,7 @@ fn a_layers_own_urls_are_used_only_if_the_builder_allows_and_anonymously() {
         .layer(50_000)
         .rewrite_manifest(move |json| {
             let mut manifest: serde_json::Value = serde_json::from_slice(&json).unwrap();
-            manifest["layers"][0]["urls"] = serde_json::json!(["http://10.0.0.1/x", url]);
+            manifest["layers"][0]["urls"] = serde_json::json!(["http://169.254.169.254/x", url]);
             manifest.to_string().into_bytes()
         })
         .build();

@@ -196,10 +196,14 @@ fn an_identity_token_is_posted_and_a_registry_token_shown_as_it_is() {
 }
 
 #[test]
-fn a_realm_that_leads_into_our_own_network_is_not_asked() {
-    for realm in
-        ["http://10.0.0.1/token", "http://169.254.169.254/token", "http://[::1]/token", "file:///etc"]
-    {
+fn a_realm_at_a_link_local_address_is_asked_not_even_for_a_registry_on_this_machine() {
+    for realm in [
+        "http://169.254.169.254/token",
+        "http://0xa9fea9fe/token",
+        "http://100.100.100.200/token",
+        "http://[fe80::1]/token",
+        "file:///etc",
+    ] {
         let (registry, name) = registry(&TokenServer::new().anonymous().realm(realm));
         let dir = tempfile::tempdir().unwrap();
         let error = quick(dir.path()).build().unwrap().pull(&*name).unwrap_err();

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,10 +16,11 @@ use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
+use super::address::{AddressRule, Refusal};
 use super::challenge::{self, Challenge};
 use super::host_limits::{HostLimits, HostPermit};
 use super::http::{Http, Reply, Uri};
-use super::policy;
+use super::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind, Phase};
@@ -32,8 +34,6 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 
 /// A token is not used in the last tenth of its life, and not in its last ten seconds.
 const MARGIN: Duration = Duration::from_secs(10);
-
-const MAX_REDIRECTS: usize = 5;
 
 /// More tokens, or ways to be asked, than this are not remembered.
 const MAX_REMEMBERED: usize = 4096;
@@ -116,9 +116,13 @@ pub(crate) struct TokenCache {
 #[derive(Clone, Copy)]
 pub(crate) struct TokenScope<'a> {
     pub(crate) http: &'a Http,
+    /// For token servers on other hosts.
+    pub(crate) token_server: &'a Http,
     pub(crate) host_limits: &'a HostLimits,
     /// The root of the host's API.
     pub(crate) root: &'a Uri,
+    /// The address that the host answered from.
+    pub(crate) peer: Option<IpAddr>,
     pub(crate) repository: &'a str,
 }
 
@@ -324,10 +328,12 @@ fn ask_for_token(
     let Scheme::Bearer { realm, service, scope } = scheme else {
         return Err(Error::new(ErrorKind::Protocol, "no token server is named"));
     };
-    let server = TokenServer { cx, token_scope, realm: parse_realm(realm)?, service, scope };
-    let named = |error: Error| error.with_phase(Phase::Token).with_host(server.host());
-    policy::may_ask_for_token(&server.realm, token_scope.root)
-        .map_err(|refusal| named(refused_url(refusal)))?;
+    let realm = parse_realm(realm)?;
+    let host = realm.authority().map_or_else(String::new, |authority| authority.as_str().to_owned());
+    let named = |error: Error| error.with_phase(Phase::Token).with_host(&host);
+    let policy = UrlPolicy::new(token_scope.root, token_scope.peer);
+    let addresses = policy.check(&realm).map_err(|refusal| named(refused_url(refusal)))?;
+    let server = TokenServer { cx, token_scope, realm, addresses, service, scope };
     let asked_at = Instant::now();
     let answer = match credential.map(Credential::kind) {
         Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
@@ -350,6 +356,8 @@ struct TokenServer<'a> {
     cx: &'a PullContext,
     token_scope: TokenScope<'a>,
     realm: Uri,
+    /// Which addresses the realm may have.
+    addresses: AddressRule,
     service: &'a str,
     scope: &'a str,
 }
@@ -385,7 +393,7 @@ impl TokenServer<'_> {
             ("refresh_token", token.expose()),
         ]));
         let leave = self.token_scope.host_limits.admit(self.cx, self.host(), false)?;
-        let reply = self.token_scope.http.post_form(self.cx, &self.realm, &body)?;
+        let reply = self.http_for(&self.realm).post_form(self.cx, &self.realm, self.addresses, &body)?;
         if !matches!(reply.status(), 404 | 405) {
             return Ok((reply, leave));
         }
@@ -394,29 +402,39 @@ impl TokenServer<'_> {
         self.by_get(Some(("<token>", token.expose())))
     }
 
+    /// Returns the connections for a URL. The TLS settings of the registry's host are for that alone.
+    fn http_for(&self, url: &Uri) -> &Http {
+        match url_policy::same_origin(url, self.token_scope.root) {
+            true => self.token_scope.http,
+            false => self.token_scope.token_server,
+        }
+    }
+
     /// Each hop is looked at as the first was; another host is not shown the password.
     fn follow_redirects(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, HostPermit), Error> {
+        let policy = UrlPolicy::new(self.token_scope.root, self.token_scope.peer);
+        let mut addresses = self.addresses;
         for _ in 0..=MAX_REDIRECTS {
             let host = url.authority().map_or("", |authority| authority.as_str());
             let named = |error: Error| error.with_host(host);
             let leave = self.token_scope.host_limits.admit(self.cx, host, false).map_err(named)?;
-            let shown = header.filter(|_| policy::same_origin(&url, &self.realm));
+            let shown = header.filter(|_| url_policy::same_origin(&url, &self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
-            let reply = self.token_scope.http.get(self.cx, &url, &headers).map_err(named)?;
-            if !policy::is_redirect(reply.status()) {
+            let reply = self.http_for(&url).get(self.cx, &url, addresses, &headers).map_err(named)?;
+            if !url_policy::is_redirect(reply.status()) {
                 return Ok((reply, leave));
             }
-            url = policy::next_hop(&url, reply.header("location")).map_err(refused_url)?;
-            policy::may_ask_for_token(&url, self.token_scope.root).map_err(refused_url)?;
+            let next = policy.next_hop(&url, reply.header_bytes("location"));
+            (url, addresses) = next.map_err(refused_url)?;
             reply.discard();
         }
-        Err(refused_url("it redirects too often"))
+        Err(refused_url(Refusal("it redirects too often")))
     }
 }
 
 /// Where a server sends us will be no better in a moment.
-fn refused_url(refusal: policy::Refusal) -> Error {
-    Error::new(ErrorKind::Protocol, refusal).with_retryable(false)
+fn refused_url(refusal: Refusal) -> Error {
+    Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false)
 }
 
 /// `application/x-www-form-urlencoded`.

@@ -1,19 +1,18 @@
 //! The settings of a [`RegistryImageService`].
 
 use std::fmt;
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use super::auth::TokenCache;
-use super::download::ChunkPolicy;
-use super::host_limits::{HostLimits, RetryPolicy, Slots};
+use super::client::{Clients, Service};
+use super::host_limits::{HostLimits, Slots};
 use super::hosts::Hosts;
-use super::http::{Http, Limits, MinRate, ProxyChoice, Resolver, SystemResolver, Trust};
+use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
+use super::image_service::RegistryImageService;
+use super::settings::{ChunkPolicy, Settings};
 use super::verifier::ImageVerifier;
-use super::{RegistryImageService, Service, Settings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
@@ -22,7 +21,12 @@ use crate::store::{Durability, SMALL, Store, StoreBuilder};
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
 
-const MIB: u64 = 1024 * 1024;
+impl RegistryImageService {
+    /// Begins to build a service whose images are in `store_dir`, which is made if it is not there.
+    pub fn builder(store_dir: impl Into<PathBuf>) -> RegistryImageServiceBuilder {
+        RegistryImageServiceBuilder::new(store_dir.into())
+    }
+}
 
 /// Builds a [`RegistryImageService`].
 #[must_use]
@@ -40,33 +44,10 @@ pub struct RegistryImageServiceBuilder {
 }
 
 impl RegistryImageServiceBuilder {
-    pub(super) fn new(store_dir: PathBuf) -> Self {
+    fn new(store_dir: PathBuf) -> Self {
         RegistryImageServiceBuilder {
             store: Store::builder(store_dir),
-            settings: Settings {
-                platform: Platform::host(),
-                limits: Limits {
-                    connect: Duration::from_secs(10),
-                    head: Duration::from_secs(30),
-                    silence: Duration::from_secs(30),
-                    min_rate: MinRate { bytes: 60 * 1024, time: Duration::from_secs(60) },
-                    idle_connections: 16,
-                },
-                retry: RetryPolicy {
-                    tries: 5,
-                    base: Duration::from_millis(500),
-                    cap: Duration::from_secs(30),
-                    max_retry_after: Duration::from_secs(120),
-                },
-                trust: Trust::default(),
-                proxy: ProxyChoice::Environment,
-                downloads_per_pull: 16,
-                side_by_side: 2 * thread::available_parallelism().map_or(1, NonZero::get),
-                chunks: ChunkPolicy { from: 8 * MIB, size: 4 * MIB },
-                max_image_size: u64::MAX,
-                allow_foreign_urls: false,
-                stack_size: 256 * 1024,
-            },
+            settings: Settings::default(),
             hosts: Hosts::default(),
             credentials: Credentials::default(),
             connections_per_host: 16,
@@ -135,14 +116,27 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Goes through the proxy at `url`. Default: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
-    /// `NO_PROXY` say.
-    pub fn proxy(mut self, url: impl Into<String>) -> Self {
-        self.settings.proxy = ProxyChoice::Url(url.into());
+    /// Asks every host through the HTTP proxy at `url`, `[http[s]://][USER:PASSWORD@]HOST[:PORT]`, with
+    /// user and password percent-encoded.
+    ///
+    /// Default: the proxies of the environment, by the rules that Go's programs follow. `HTTPS_PROXY` is
+    /// for HTTPS and `HTTP_PROXY` for plain HTTP, `ALL_PROXY` for what these leave; upper case first, then
+    /// lower case. `NO_PROXY` excepts hosts, separated by commas: an address, a network (`10.0.0.0/8`),
+    /// `example.com` (also what is below it), `.example.com` or `*.example.com` (only what is below it),
+    /// each of these but a network with `:PORT`, or `*` for all. Loopback addresses and `localhost` are
+    /// never asked through these proxies. SOCKS proxies are refused.
+    pub fn proxy(self, url: impl Into<String>) -> Self {
+        self.proxy_with(url, "")
+    }
+
+    /// Asks hosts through the HTTP proxy at `url`, but for those in `no_proxy`, which is written as
+    /// `NO_PROXY` is.
+    pub fn proxy_with(mut self, url: impl Into<String>, no_proxy: impl Into<String>) -> Self {
+        self.settings.proxy = ProxyChoice::Url { url: url.into(), no_proxy: no_proxy.into() };
         self
     }
 
-    /// Goes through no proxy, whatever the environment says.
+    /// Uses no proxy, whatever the environment says.
     pub fn no_proxy(mut self) -> Self {
         self.settings.proxy = ProxyChoice::None;
         self
@@ -323,21 +317,19 @@ impl RegistryImageServiceBuilder {
         if settings.chunks.size == 0 {
             return Err(Error::new(ErrorKind::InvalidConfig, "pieces of 0 bytes are not possible"));
         }
-        let resolver = self.resolver;
         // Certificates, keys and the proxy are read here, so that they fail here.
-        Http::new(&settings.limits, &settings.trust, &settings.proxy, Arc::clone(&resolver))?;
-        Ok(RegistryImageService(Arc::new(Service {
+        let clients = Clients::new(&settings, self.resolver)?;
+        let service = Service {
             hosts: self.hosts,
             credentials: self.credentials,
             tokens: TokenCache::default(),
             host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side),
             downloads: Slots::new(self.downloads),
             store: self.store.open()?,
-            verifier: self.verifier,
-            resolver,
-            clients: Default::default(),
+            clients,
             settings,
-        })))
+        };
+        Ok(RegistryImageService::new(service, self.verifier))
     }
 
     fn note(&mut self, outcome: Result<(), Error>) {

@@ -4,11 +4,21 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::range::ContentRange;
-use super::{challenge, hosts, retry_after};
+use super::{challenge, hosts, http, retry_after, url_policy};
 
 /// Parses a `WWW-Authenticate` header.
 pub fn challenge(header: &str) {
     challenge::parse([header].into_iter());
+}
+
+/// Reads a `Location`.
+pub fn location(header: &[u8]) {
+    url_policy::fuzz_location(header);
+}
+
+/// Reads a `NO_PROXY`, and looks a host up in it.
+pub fn no_proxy(list: &str, host: &str, port: u16) {
+    http::fuzz_no_proxy(list, host, port);
 }
 
 /// Parses a `hosts.toml`.

@@ -1,23 +1,25 @@
 //! One request to one host: admitted, authorised, redirected, and its refusal made an error.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::address::{AddressRule, Refusal};
 use super::auth::{Authorization, ChallengeOutcome, TokenScope};
+use super::client::Service;
+use super::error_response;
 use super::host_limits::HostPermit;
 use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
-use super::{Service, error_response, policy};
+use super::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::reference::Reference;
 use crate::service::{CredentialFingerprint, PullSecret};
-
-const MAX_REDIRECTS: usize = 5;
 
 /// A repository at the hosts that serve it, for one pull.
 pub(super) struct PullSession<'a> {
@@ -36,10 +38,14 @@ pub(super) struct Endpoint {
     /// `HOST[:PORT]`, for errors and progress.
     pub(super) name: String,
     http: Http,
-    /// For where the host redirects to: as much trust, but nothing of ours is shown.
+    /// For the hosts that this one redirects to: none of its own TLS settings, and no client certificate.
     elsewhere: Http,
+    /// For token servers on other hosts: none of this host's own TLS settings.
+    token_server: Http,
     /// The root of the host's API.
     root: Uri,
+    /// The address that it answered from last; unknown behind a proxy.
+    peer: Mutex<Option<IpAddr>>,
     access: Mutex<Access>,
     /// It refused this pull, or answered nonsense: its other blobs are sought elsewhere first.
     pub(super) has_failed: AtomicBool,
@@ -319,16 +325,17 @@ impl<'a> PullSession<'a> {
         request: Request<'_>,
         shown: Option<&Authorization>,
     ) -> Result<Response, Error> {
-        let mut url = self.url(endpoint, request.target)?;
+        let (mut url, mut addresses) = self.url(endpoint, request.target)?;
         let mut took = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(endpoint, &url, request, shown)?;
+            let response = self.send(endpoint, (&url, addresses), request, shown)?;
             took += response.took;
-            if !policy::is_redirect(response.reply.status()) {
+            if !url_policy::is_redirect(response.reply.status()) {
                 return Ok(Response { took, ..response });
             }
-            let next = policy::next_hop(&url, response.reply.header("location"));
-            url = next.map_err(|refusal| final_protocol_error(refusal).with_host(&response.host))?;
+            let policy = endpoint.url_policy(request.target);
+            let next = policy.next_hop(&url, response.reply.header_bytes("location"));
+            (url, addresses) = next.map_err(|refusal| refused_url(refusal).with_host(&response.host))?;
             response.discard();
         }
         Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
@@ -338,12 +345,12 @@ impl<'a> PullSession<'a> {
     fn send(
         &self,
         endpoint: &Endpoint,
-        url: &Uri,
+        (url, addresses): (&Uri, AddressRule),
         request: Request<'_>,
         shown: Option<&Authorization>,
     ) -> Result<Response, Error> {
         let is_at_host =
-            !matches!(request.target, Target::Foreign(_)) && policy::same_origin(url, &endpoint.root);
+            !matches!(request.target, Target::Foreign(_)) && url_policy::same_origin(url, &endpoint.root);
         let host = if is_at_host {
             endpoint.name.clone()
         } else {
@@ -361,17 +368,21 @@ impl<'a> PullSession<'a> {
         let named = |error: Error| error.with_host(&host);
         let permit = self.service.host_limits.admit(self.cx, &host, request.is_for_blob()).map_err(named)?;
         let asked = Instant::now();
-        let reply = http.get(self.cx, url, &headers).map_err(named)?;
+        let reply = http.get(self.cx, url, addresses, &headers).map_err(named)?;
+        if is_at_host && let Some(peer) = reply.peer() {
+            *endpoint.peer.lock() = Some(peer);
+        }
         Ok(Response { reply, permit, host, is_at_host, took: asked.elapsed() })
     }
 
     /// A mirror is told whose image it is, as containerd tells it.
-    fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<Uri, Error> {
+    fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<(Uri, AddressRule), Error> {
         let path = match target {
             Target::Api(path) => path,
             Target::Link(path, link) => {
-                let base = self.url(endpoint, Target::Api(path))?;
-                return policy::next_page(&base, link)
+                let (base, addresses) = self.url(endpoint, Target::Api(path))?;
+                return url_policy::next_page(&base, link)
+                    .map(|page| (page, addresses))
                     .ok_or_else(|| final_protocol_error("the link to the next page leads elsewhere"));
             }
             Target::Foreign(url) => return foreign_url(url, endpoint),
@@ -381,14 +392,17 @@ impl<'a> PullSession<'a> {
             url.push_str("?ns=");
             url.push_str(self.reference.domain());
         }
-        url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))
+        let url = url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))?;
+        Ok((url, AddressRule::Any))
     }
 
     fn token_scope<'e>(&'e self, endpoint: &'e Endpoint) -> TokenScope<'e> {
         TokenScope {
             http: &endpoint.http,
+            token_server: &endpoint.token_server,
             host_limits: &self.service.host_limits,
             root: &endpoint.root,
+            peer: *endpoint.peer.lock(),
             repository: self.reference.repository(),
         }
     }
@@ -404,15 +418,26 @@ enum AuthOutcome {
 }
 
 impl Endpoint {
+    /// Returns the rules for the URLs that this host, or a layer's descriptor, names.
+    fn url_policy(&self, target: Target<'_>) -> UrlPolicy<'_> {
+        let policy = UrlPolicy::new(&self.root, *self.peer.lock());
+        match target {
+            Target::Api(_) | Target::Link(..) => policy,
+            Target::Foreign(_) => policy.for_foreign_layers(),
+        }
+    }
+
     fn open(service: &Service, host: Host) -> Result<Self, Error> {
         let root = host.location.to_string().parse().map_err(|_| {
             Error::new(ErrorKind::InvalidConfig, format!("{} is no URL of a registry", host.location))
         })?;
         Ok(Endpoint {
             name: host.location.authority().to_owned(),
-            http: service.http_for(&host)?,
-            elsewhere: service.http_beyond(&host)?,
+            http: service.clients.for_host(&host)?,
+            elsewhere: service.clients.for_others()?,
+            token_server: service.clients.for_token_servers()?,
             root,
+            peer: Mutex::default(),
             access: Mutex::default(),
             has_failed: AtomicBool::new(false),
             host,
@@ -453,10 +478,15 @@ fn not_understood(refusal: &Error) -> Error {
 }
 
 /// The URL that a layer's descriptor names, if it may be fetched for this registry.
-fn foreign_url(url: &str, endpoint: &Endpoint) -> Result<Uri, Error> {
+fn foreign_url(url: &str, endpoint: &Endpoint) -> Result<(Uri, AddressRule), Error> {
     let url: Uri = url.parse().map_err(|_| final_protocol_error("a layer's own URL cannot be read"))?;
-    policy::may_fetch_foreign(&url, &endpoint.root).map_err(final_protocol_error)?;
-    Ok(url)
+    let addresses = endpoint.url_policy(Target::Foreign("")).check(&url).map_err(refused_url)?;
+    Ok((url, addresses))
+}
+
+/// Returns the error for a URL of a server that is not asked.
+fn refused_url(refusal: Refusal) -> Error {
+    final_protocol_error(&refusal.to_string())
 }
 
 /// What a server wrote will be no better in a moment.

@@ -1,6 +1,6 @@
 //! From a reference to the manifest for this platform, verified.
 
-use super::Service;
+use super::client::Service;
 use super::document::{self, Fetched};
 use super::request::PullSession;
 use crate::error::{Error, ErrorKind, Phase};

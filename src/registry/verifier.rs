@@ -215,12 +215,15 @@ fn is_unusable(kind: ErrorKind) -> bool {
     matches!(kind, NotFound | InvalidManifest | Unsupported | DigestMismatch)
 }
 
-/// Runs the caller's verifier, if one is set.
+/// Runs the caller's verifier.
 ///
 /// # Errors
 /// `Denied`, or the error of a check that could not be completed.
-pub(super) fn verify(session: &PullSession<'_>, resolved: &Resolved) -> Result<(), Error> {
-    let Some(verifier) = &session.service.verifier else { return Ok(()) };
+pub(super) fn verify(
+    verifier: &dyn ImageVerifier,
+    session: &PullSession<'_>,
+    resolved: &Resolved,
+) -> Result<(), Error> {
     let candidate = Candidate { session, resolved, manifests: Mutex::default() };
     let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify(&candidate)))
         .unwrap_or_else(|_| Err(VerifyError::Denied("the verifier panicked".to_owned())));

@@ -114,7 +114,7 @@ const fn refuses_both(kind: ErrorKind) -> Cell {
 }
 
 /// Five redirects are followed.
-const LOOP: Cell = Cell { always: fails(ErrorKind::Protocol, 6), once: succeeds(2), at_mirror: 6 };
+const LOOP: Cell = Cell { always: fails(ErrorKind::Protocol, 11), once: succeeds(2), at_mirror: 11 };
 
 impl Trouble {
     /// Manifest, token, config and layer.

@@ -15,5 +15,4 @@ mod stats;
 mod worker;
 
 pub(super) use image::blobs;
-pub(super) use policy::ChunkPolicy;
 pub(super) use stats::TransferStats;

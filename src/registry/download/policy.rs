@@ -1,13 +1,4 @@
-//! When a blob is fetched in chunks, and how many connections a pull opens.
-
-/// When a blob is fetched in chunks, several at a time.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::registry) struct ChunkPolicy {
-    /// The smallest blob that is fetched in chunks, bytes.
-    pub(in crate::registry) from: u64,
-    /// The size of a chunk, bytes.
-    pub(in crate::registry) size: u64,
-}
+//! How many connections a pull opens.
 
 /// The most that one thread fetches alone from a near host, bytes: it arrives before another thread has
 /// started.

@@ -12,9 +12,9 @@ use super::stats::TransferStats;
 use crate::context::CancelToken;
 use crate::error::{Error, Phase};
 use crate::image::manifest::Descriptor;
-use crate::registry::Settings;
 use crate::registry::host_limits::{Slot, Slots};
 use crate::registry::request::PullSession;
+use crate::registry::settings::Settings;
 use crate::store::Transaction;
 
 /// The blobs that one pull fetches, and the threads that fetch them. The pull's own thread begins; a thread

@@ -1,31 +1,27 @@
-//! Looking up names without waiting for one that hangs.
+//! Name look-ups, bounded in time and in threads.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver as UreqResolver};
-use ureq::unversioned::transport::NextTimeout;
 
-use super::tie::Tie;
+use super::exchange::Exchange;
 use crate::error::{Error, ErrorKind};
+use crate::registry::address::{AddressRule, written_address};
 use crate::sync::BlockingPool;
 
-/// Addresses that ureq takes of one name.
+/// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
 /// The threads of this process that may hang in a look-up.
 static LOOKUPS: BlockingPool = BlockingPool::new("dns", 4);
 
-/// Finds the addresses of a host. May block: it is called on a thread of its own, and nobody waits
-/// for it longer than they have time.
+/// Finds the addresses of a host. It may block: it is called on a thread of a small pool, and its caller
+/// waits no longer than the connect timeout and the pull's deadline allow.
 pub trait Resolver: Send + Sync + 'static {
-    /// The addresses of `host`, in the order to try, with `port`.
+    /// Returns the addresses of `host`, in the order to try, with `port`.
     ///
     /// # Errors
     /// Whatever the look-up failed with.
@@ -42,44 +38,41 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// A [`Resolver`], as ureq wants one.
-pub(super) struct Lookup(Arc<dyn Resolver>);
-
-impl Lookup {
-    pub(super) fn new(resolver: Arc<dyn Resolver>) -> Self {
-        Lookup(resolver)
+/// Returns the addresses of the host of a URL, within `limit`. All of them keep `rule`: the connection is
+/// made to one of just these, so that a name that changes its addresses meanwhile gains nothing.
+///
+/// # Errors
+/// `HostNotFound`, `Timeout`, `Cancelled`, `ResourceExhausted`; `Denied` for an address that the rule
+/// forbids.
+pub(super) fn addresses(
+    resolver: &Arc<dyn Resolver>,
+    host: &str,
+    port: u16,
+    limit: Duration,
+    rule: AddressRule,
+    is_verified: bool,
+) -> Result<Vec<SocketAddr>, Error> {
+    let name = host.trim_matches(['[', ']']);
+    let found = match name.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, port)],
+        Err(_) => look_up(resolver, name, port, limit)?,
+    };
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::HostNotFound, format!("{name}: the name has no address")));
     }
-}
-
-impl UreqResolver for Lookup {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri.host().unwrap_or_default();
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
-        let mut resolved = self.empty();
-        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            resolved.push(SocketAddr::new(address, port));
-            return Ok(resolved);
-        }
-        let found = look_up(&self.0, host, port, *timeout.after).map_err(io::Error::other)?;
-        found.into_iter().take(MAX_ADDRESSES).for_each(|address| resolved.push(address));
-        if resolved.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(resolved) }
+    let is_written = written_address(host).is_some();
+    for address in &found {
+        rule.check(address.ip(), is_written, is_verified).map_err(|refusal| {
+            let message = format!("{host} is not asked: {refusal} ({})", address.ip());
+            Error::new(ErrorKind::Denied, message).with_retryable(false)
+        })?;
     }
-}
-
-impl fmt::Debug for Lookup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lookup")
-    }
+    Ok(found)
 }
 
 type Answer = io::Result<Vec<SocketAddr>>;
 
-/// Has the name looked up on a `dns-N` thread, and waits for it no longer than the pull lasts.
+/// Looks the name up on a `dns-N` thread.
 fn look_up(
     resolver: &Arc<dyn Resolver>,
     host: &str,
@@ -93,10 +86,13 @@ fn look_up(
         Error::new(ErrorKind::ResourceExhausted, "no thread could be started to look a name up")
             .with_source(error)
     })?;
-    let cx = Tie::current().map(|tie| tie.cx().clone()).unwrap_or_default();
-    let deadline = cx.remaining().map_or(limit, |left| left.min(limit));
-    match cx.clone().with_timeout(deadline).wait_for(&answered) {
-        Ok(Some(Ok(addresses))) => Ok(addresses),
+    let cx = Exchange::current().map(|exchange| exchange.cx().clone()).unwrap_or_default();
+    let limit = cx.remaining().map_or(limit, |left| left.min(limit));
+    match cx.clone().with_timeout(limit).wait_for(&answered) {
+        Ok(Some(Ok(mut addresses))) => {
+            addresses.truncate(MAX_ADDRESSES);
+            Ok(addresses)
+        }
         Ok(Some(Err(error))) => Err(not_found(host, error)),
         Ok(None) => Err(Error::new(ErrorKind::HostNotFound, format!("{host}: the look-up panicked"))),
         Err(ended) => {

@@ -1,21 +1,36 @@
-//! TLS by rustls: whom a connection trusts, and who we are to the other side.
+//! TLS by rustls: which servers a connection trusts, and what it shows of itself.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ConfigBuilder, StreamOwned};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, NextTimeout, Transport, TransportAdapter, time,
-};
 
-use super::Trust;
-use super::room::Room;
+use super::error;
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind};
+
+/// What a TLS connection is made with; PEM files, read already.
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct Trust {
+    /// Certificates of authorities, besides those that are trusted anyway.
+    pub(crate) authorities: Vec<Vec<u8>>,
+    /// Certificate and key that this side shows.
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
+    /// Accepts any certificate.
+    pub(crate) skip_verify: bool,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust(…)")
+    }
+}
 
 type Builder = ConfigBuilder<ClientConfig, WantsClientCert>;
 
@@ -96,96 +111,73 @@ fn invalid(what: String) -> Error {
     Error::new(ErrorKind::InvalidConfig, what)
 }
 
-/// Puts TLS on connections for `https`.
-#[derive(Debug)]
-pub(super) struct TlsWire(pub(super) Arc<ClientConfig>);
+/// TLS on top of another stream.
+pub(super) struct TlsStream(StreamOwned<ClientConnection, Box<dyn Stream>>);
 
-impl<In: Transport> Connector<In> for TlsWire {
-    type Out = Either<In, Encrypted<In>>;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
-        let Some(transport) = chained else { return Ok(None) };
-        if !details.needs_tls() || transport.is_tls() {
-            return Ok(Some(Either::A(transport)));
-        }
-        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let name =
-            ServerName::try_from(host).map_err(|_| ureq::Error::Tls("the host has no name for TLS"))?;
-        let mut session = ClientConnection::new(Arc::clone(&self.0), name).map_err(refused)?;
-        let mut below = TransportAdapter::new(transport, details.current_time.clone());
-        below.set_timeout(left_of(details));
-        session.complete_io(&mut below).map_err(told)?;
-        let buffers = Room::of(details.config.input_buffer_size());
-        Ok(Some(Either::B(Encrypted { stream: StreamOwned::new(session, below), buffers })))
+impl TlsStream {
+    /// Does the handshake with `host`, within `limit`.
+    ///
+    /// # Errors
+    /// `Tls`, `Timeout`, `ConnectionFailed`, `Cancelled`.
+    pub(super) fn connect(
+        config: &Arc<ClientConfig>,
+        host: &str,
+        mut below: Box<dyn Stream>,
+        limit: Duration,
+    ) -> Result<Self, Error> {
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| Error::new(ErrorKind::Tls, "the host has no name for TLS"))?;
+        let mut session = ClientConnection::new(Arc::clone(config), name).map_err(of_rustls)?;
+        below.set_limit(Some(limit));
+        session.complete_io(&mut below).map_err(|error| error::of_io(ours(error)))?;
+        Ok(TlsStream(StreamOwned::new(session, below)))
     }
 }
 
-/// What making the connection has left of its time.
-fn left_of(details: &ConnectionDetails<'_>) -> NextTimeout {
-    let mut timeout = details.timeout;
-    if let (time::Duration::Exact(limit), time::Instant::Exact(begun)) = (timeout.after, details.now) {
-        timeout.after = limit.saturating_sub(begun.elapsed()).into();
-    }
-    timeout
-}
-
-/// A connection with TLS on top.
-pub(super) struct Encrypted<In: Transport> {
-    stream: StreamOwned<ClientConnection, TransportAdapter<In>>,
-    buffers: Room,
-}
-
-impl<In: Transport> Transport for Encrypted<In> {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
-        let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream.write_all(output).map_err(told)
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
-        let input = self.buffers.input_append_buf();
-        let read = self.stream.read(input).map_err(told)?;
-        self.buffers.input_appended(read);
-        Ok(read > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.stream.sock.get_mut().is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        true
+impl Read for TlsStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(ours)
     }
 }
 
-impl<In: Transport> fmt::Debug for Encrypted<In> {
+impl Write for TlsStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(ours)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(ours)
+    }
+}
+
+impl Stream for TlsStream {
+    fn set_limit(&mut self, limit: Option<Duration>) {
+        self.0.sock.set_limit(limit);
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.0.sock.is_idle()
+    }
+}
+
+impl fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Encrypted").field("below", self.stream.sock.get_ref()).finish()
+        f.debug_struct("TlsStream").field("below", &self.0.sock).finish()
     }
 }
 
-/// rustls hands its own errors through as those of a connection.
-fn told(error: io::Error) -> ureq::Error {
+/// Translates what rustls hands through as an error of the connection.
+fn ours(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(ours) => refused(ours.clone()),
-        None => error.into(),
+        Some(tls) => io::Error::other(of_rustls(tls.clone())),
+        None => error,
     }
 }
 
 /// A certificate that is no good will be no better in a moment; a record that was damaged may be.
-fn refused(error: rustls::Error) -> ureq::Error {
+fn of_rustls(error: rustls::Error) -> Error {
     let may_pass = error == rustls::Error::DecryptError;
-    let error = Error::new(ErrorKind::Tls, error.to_string()).with_retryable(may_pass).with_source(error);
-    ureq::Error::Io(io::Error::other(error))
+    Error::new(ErrorKind::Tls, error.to_string()).with_retryable(may_pass).with_source(error)
 }
 
 /// What `skip_verify` asks for.

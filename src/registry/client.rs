@@ -1,0 +1,136 @@
+//! What all pulls of a service share, and its connections: one pool for each distinct TLS setting.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::auth::TokenCache;
+use super::host_limits::{HostLimits, Slots};
+use super::hosts::{Host, Hosts};
+use super::http::{Http, Limits, Proxies, Resolver, Trust};
+use super::settings::Settings;
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind};
+use crate::store::Store;
+
+/// Largest certificate or key file, bytes.
+const MAX_PEM: u64 = 1024 * 1024;
+
+/// Pools of connections that are kept for different TLS settings.
+const MAX_POOLS: usize = 64;
+
+/// What all pulls of a service share.
+pub(super) struct Service {
+    pub(super) settings: Settings,
+    pub(super) hosts: Hosts,
+    pub(super) credentials: Credentials,
+    pub(super) tokens: TokenCache,
+    pub(super) host_limits: HostLimits,
+    pub(super) downloads: Slots,
+    pub(super) store: Store,
+    pub(super) clients: Clients,
+}
+
+/// The connections of a service.
+pub(super) struct Clients {
+    limits: Limits,
+    /// What hosts without settings of their own are trusted by.
+    trust: Trust,
+    proxies: Proxies,
+    resolver: Arc<dyn Resolver>,
+    pools: Mutex<Vec<Pool>>,
+}
+
+/// Connections that are made with the same settings.
+struct Pool {
+    trust: Trust,
+    connect: Duration,
+    http: Http,
+}
+
+impl Clients {
+    /// # Errors
+    /// `InvalidConfig` if a certificate, a key or the proxy cannot be used.
+    pub(super) fn new(settings: &Settings, resolver: Arc<dyn Resolver>) -> Result<Self, Error> {
+        let clients = Clients {
+            limits: settings.limits.clone(),
+            trust: settings.trust.clone(),
+            proxies: Proxies::new(&settings.proxy)?,
+            resolver,
+            pools: Mutex::default(),
+        };
+        clients.pool(clients.trust.clone(), clients.limits.connect)?;
+        Ok(clients)
+    }
+
+    /// Returns the connections to a host: those of the service, or of its own where its settings differ.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if a certificate or a key cannot be read or used.
+    pub(super) fn for_host(&self, host: &Host) -> Result<Http, Error> {
+        let mut trust = self.trust.clone();
+        for path in &host.tls.ca {
+            trust.authorities.push(read_pem(path)?);
+        }
+        trust.skip_verify = host.tls.skip_verify;
+        if let Some((certificate, key)) = host.tls.client.first() {
+            let chain = read_pem(certificate)?;
+            let key = key.as_ref().map_or_else(|| Ok(chain.clone()), |key| read_pem(key))?;
+            trust.client = Some((chain, key));
+        }
+        self.pool(trust, host.dial_timeout.unwrap_or(self.limits.connect))
+    }
+
+    /// Returns the connections to hosts that another server named. A host's TLS settings are for that
+    /// host and port alone, and no client certificate is shown.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub(super) fn for_others(&self) -> Result<Http, Error> {
+        self.pool(Trust { client: None, ..self.trust.clone() }, self.limits.connect)
+    }
+
+    /// Returns the connections to token servers that are not on a registry's own host and port.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub(super) fn for_token_servers(&self) -> Result<Http, Error> {
+        self.pool(self.trust.clone(), self.limits.connect)
+    }
+
+    fn pool(&self, trust: Trust, connect: Duration) -> Result<Http, Error> {
+        let mut pools = self.pools.lock();
+        if let Some(known) = pools.iter().find(|known| known.trust == trust && known.connect == connect) {
+            return Ok(known.http.clone());
+        }
+        let limits = Limits { connect, ..self.limits.clone() };
+        let proxy_trust = Trust { client: None, ..self.trust.clone() };
+        let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, Arc::clone(&self.resolver))?;
+        if pools.len() >= MAX_POOLS {
+            pools.remove(0);
+        }
+        pools.push(Pool { trust, connect, http: http.clone() });
+        Ok(http)
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
+    use std::io::Read;
+    let invalid = |what: String| Error::new(ErrorKind::InvalidConfig, format!("{}: {what}", path.display()));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| invalid(error.to_string()))?;
+    file.take(MAX_PEM + 1).read_to_end(&mut bytes).map_err(|error| invalid(error.to_string()))?;
+    if bytes.len() as u64 > MAX_PEM {
+        return Err(invalid(format!("more than {MAX_PEM} bytes")));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,168 @@
+//! Making a connection, from a URL to a stream that HTTP can be spoken on: directly or by a proxy, with
+//! TLS where the URL wants it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use ureq::http::Uri;
+
+use super::dial::dial;
+use super::dns::{self, Resolver};
+use super::exchange::Exchange;
+use super::proxy::{Proxies, Proxy};
+use super::stream::Stream;
+use super::tcp::TcpSocket;
+use super::tls::TlsStream;
+use crate::credentials::Secret;
+use crate::error::{Error, ErrorKind};
+use crate::registry::address::{AddressRule, written_address};
+
+/// Makes connections, all with the same settings.
+pub(super) struct Connector {
+    pub(super) resolver: Arc<dyn Resolver>,
+    pub(super) proxies: Proxies,
+    /// For the hosts that URLs name.
+    pub(super) tls: Arc<ClientConfig>,
+    /// For proxies: a host's own settings are not theirs.
+    pub(super) proxy_tls: Arc<ClientConfig>,
+    /// Whether `tls` verifies certificates.
+    pub(super) is_verifying: bool,
+    /// How long a name may take to be looked up, and then a connection to be made.
+    pub(super) timeout: Duration,
+}
+
+/// A connection, and what is known of it.
+pub(super) struct Connection {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) route: Route,
+    /// The URL is `https`.
+    pub(super) is_secure: bool,
+}
+
+/// How a connection reaches its host.
+pub(super) enum Route {
+    /// Without a proxy.
+    Direct {
+        peer: IpAddr,
+        /// The URL names an address.
+        is_written: bool,
+        /// The server has proved its name.
+        is_verified: bool,
+    },
+    /// A tunnel through a proxy.
+    Tunnel,
+    /// By a proxy that is told the whole URL.
+    Forwarded(Forwarding),
+}
+
+/// What a request to a forwarding proxy holds in addition.
+pub(super) struct Forwarding {
+    /// Stands before the path in the request line: `http://HOST[:PORT]`.
+    pub(super) origin: String,
+    /// The value of `Proxy-Authorization`.
+    pub(super) authorization: Option<Secret>,
+}
+
+impl Connector {
+    /// Connects to the host of `url`.
+    ///
+    /// # Errors
+    /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Cancelled`; `Denied` for an address that the
+    /// current exchange must not reach. A proxy's failure names the proxy as its host.
+    pub(super) fn connect(&self, url: &Uri) -> Result<Connection, Error> {
+        let host = url.host().unwrap_or_default();
+        let is_secure = url.scheme_str() == Some("https");
+        let port = port_of(url);
+        match self.proxies.for_url(is_secure, host, port) {
+            None => self.connect_directly(host, port, is_secure),
+            Some(proxy) if is_secure => {
+                let end = Deadline::in_(self.timeout);
+                let stream = self.tunnel(proxy, host, port, end).map_err(|error| proxy.named(error))?;
+                let stream = TlsStream::connect(&self.tls, host, stream, end.left())?;
+                Ok(Connection { stream: Box::new(stream), route: Route::Tunnel, is_secure })
+            }
+            Some(proxy) => {
+                let end = Deadline::in_(self.timeout);
+                let stream = self.connect_to_proxy(proxy, end).map_err(|error| proxy.named(error))?;
+                let origin = format!("http://{}", url.authority().map_or("", |authority| authority.as_str()));
+                let forwarding = Forwarding { origin, authorization: proxy.authorization().cloned() };
+                Ok(Connection { stream, route: Route::Forwarded(forwarding), is_secure })
+            }
+        }
+    }
+
+    fn connect_directly(&self, host: &str, port: u16, is_secure: bool) -> Result<Connection, Error> {
+        let rule = Exchange::current().map_or(AddressRule::Any, |exchange| exchange.addresses);
+        let is_verified = is_secure && self.is_verifying;
+        let addresses = dns::addresses(&self.resolver, host, port, self.timeout, rule, is_verified)?;
+        let end = Deadline::in_(self.timeout);
+        let (socket, address) = dial(&addresses, self.timeout)?;
+        let mut stream: Box<dyn Stream> = Box::new(TcpSocket::new(socket));
+        if is_secure {
+            stream = Box::new(TlsStream::connect(&self.tls, host, stream, end.left())?);
+        }
+        let is_written = written_address(host).is_some();
+        let route = Route::Direct { peer: address.ip(), is_written, is_verified };
+        Ok(Connection { stream, route, is_secure })
+    }
+
+    fn connect_to_proxy(&self, proxy: &Proxy, end: Deadline) -> Result<Box<dyn Stream>, Error> {
+        let (host, port) = proxy.host_and_port();
+        let any = AddressRule::Any;
+        let addresses = dns::addresses(&self.resolver, host, port, self.timeout, any, false)?;
+        let (socket, _) = dial(&addresses, end.left())?;
+        let stream = Box::new(TcpSocket::new(socket));
+        if proxy.is_secure() {
+            return Ok(Box::new(TlsStream::connect(&self.proxy_tls, host, stream, end.left())?));
+        }
+        Ok(stream)
+    }
+
+    fn tunnel(&self, proxy: &Proxy, host: &str, port: u16, end: Deadline) -> Result<Box<dyn Stream>, Error> {
+        let mut stream = self.connect_to_proxy(proxy, end)?;
+        stream.set_limit(Some(end.left()));
+        proxy.open_tunnel(&mut stream, host, port)?;
+        Ok(stream)
+    }
+}
+
+/// Returns the port of a URL, which may be the scheme's own.
+pub(super) fn port_of(url: &Uri) -> u16 {
+    url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 })
+}
+
+/// When a connection has to be made.
+#[derive(Clone, Copy)]
+struct Deadline(Instant, Duration);
+
+impl Deadline {
+    fn in_(time: Duration) -> Self {
+        Deadline(Instant::now(), time)
+    }
+
+    fn left(self) -> Duration {
+        self.1.saturating_sub(self.0.elapsed())
+    }
+}
+
+impl Route {
+    /// Returns the server's address; unknown behind a proxy.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Route::Direct { peer, .. } => Some(*peer),
+            Route::Tunnel | Route::Forwarded(_) => None,
+        }
+    }
+
+    /// Judges a connection that was made for an exchange with another rule.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub(super) fn check(&self, rule: AddressRule) -> Result<(), Error> {
+        let Route::Direct { peer, is_written, is_verified } = self else { return Ok(()) };
+        rule.check(*peer, *is_written, *is_verified)
+            .map_err(|refusal| Error::new(ErrorKind::Denied, refusal.to_string()).with_retryable(false))
+    }
+}

@@ -1,0 +1,138 @@
+//! A reply: its head, and a body that is still to be read.
+
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::HeaderMap;
+
+use super::error;
+use super::exchange::Exchange;
+use super::min_rate::RateMeter;
+use crate::context::CancelHook;
+use crate::error::{Error, ErrorKind};
+
+/// What a server answered.
+pub(crate) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) body: Body,
+}
+
+impl Reply {
+    /// Refuses an encoding: none is asked for, and digests are of what is not encoded.
+    pub(super) fn refuse_encoding(&self) -> Result<(), Error> {
+        let is_encoded = |encoding: &str| !encoding.eq_ignore_ascii_case("identity");
+        if self.status < 300 && self.headers("content-encoding").any(is_encoded) {
+            let message = "the answer is encoded, which was not asked for";
+            return Err(Error::new(ErrorKind::Protocol, message).with_retryable(false));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Returns a header's value, unless it is absent or not text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Returns a header's value, whatever its bytes are.
+    pub(crate) fn header_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(|value| value.as_bytes())
+    }
+
+    /// Returns all values of a header that may stand more than once.
+    pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+    }
+
+    /// Returns the address that the reply came from; unknown behind a proxy.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    pub(crate) fn into_body(self) -> Body {
+        self.body
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// As [`Body::read_to_end`].
+    pub(crate) fn read_all(mut self, limit: usize) -> Result<Vec<u8>, Error> {
+        self.body.read_to_end(limit)
+    }
+
+    /// Drops a body of no interest. A short one is read if it comes at once, so that its connection can
+    /// be used again; a failure shows at the connection's next use.
+    pub(crate) fn discard(mut self) {
+        const SHORT: usize = 16 * 1024;
+        const AT_ONCE: Duration = Duration::from_millis(500);
+        let length = self.header("content-length").and_then(|length| length.parse::<usize>().ok());
+        if length.is_some_and(|length| length <= SHORT) {
+            self.body.exchange.end_within(AT_ONCE);
+            let _ = self.body.read_to_end(SHORT);
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// A body that is being read. Dropped before its end it closes its connection.
+pub(crate) struct Body {
+    pub(super) reader: ureq::BodyReader<'static>,
+    pub(super) meter: RateMeter,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) _hook: Option<CancelHook>,
+}
+
+impl Body {
+    /// Reads the next bytes; none at the end.
+    ///
+    /// # Errors
+    /// `ConnectionFailed` if it ends too soon, `Timeout`, `Protocol`, `Cancelled`.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let reader = &mut self.reader;
+        self.exchange.begin_read_of_body();
+        let read = self.exchange.during(|| reader.read(buffer));
+        let read = read.map_err(|error| error::of_ureq(error.into()))?;
+        if read > 0 {
+            self.meter.count(read)?;
+        }
+        Ok(read)
+    }
+
+    /// Reads all that is left.
+    ///
+    /// # Errors
+    /// `Protocol` if it is longer than `limit` bytes; else as [`read`](Self::read).
+    pub(crate) fn read_to_end(&mut self, limit: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 8 * 1024];
+        loop {
+            let read = self.read(&mut chunk)?;
+            let part = chunk.get(..read).unwrap_or_default();
+            if part.is_empty() {
+                return Ok(bytes);
+            }
+            if bytes.len() + part.len() > limit {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("the answer is longer than {limit} bytes"),
+                )
+                .with_retryable(false));
+            }
+            bytes.extend_from_slice(part);
+        }
+    }
+}

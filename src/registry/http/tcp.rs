@@ -1,0 +1,122 @@
+//! A TCP socket that a cancel and a deadline interrupt.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+
+use super::exchange::Exchange;
+use super::stream::Stream;
+
+/// A socket cannot be told to wait for no time at all.
+pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// A connected socket. Each read and write belongs to the exchange that is the thread's current one.
+pub(super) struct TcpSocket {
+    socket: Arc<TcpStream>,
+    /// When the reads and writes have to be done.
+    until: Option<Instant>,
+    /// What the socket was last told, so that it is told only what is new.
+    read_timeout: Option<Duration>,
+    write_timeout: Option<Duration>,
+}
+
+impl TcpSocket {
+    /// Wraps a socket that blocks and has no timeouts yet.
+    pub(super) fn new(socket: Arc<TcpStream>) -> Self {
+        TcpSocket { socket, until: None, read_timeout: None, write_timeout: None }
+    }
+
+    /// Returns the time that a read or write may take. Coarse, so that an approaching deadline does not
+    /// cost a system call for each read.
+    ///
+    /// # Errors
+    /// `TimedOut` if there is no time left.
+    fn timeout(&self, exchange: Option<&Exchange>) -> io::Result<Option<Duration>> {
+        const GRAIN: u128 = 50;
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let Some(left) = exchange.map_or(left, |exchange| exchange.within(left)) else { return Ok(None) };
+        if left < Duration::from_secs(1) {
+            return Ok(Some(left.max(SHORTEST_WAIT)));
+        }
+        let grains = left.as_millis().div_ceil(GRAIN);
+        Ok(Some(Duration::from_millis(u64::try_from(grains * GRAIN).unwrap_or(u64::MAX))))
+    }
+
+    fn wait<T>(
+        &self,
+        exchange: Option<&Exchange>,
+        operation: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match exchange {
+            Some(exchange) => exchange.wait_on(&self.socket, operation),
+            None => operation(),
+        }
+    }
+}
+
+impl Read for TcpSocket {
+    /// Linux does not restart a read that has a time limit, so a signal must not end it.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let exchange = Exchange::current();
+        let timeout = self.timeout(exchange.as_deref())?;
+        if timeout != self.read_timeout {
+            self.socket.set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
+        }
+        self.wait(exchange.as_deref(), || uninterrupted(|| (&*self.socket).read(buffer)))
+    }
+}
+
+impl Write for TcpSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let exchange = Exchange::current();
+        let timeout = self.timeout(exchange.as_deref())?;
+        if timeout != self.write_timeout {
+            self.socket.set_write_timeout(timeout)?;
+            self.write_timeout = timeout;
+        }
+        let written = self.wait(exchange.as_deref(), || uninterrupted(|| (&*self.socket).write(bytes)))?;
+        if let Some(exchange) = exchange {
+            exchange.note_sent(written);
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for TcpSocket {
+    fn set_limit(&mut self, limit: Option<Duration>) {
+        self.until = limit.and_then(|limit| Instant::now().checked_add(limit));
+    }
+
+    fn is_idle(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        let probe = recv(&self.socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(probe, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+fn uninterrupted<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+impl fmt::Debug for TcpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpSocket").field("peer", &self.socket.peer_addr().ok()).finish()
+    }
+}

@@ -1,0 +1,114 @@
+//! The image service that pulls from registries.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::client::Service;
+use super::pull;
+use super::verifier::ImageVerifier;
+use crate::context::PullContext;
+use crate::error::{Error, ErrorKind};
+use crate::image::reference::Reference;
+use crate::service::{ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PullRequest, PulledImage};
+use crate::store::{Store, StoredImage};
+
+/// Pulls from registries over HTTP into a [`Store`] on disk.
+///
+/// Cheap to clone; clones share connections, tokens and store.
+///
+/// ```no_run
+/// use oci_puller::RegistryImageService;
+///
+/// let service = RegistryImageService::builder("/var/lib/images").build()?;
+/// let pulled = service.pull("alpine")?;
+/// println!("{} is {}", pulled.repo_digest.unwrap_or_default(), pulled.image_ref);
+/// # Ok::<(), oci_puller::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RegistryImageService {
+    service: Arc<Service>,
+    verifier: Option<Arc<dyn ImageVerifier>>,
+}
+
+impl RegistryImageService {
+    pub(super) fn new(service: Service, verifier: Option<Arc<dyn ImageVerifier>>) -> Self {
+        RegistryImageService { service: Arc::new(service), verifier }
+    }
+
+    /// Pulls one image by its name, and waits for it.
+    ///
+    /// # Errors
+    /// As of [`ImageService::pull_image`].
+    pub fn pull(&self, image: impl Into<ImageSpec>) -> Result<PulledImage, Error> {
+        self.pull_image(&PullContext::new(), &PullRequest::new(0, image))
+    }
+
+    /// Returns the store that the images are in.
+    pub fn store(&self) -> &Store {
+        &self.service.store
+    }
+
+    fn find(&self, image: &ImageSpec) -> Result<Option<StoredImage>, Error> {
+        self.service.store.find(&key_of(&image.image)?)
+    }
+}
+
+/// Returns what the store knows an image by: an id or a digest as it is, a name as it is pulled.
+fn key_of(image: &str) -> Result<String, Error> {
+    if image.starts_with("sha256:") || image.starts_with("sha512:") {
+        return Ok(image.to_owned());
+    }
+    Ok(pull::stored_name(&Reference::parse(image)?))
+}
+
+impl ImageService for RegistryImageService {
+    fn pull_image(&self, cx: &PullContext, request: &PullRequest) -> Result<PulledImage, Error> {
+        pull::pull(&self.service, self.verifier.as_deref(), cx, request)
+            .map_err(|error| error.with_image(&request.image.image))
+    }
+
+    fn image_size(&self, _: &PullContext, image: &ImageSpec) -> Result<u64, Error> {
+        let absent = || Error::new(ErrorKind::NotFound, "it is not in the store").with_image(&image.image);
+        self.service.store.size_of(&key_of(&image.image)?)?.ok_or_else(absent)
+    }
+
+    fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
+        Ok(self.find(image)?.map(|found| ImageRef::new(found.id.as_str())))
+    }
+
+    fn list_images(&self, _: &PullContext) -> Result<Vec<ImageInfo>, Error> {
+        Ok(self.service.store.images()?.into_iter().map(info).collect())
+    }
+
+    fn remove_image(&self, cx: &PullContext, image: &ImageSpec) -> Result<(), Error> {
+        self.service.store.remove(cx, &key_of(&image.image)?).map(drop)
+    }
+
+    fn image_fs_info(&self, _: &PullContext) -> Result<ImageFsInfo, Error> {
+        let info = self.service.store.fs_info()?;
+        Ok(ImageFsInfo {
+            path: info.path,
+            used_bytes: info.used_bytes,
+            inodes_used: info.inodes_used,
+            capacity_bytes: info.capacity_bytes,
+            available_bytes: info.available_bytes,
+        })
+    }
+}
+
+fn info(stored: StoredImage) -> ImageInfo {
+    let mut info = ImageInfo::new(ImageRef::new(stored.id.as_str()));
+    info.names = stored.names.into_iter().chain(stored.repo_digests).collect();
+    info.manifest_digest = Some(stored.manifest.digest);
+    info.size = stored.size;
+    info.pinned = stored.pinned;
+    info
+}
+
+impl fmt::Debug for RegistryImageService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryImageService")
+            .field("store", &self.service.store.dir())
+            .finish_non_exhaustive()
+    }
+}
