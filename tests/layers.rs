@@ -59,7 +59,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["read", "partial_gc", "disk_usage", "transaction"],
             &["handle"],
             &["create"],
-            &["flusher", "lease", "leftovers", "in_progress", "repair"],
+            &["group_commit", "lease", "leftovers", "in_progress", "repair"],
             &["layout", "retry_io"],
             &["error", "index", "settings", "sizes", "tar"],
         ],

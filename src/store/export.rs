@@ -26,7 +26,7 @@ impl Store {
             Error::new(ErrorKind::NotFound, "the image is not in the store").with_image(key)
         })?;
         let manifest = self.manifest(&image.manifest.digest)?;
-        let transaction = self.transaction_untracked();
+        let transaction = self.transaction();
         let mut writer = tar::Writer::new(archive);
         let text = index_of(&image, key);
         let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];

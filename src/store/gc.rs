@@ -76,7 +76,7 @@ impl Store {
     /// `Cancelled`, `Timeout`; `Store`, `DiskFull` (an index, too, is written anew before the old one
     /// goes).
     pub fn remove(&self, cx: &PullContext, key: &str) -> Result<Removed, Error> {
-        let (index, wanted) = (self.0.flusher.index()?, Key::of(key));
+        let (index, wanted) = (self.0.group_commit.index()?, Key::of(key));
         let by_name: Vec<_> = index.entries().filter(|entry| wanted.is_name_of(entry)).collect();
         let doomed = match by_name.is_empty() {
             false => by_name,
@@ -139,7 +139,7 @@ impl Store {
         images: &[StoredImage],
         references: &mut ReferenceGraph,
     ) -> Result<Removed, Error> {
-        let index = self.0.flusher.index()?;
+        let index = self.0.group_commit.index()?;
         let digests: HashSet<_> = images.iter().map(|image| &image.manifest.digest).collect();
         let is_doomed = |entry: &&IndexEntry| {
             !entry.pinned && self.manifests_listed_by(entry).iter().any(|manifest| digests.contains(manifest))
@@ -153,7 +153,7 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
     pub fn pin(&self, cx: &PullContext, key: &str, pinned: bool) -> Result<bool, Error> {
-        let (index, wanted) = (self.0.flusher.index()?, Key::of(key));
+        let (index, wanted) = (self.0.group_commit.index()?, Key::of(key));
         let meant: HashSet<Box<str>> = index
             .entries()
             .filter(|entry| self.meant_by(&wanted, entry).is_some())
@@ -162,9 +162,9 @@ impl Store {
         if meant.is_empty() {
             return Ok(false);
         }
-        self.0
-            .flusher
-            .change(cx, Vec::new(), move |index| index.pin(pinned, |entry| meant.contains(entry.text())))?;
+        self.0.group_commit.change_index(cx, Vec::new(), move |index| {
+            index.pin(pinned, |entry| meant.contains(entry.text()))
+        })?;
         Ok(true)
     }
 
@@ -195,8 +195,8 @@ impl Store {
         lease::digests_held(cx, &*self.0.disk)?;
         let texts: HashSet<Box<str>> = doomed.iter().map(|entry| entry.text().into()).collect();
         self.0
-            .flusher
-            .change(cx, Vec::new(), move |index| index.remove(|entry| texts.contains(entry.text())))?;
+            .group_commit
+            .change_index(cx, Vec::new(), move |index| index.remove(|entry| texts.contains(entry.text())))?;
         let mut removed = self.collect(cx, candidates, references)?;
         removed.names = doomed.iter().filter_map(|entry| called(entry)).collect();
         Ok(removed)
@@ -214,13 +214,13 @@ impl Store {
             return Ok(removed);
         }
         // Pulls wait while the lock is held: the documents are read before, and are remembered.
-        references.used_by(self, cx, &self.0.flusher.index()?)?;
+        references.used_by(self, cx, &*self.0.group_commit.index()?)?;
         let disk = &self.0.disk;
         let _lock = self.lock_collection(cx)?;
         // The leases before the index: a pull that ends in between is then seen by the one or by the
         // other.
         let leased = lease::digests_held(cx, &**disk)?;
-        let used = references.used_by(self, cx, &self.0.flusher.index()?)?;
+        let used = references.used_by(self, cx, &*self.0.group_commit.index()?)?;
         for digest in candidates.iter().filter(|digest| !leased.contains(*digest) && !used.contains(*digest))
         {
             let path = blob_path(digest);

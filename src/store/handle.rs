@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::durable::Disk;
-use crate::store::flusher::Flusher;
+use crate::store::group_commit::GroupCommit;
 use crate::store::in_progress::InProgress;
 use crate::store::lease::Leases;
 use crate::store::settings::StoreSettings;
@@ -37,7 +37,7 @@ pub(super) struct Inner {
     pub(super) settings: StoreSettings,
     pub(super) in_progress: Arc<InProgress>,
     pub(super) leases: Leases,
-    pub(super) flusher: Arc<Flusher>,
+    pub(super) group_commit: Arc<GroupCommit>,
     pub(super) sizes: Sizes,
 }
 
@@ -47,7 +47,7 @@ impl Store {
         Store(Arc::new(Inner {
             in_progress: Arc::default(),
             sizes: Sizes::default(),
-            flusher: Flusher::new(disk.clone(), settings.flush(), leases.in_flight(), settings.has_threads),
+            group_commit: GroupCommit::new(disk.clone(), settings.flush(), settings.has_threads),
             leases,
             dir,
             disk,

@@ -55,19 +55,18 @@ impl Store {
         let (index, _) = layout::read_index(&disk)?;
         self.importing(|import| {
             import.layout(cx, &disk, &index)?;
-            self.0.flusher.settle(&import.transaction.pending())?;
+            import.transaction.wait_durable(cx)?;
             import.name_listed(cx, &index)
         })
     }
 
     /// Runs an import, and takes away what it brought that no image uses.
     fn importing<T>(&self, import: impl FnOnce(&mut Import<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut state =
-            Import { store: self, transaction: self.transaction_untracked(), brought: HashSet::new() };
+        let mut state = Import { store: self, transaction: self.transaction(), brought: HashSet::new() };
         let outcome = import(&mut state);
         // Their flushes may be under way: what is removed must be under its name by then.
         let Import { transaction, brought, .. } = state;
-        let _ = self.0.flusher.settle(&transaction.pending());
+        let _ = transaction.wait_durable(&PullContext::new());
         drop(transaction);
         if let Err(error) = self.collect(&PullContext::new(), brought, &mut ReferenceGraph::default()) {
             log::warn!("what an import left over was not removed: {error}");
@@ -111,7 +110,7 @@ impl Import<'_> {
                 tar::Entry::File { path, size } => self.file(cx, path, size, &mut reader, &mut contents)?,
             }
         }
-        self.store.0.flusher.settle(&self.transaction.pending())?;
+        self.transaction.wait_durable(cx)?;
         if let Some(text) = contents.documents.get(INDEX) {
             let marker = contents.documents.get(LAYOUT);
             layout::check_marker(marker.map_or(&[], Vec::as_slice)).map_err(invalid)?;
@@ -389,7 +388,7 @@ impl Import<'_> {
         cx: &PullContext,
         images: Vec<(Vec<String>, Descriptor)>,
     ) -> Result<Vec<String>, Error> {
-        self.store.0.flusher.settle(&self.transaction.pending())?;
+        self.transaction.wait_durable(cx)?;
         let (mut found_by, mut entries) = (Vec::new(), Vec::new());
         for (names, target) in images {
             let id = self.id_of(&target)?;
@@ -405,7 +404,7 @@ impl Import<'_> {
         for entry in &entries {
             references.follow(self.store, cx, entry, &mut used)?;
         }
-        self.store.0.flusher.change(cx, self.transaction.pending(), move |index| {
+        self.store.0.group_commit.change_index(cx, self.transaction.pending(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
         self.brought.retain(|blob| !used.contains(blob));

@@ -12,7 +12,6 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -34,7 +33,6 @@ const MAX_FILE: u64 = 16 << 20;
 pub(super) struct Leases {
     disk: Arc<dyn Disk>,
     held: Arc<Mutex<HeldDigests>>,
-    in_flight: Arc<AtomicUsize>,
 }
 
 /// The digests that the pulls of one open store hold, each with the number of its holders.
@@ -59,44 +57,17 @@ struct LeaseFile {
 #[derive(Debug)]
 pub(super) struct Lease {
     held: Arc<Mutex<HeldDigests>>,
-    _in_flight: Option<InFlight>,
     digests: Mutex<Vec<Digest>>,
-}
-
-/// Counts a running pull.
-#[derive(Debug)]
-struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Leases {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Leases { disk, held: Arc::default(), in_flight: Arc::default() }
+        Leases { disk, held: Arc::default() }
     }
 
-    /// Returns the counter of the pulls that have a lease.
-    pub(super) fn in_flight(&self) -> Arc<AtomicUsize> {
-        self.in_flight.clone()
-    }
-
-    /// Returns a lease for a pull.
+    /// Returns a lease that holds nothing yet.
     pub(super) fn lease(&self) -> Lease {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.lease_with(Some(InFlight(self.in_flight.clone())))
-    }
-
-    /// Returns a lease that does not count as a running pull: no pull waits to share flushes with its
-    /// holder.
-    pub(super) fn lease_untracked(&self) -> Lease {
-        self.lease_with(None)
-    }
-
-    fn lease_with(&self, in_flight: Option<InFlight>) -> Lease {
-        Lease { held: self.held.clone(), _in_flight: in_flight, digests: Mutex::default() }
+        Lease { held: self.held.clone(), digests: Mutex::default() }
     }
 
     /// Adds `digests` to `lease` by one write. Waits while a collection runs.

@@ -26,15 +26,15 @@
 //! A blob's way: [`begin`](Store::begin) locks its digest, [`Ingest`] writes its bytes into a partial
 //! file, and the commit compares size and hash. The file is then flushed, renamed to its digest, and
 //! its folder is flushed; [`tag`](Store::tag) adds the name to `index.json` when all blobs are in
-//! place. Commits that are ready at the same moment share their flushes ([`flusher`]). Where nothing is
+//! place. Commits that are ready at the same moment share their flushes ([`group_commit`]). Where nothing is
 //! flushed, small blobs take a shorter way ([`ingest::SMALL`]).
 
 mod create;
 mod disk_usage;
 mod error;
 mod export;
-mod flusher;
 mod gc;
+mod group_commit;
 mod handle;
 mod import;
 mod in_progress;

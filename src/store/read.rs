@@ -43,7 +43,7 @@ impl Store {
     /// # Errors
     /// `Store` if the index cannot be read. An image whose manifest cannot is left out, and logged.
     pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
-        let index = self.0.flusher.index()?;
+        let index = self.0.group_commit.index()?;
         let mut images = BTreeMap::new();
         for entry in index.entries() {
             self.gather(entry, &mut images);
@@ -60,7 +60,7 @@ impl Store {
         let wanted = Key::of(key);
         let mut missing = None;
         loop {
-            let index = self.0.flusher.index()?;
+            let index = self.0.group_commit.index()?;
             let Some(manifest) = index.entries().find_map(|entry| self.meant_by(&wanted, entry)) else {
                 return Ok(None);
             };
@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// As of [`find`](Self::find).
     pub(crate) fn size_of(&self, key: &str) -> Result<Option<u64>, Error> {
-        let (index, wanted) = (self.0.flusher.index()?, Key::of(key));
+        let (index, wanted) = (self.0.group_commit.index()?, Key::of(key));
         let known = index
             .entries()
             .find_map(|entry| self.meant_by(&wanted, entry))

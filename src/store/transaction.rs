@@ -9,7 +9,7 @@ use crate::context::PullContext;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
-use crate::store::flusher::Awaited;
+use crate::store::group_commit::PendingCommit;
 use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
 use crate::store::layout;
@@ -22,7 +22,7 @@ pub(crate) struct Transaction(Arc<State>);
 #[derive(Debug)]
 struct State {
     lease: Lease,
-    pending: Mutex<Vec<Arc<Awaited>>>,
+    pending: Mutex<Vec<Arc<PendingCommit>>>,
 }
 
 /// What the index says about an image, beside its name and manifest.
@@ -37,31 +37,31 @@ pub(crate) struct Naming {
 }
 
 impl Transaction {
-    fn new(lease: Lease) -> Self {
-        Transaction(Arc::new(State { lease, pending: Mutex::default() }))
-    }
-
     /// Adds a commit that the transaction's names wait for.
-    pub(super) fn await_commit(&self, blob: Arc<Awaited>) {
-        self.0.pending.lock().push(blob);
+    pub(super) fn await_commit(&self, commit: Arc<PendingCommit>) {
+        self.0.pending.lock().push(commit);
     }
 
     /// Returns the commits that must be durable before the transaction sets a name.
-    pub(super) fn pending(&self) -> Vec<Arc<Awaited>> {
+    pub(super) fn pending(&self) -> Vec<Arc<PendingCommit>> {
         self.0.pending.lock().clone()
+    }
+
+    /// Waits until every blob that the transaction wrote or reused is durable under its name.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Timeout`; the error of the first commit that failed.
+    pub(super) fn wait_durable(&self, cx: &PullContext) -> Result<(), Error> {
+        // Waits for each, also after one has failed: none may get its name later.
+        let outcomes: Vec<_> = self.pending().iter().map(|commit| commit.wait_durable(cx)).collect();
+        outcomes.into_iter().collect()
     }
 }
 
 impl Store {
-    /// Begins a pull.
+    /// Begins a pull, an import or an export.
     pub(crate) fn transaction(&self) -> Transaction {
-        Transaction::new(self.0.leases.lease())
-    }
-
-    /// Begins an import or export, which does not count as a running pull: no pull waits to share its
-    /// flushes.
-    pub(super) fn transaction_untracked(&self) -> Transaction {
-        Transaction::new(self.0.leases.lease_untracked())
+        Transaction(Arc::new(State { lease: self.0.leases.lease(), pending: Mutex::default() }))
     }
 
     /// Holds these blobs against garbage collection until the transaction ends.
@@ -99,7 +99,7 @@ impl Store {
             .iter()
             .map(|name| IndexEntry::new(Some(name.as_str()), manifest, id, repo_digest))
             .collect();
-        self.0.flusher.change(cx, transaction.pending(), move |index| {
+        self.0.group_commit.change_index(cx, transaction.pending(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
         })?;
         self.0.sizes.note(&manifest.digest, naming.size);

@@ -77,7 +77,7 @@ impl Store {
 
     /// The images that the index lists and that are not whole.
     fn incomplete(&self) -> Result<Vec<(Digest, Vec<Digest>)>, Error> {
-        let index = self.0.flusher.index()?;
+        let index = self.0.group_commit.index()?;
         let mut seen = HashSet::new();
         let mut incomplete = Vec::new();
         for digest in index.entries().filter_map(|entry| entry.digest.as_ref()) {
@@ -89,7 +89,7 @@ impl Store {
             }
         }
         // What was removed meanwhile lacks nothing.
-        let index = self.0.flusher.index()?;
+        let index = self.0.group_commit.index()?;
         let listed: HashSet<_> = index.entries().filter_map(|entry| entry.digest.as_ref()).collect();
         incomplete.retain(|(digest, _)| listed.contains(digest));
         Ok(incomplete)

@@ -62,11 +62,6 @@ impl BlockingPool {
         }
     }
 
-    /// Returns whether a job waits that no thread is free for.
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.state.lock().has_waiting()
-    }
-
     fn start_thread(&'static self, number: usize) -> io::Result<()> {
         let name = format!("{}-{number}", self.name);
         let Err(error) = thread::Builder::new().name(name).spawn(move || self.work(number)) else {
@@ -158,10 +153,6 @@ impl<J> Pool<J> {
             self.running[number] = false;
         }
         is_unneeded
-    }
-
-    fn has_waiting(&self) -> bool {
-        self.queue.len() > self.idle
     }
 }
 

@@ -43,11 +43,11 @@ impl Store {
         let store = &self.0;
         self.hold(cx, transaction, &[&blob.digest])?;
         let claim = store.in_progress.claim(cx, &blob.digest)?;
-        if let Some(awaited) = store.flusher.unsettled(&blob.digest) {
-            if awaited.size() != blob.size {
+        if let Some(pending) = store.group_commit.pending(&blob.digest) {
+            if pending.size() != blob.size {
                 return Err(size_conflict(blob));
             }
-            transaction.await_commit(awaited);
+            transaction.await_commit(pending);
             return Ok(BeginIngest::Present);
         }
         if let Some(found) = self.has(cx, blob)? {
@@ -130,8 +130,8 @@ impl Store {
         blob: &Descriptor,
         found: &Metadata,
     ) -> Result<BeginIngest, Error> {
-        if let Some(awaited) = self.0.flusher.assure(cx, &blob.digest, found)? {
-            transaction.await_commit(awaited);
+        if let Some(pending) = self.0.group_commit.ensure_durable(cx, &blob.digest, found)? {
+            transaction.await_commit(pending);
         }
         Ok(BeginIngest::Present)
     }

@@ -142,9 +142,9 @@ impl Ingest {
 
     fn publish(&self, Partial { path, file, .. }: Partial) -> Result<(), Error> {
         file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
-        let awaited = self.store.flusher.publish(&self.cx, &self.digest, path, file)?;
-        if let Some(awaited) = awaited {
-            self.transaction.await_commit(awaited);
+        let pending = self.store.group_commit.publish(&self.cx, &self.digest, path, file)?;
+        if let Some(pending) = pending {
+            self.transaction.await_commit(pending);
         }
         Ok(())
     }

@@ -62,9 +62,9 @@ fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_
     let (_dir, store) = store();
     let (transaction, blob) = (store.transaction(), blob(b"finished"));
     store.put(&PullContext::new(), &transaction, &blob, b"finished").unwrap();
-    let awaited = transaction.pending();
+    let pending = transaction.pending();
     drop(transaction);
-    awaited.iter().for_each(|blob| blob.wait().unwrap());
+    pending.iter().for_each(|commit| commit.wait_durable(&PullContext::new()).unwrap());
     assert!(store.open_blob(&blob.digest).is_ok());
 }
 
@@ -114,7 +114,7 @@ fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() 
             ingest.write(bytes).unwrap();
             std::fs::write(&path, brought).unwrap();
             ingest.commit().unwrap();
-            store.0.flusher.settle(&transaction.pending()).unwrap();
+            transaction.wait_durable(&PullContext::new()).unwrap();
             assert!(std::fs::read(&path).unwrap() == *bytes, "{durability:?}, {brought:?}");
             assert_eq!(std::fs::read_dir(dir.path().join(layout::PARTIALS)).unwrap().count(), 0);
         }
@@ -222,7 +222,7 @@ fn many_pulls_at_once_all_stand_in_the_index() {
 fn a_change_of_the_index_that_panics_harms_no_other() {
     let (_dir, store) = store();
     let cx = PullContext::new();
-    let panicked = store.0.flusher.change(&cx, Vec::new(), |_| panic!("a panic that is meant"));
+    let panicked = store.0.group_commit.change_index(&cx, Vec::new(), |_| panic!("a panic that is meant"));
     assert_eq!(kind(panicked), ErrorKind::Panicked);
     let image = TestImage::new("app:1", "1", &[b"layer"]);
     image.pull_into(&store).unwrap();

@@ -1,10 +1,11 @@
-//! The index as this process knows it, and its way to the disk.
+//! `index.json`: read when another process wrote it, and rewritten under its lock.
 
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::batch::Edit;
 use crate::context::PullContext;
 use crate::durable::{Disk, DiskFile, Flush, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
@@ -12,51 +13,51 @@ use crate::store::index::StoreIndex;
 use crate::store::layout::{self, INDEX, INDEX_LOCK};
 use crate::store::retry_io;
 
-/// Changes the index, and says whether it did.
-pub(super) type Edit = Box<dyn FnOnce(&mut StoreIndex) -> bool + Send>;
-
-/// The index, read again only if somebody else wrote it.
+/// The index file, with its content in memory. No mutex is held during I/O: the metadata tells whether the
+/// content in memory is that of the file, so two threads that read at the same time do no harm.
 #[derive(Debug)]
-pub(super) struct KnownIndex {
+pub(super) struct IndexFile {
     disk: Arc<dyn Disk>,
     flush: Flush,
-    known: Mutex<Option<Known>>,
+    cached: Mutex<Option<Cached>>,
+    /// The lock file, open but not locked. Only the leader uses it.
     lock: Mutex<Option<Box<dyn DiskFile>>>,
 }
 
 /// The index as it was read or written last.
-#[derive(Debug)]
-struct Known {
+#[derive(Clone, Debug)]
+struct Cached {
     file: Metadata,
-    index: StoreIndex,
+    index: Arc<StoreIndex>,
     is_durable: bool,
 }
 
-impl KnownIndex {
+impl IndexFile {
     pub(super) fn new(disk: Arc<dyn Disk>, flush: Flush) -> Self {
-        KnownIndex { disk, flush, known: Mutex::default(), lock: Mutex::default() }
+        IndexFile { disk, flush, cached: Mutex::default(), lock: Mutex::default() }
     }
 
-    /// The index as it is now.
-    pub(super) fn read(&self) -> Result<StoreIndex, Error> {
-        let mut known = self.known.lock();
-        if let Some(known) = &*known
-            && self.disk.metadata(INDEX).is_ok_and(|now| now == known.file)
+    /// Returns the index as it is now.
+    pub(super) fn read(&self) -> Result<Arc<StoreIndex>, Error> {
+        let cached = self.cached.lock().clone();
+        if let Some(cached) = cached
+            && self.disk.metadata(INDEX).is_ok_and(|now| now == cached.file)
         {
-            return Ok(known.index.clone());
+            return Ok(cached.index);
         }
         let (index, file) = layout::read_index(&*self.disk)?;
-        *known = file.map(|file| Known { file, index: index.clone(), is_durable: false });
+        let index = Arc::new(index);
+        *self.cached.lock() = file.map(|file| Cached { file, index: index.clone(), is_durable: false });
         Ok(index)
     }
 
-    /// Changes the index by one rewrite, and makes it durable.
+    /// Makes all `edits` by one rewrite, and makes that durable.
     pub(super) fn edit(&self, edits: Vec<Edit>) -> Result<(), Error> {
-        // Whoever waits for this can leave; the lock itself is held briefly by whoever holds it.
+        // The caller that waits can leave on its own, and other processes hold the lock only briefly.
         let cx = PullContext::new();
         let written = self.with_lock(&cx, || self.rewrite(&cx, edits))?;
         match written {
-            // Others may go on with it meanwhile: what they make of it is flushed after this.
+            // Other processes may change the file meanwhile: they flush their own change after this one.
             Some(file) if self.flush == Flush::Wait => self.make_durable(&cx, file),
             _ => Ok(()),
         }
@@ -64,8 +65,8 @@ impl KnownIndex {
 
     /// Does `work` while no other process changes the index.
     fn with_lock<T>(&self, cx: &PullContext, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let mut lock = self.lock.lock();
-        let file = match lock.take() {
+        let opened = self.lock.lock().take();
+        let file = match opened {
             Some(file) => file,
             None => retry_io::for_files(cx, "open the lock of the index", || {
                 layout::open_lock(&*self.disk, INDEX_LOCK)
@@ -73,23 +74,24 @@ impl KnownIndex {
         };
         retry_io::lock(cx, &*file, Lock::Exclusive, INDEX_LOCK)?;
         let outcome = work();
-        // One that cannot be unlocked is closed, which unlocks it, too.
-        *lock = file.unlock().is_ok().then_some(file);
+        // If it cannot be unlocked, closing it unlocks it.
+        *self.lock.lock() = file.unlock().is_ok().then_some(file);
         outcome
     }
 
-    /// Writes the index with all `edits`, unless they change nothing: what the file then is.
+    /// Writes the index with all `edits`, unless they change nothing. Returns the new file's metadata.
     fn rewrite(&self, cx: &PullContext, edits: Vec<Edit>) -> Result<Option<Metadata>, Error> {
-        let mut index = self.read_patiently(cx)?;
+        let mut index = Arc::unwrap_or_clone(self.read_waiting(cx)?);
         let changed = edits.into_iter().fold(false, |changed, edit| edit(&mut index) | changed);
         if !changed && self.is_durable() {
             return Ok(None);
         }
+        let index = Arc::new(index);
         retry_io::for_files(cx, &format!("write {INDEX}"), || self.replace(&index)).map(Some)
     }
 
-    /// The index, once there is a file descriptor for it.
-    fn read_patiently(&self, cx: &PullContext) -> Result<StoreIndex, Error> {
+    /// Reads the index as soon as there is a file descriptor for it.
+    fn read_waiting(&self, cx: &PullContext) -> Result<Arc<StoreIndex>, Error> {
         let mut pauses = retry_io::Pauses::new();
         loop {
             match self.read() {
@@ -101,24 +103,22 @@ impl KnownIndex {
         }
     }
 
-    /// Whether the index as it was read needs no flush: one of our own, or one that nobody waits for.
+    /// Returns whether the file needs no flush: it is this process's own and flushed, or flushes are off.
     fn is_durable(&self) -> bool {
-        self.flush == Flush::Skip || self.known.lock().as_ref().is_some_and(|known| known.is_durable)
+        self.flush == Flush::Skip || self.cached.lock().as_ref().is_some_and(|cached| cached.is_durable)
     }
 
-    fn replace(&self, index: &StoreIndex) -> io::Result<Metadata> {
+    fn replace(&self, index: &Arc<StoreIndex>) -> io::Result<Metadata> {
         let file = layout::write_new_index(&*self.disk, &index.print(), self.flush)?;
-        // Who reads it waits for the rename, and not for a flush.
-        let mut known = self.known.lock();
         layout::put_new_index(&*self.disk)?;
-        *known = Some(Known { file, index: index.clone(), is_durable: false });
+        *self.cached.lock() = Some(Cached { file, index: index.clone(), is_durable: false });
         Ok(file)
     }
 
     fn make_durable(&self, cx: &PullContext, file: Metadata) -> Result<(), Error> {
         retry_io::for_files(cx, &format!("flush the name of {INDEX}"), || self.disk.sync_dir(""))?;
-        if let Some(known) = self.known.lock().as_mut().filter(|known| known.file == file) {
-            known.is_durable = true;
+        if let Some(cached) = self.cached.lock().as_mut().filter(|cached| cached.file == file) {
+            cached.is_durable = true;
         }
         Ok(())
     }
