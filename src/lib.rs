@@ -55,8 +55,9 @@ pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
 pub use credentials::{Credential, CredentialQuery, Keychain};
 pub use error::{Attempt, Error, ErrorKind, Phase};
+pub use image::config::{HistoryEntry, ImageConfig};
 pub use image::digest::{Algorithm, Digest};
-pub use image::manifest::{Descriptor, Document, ImageConfig, Index, Manifest};
+pub use image::manifest::{Descriptor, Document, Index, Manifest};
 pub use image::platform::{Platform, Preference};
 pub use image::reference::Reference;
 pub use manager::{

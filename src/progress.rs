@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::image::digest::Digest;
+use crate::image::platform::Platform;
 
 /// Watches a pull. Called from the pull's own threads, from several at once: it should be quick,
 /// for the pull waits meanwhile. A panic in it fails the pull.
@@ -29,6 +30,14 @@ pub enum ProgressEvent<'a> {
         blobs: usize,
         /// Their size, bytes.
         bytes: u64,
+    },
+    /// The image has no index, and its config names another platform than this machine's. It is pulled all
+    /// the same; a platform that was asked for is an error instead.
+    OtherPlatform {
+        /// The platform of the config.
+        offered: &'a Platform,
+        /// The platform of this machine.
+        wanted: &'a Platform,
     },
     /// A blob was in the store already.
     BlobReused {

@@ -110,12 +110,23 @@ pub struct PullRequest {
     pub pull_secrets: Vec<PullSecret>,
     /// The pod sandbox that the image is for; passed on to services that know such.
     pub pod_sandbox_config: Option<PodSandboxConfig>,
+    /// The type of the artifact to choose from an index of artifacts. `None` pulls an image for the
+    /// platform, or the index's only entry.
+    pub artifact_type: Option<String>,
 }
 
 impl PullRequest {
     /// A request for `image`, without secrets.
     pub fn new(id: u64, image: impl Into<ImageSpec>) -> Self {
         PullRequest { id, image: image.into(), ..PullRequest::default() }
+    }
+
+    /// Chooses the artifact of this type from an index, instead of the image for the platform. Default:
+    /// none.
+    #[must_use]
+    pub fn with_artifact_type(mut self, artifact_type: impl Into<String>) -> Self {
+        self.artifact_type = Some(artifact_type.into());
+        self
     }
 }
 

@@ -64,7 +64,10 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["error", "index", "settings", "sizes", "tar"],
         ],
     ),
-    ("image", &[&["select"], &["manifest"], &["platform", "reference"], &["digest"], &["quoted"]]),
+    (
+        "image",
+        &[&["select"], &["manifest", "config"], &["platform", "reference", "json"], &["digest"], &["quoted"]],
+    ),
 ];
 
 /// The rooms in which no file names the room's `mod.rs`: that is the face over its parts.

@@ -102,7 +102,6 @@ fn repeated_layers_stay_in_place_and_are_fetched_once() {
 
 #[test]
 fn what_is_wrong_is_named_by_its_field() {
-    let long = "a/".to_owned() + &"b".repeat(200);
     let table = [
         ("".to_owned(), "not JSON"),
         ("<html>".to_owned(), "not JSON"),
@@ -113,12 +112,8 @@ fn what_is_wrong_is_named_by_its_field() {
         (r#"{"schemaVersion":2}"#.to_owned(), "config: is missing"),
         (r#"{"schemaVersion":3,"manifests":[]}"#.to_owned(), "schemaVersion: is 3"),
         (r#"{"schemaVersion":"2","manifests":[]}"#.to_owned(), "schemaVersion: invalid type"),
-        (format!(r#"{{"schemaVersion":2,"config":{}}}"#, descriptor(A, 1)), "layers: is missing"),
         (format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, descriptor(A, 1)), "config: is missing"),
-        (manifest_with(r#","manifests":[]"#), "config: only a manifest has it"),
-        (manifest_with(r#","annotations":null"#), "annotations: invalid type: null"),
         (manifest_with(r#","annotations":{"a":1}"#), "annotations: invalid type"),
-        (manifest_with(r#","subject":{}"#), "subject.mediaType: is missing"),
         (manifest_with(r#","schemaVersion":2"#), r#"the key "schemaVersion" stands twice"#),
         (manifest_with(r#","Config":{}"#), r#""Config" differs from "config" only in case"#),
         (manifest_with(r#","layerſ":[]"#), r#"differs from "layers" only in case"#),
@@ -127,15 +122,24 @@ fn what_is_wrong_is_named_by_its_field() {
         (manifest_with(r#","annotations":{"a":"1","a":"2"}"#), r#"annotations: the key "a" stands twice"#),
         (manifest_with(r#","\u0078":1,"x":2"#), r#"the key "x" stands twice"#),
         (manifest_with(&format!(r#","x":{}{}"#, "[".repeat(33), "]".repeat(33))), "deeper than 32"),
-        (index_of(&[with(A, 1, r#","urls":null"#)]), "manifests[0].urls: invalid type: null"),
+        (
+            format!(r#"{{"schemaVersion":2,"config":null,"layers":[{}]}}"#, descriptor(A, 1)),
+            "config: is missing",
+        ),
+        (
+            manifest_with(&format!(r#","manifests":[{}]"#, descriptor(A, 1))),
+            "manifests: only an index has them",
+        ),
+        (manifest_with(r#","subject":"x""#), "subject: invalid type"),
+        (index_of(&["1.5".to_owned()]), "manifests[0]: invalid type"),
+        (index_of(&[with(A, 1, r#","platform":{"os":1}"#)]), "manifests[0].platform.os: invalid type"),
+        (index_of(&[descriptor(A, 1).replace(":1}", r#":"1"}"#)]), "manifests[0].size: invalid type"),
         (index_of(&[with(A, 1, r#","Size":1"#)]), r#"manifests[0]: the key "Size" differs"#),
         (index_of(&[with(A, 1, r#","size":1"#)]), r#"manifests[0]: the key "size" stands twice"#),
-        (index_of(&[with(A, 1, r#","urls":["no url"]"#)]), "manifests[0].urls[0]: \"no url\" is no URL"),
-        (index_of(&[with(A, 1, r#","platform":{"os":"x"}"#)]), "platform.architecture: is missing"),
-        (index_of(&[with(A, 1, r#","platform":null"#)]), "platform: invalid type: null"),
-        (index_of(&[with(A, 1, &format!(r#","artifactType":"{long}""#))]), "is no media type"),
-        (index_of(&[r#"{"mediaType":"","digest":"","size":1}"#.to_owned()]), "[0].mediaType: \"\""),
-        (index_of(&[descriptor(A, 1), descriptor("sha256:abc", 1)]), "manifests[1].digest: \"sha256:abc\""),
+        (manifest_of(&[with(B, 2, r#","urls":["no url"]"#)]), "layers[0].urls: \"no url\" is no URL"),
+        (manifest_of(&[descriptor("sha256:abc", 1)]), "layers[0].digest: \"sha256:abc\""),
+        (manifest_of(&[descriptor("", 1)]), "layers[0].digest: is missing"),
+        (manifest_of(&[descriptor(B, 2).replace("application/x", "")]), "layers[0].mediaType: is missing"),
         (manifest_of(&[descriptor(B, 2), descriptor(A, -1)]), "layers[1].size: -1 is negative"),
         (manifest_of(&[descriptor(B, 1 << 63)]), "layers[0].size: 9223372036854775808 is more"),
         (manifest_of(&[descriptor(B, 1 << 70)]), "layers[0].size: invalid type"),
@@ -153,11 +157,110 @@ fn what_is_wrong_is_named_by_its_field() {
 }
 
 #[test]
-fn null_is_no_list() {
-    let json = format!(r#"{{"schemaVersion":2,"config":{},"layers":null}}"#, descriptor(A, 1));
-    assert_refused(&json, ErrorKind::InvalidManifest, "layers: invalid type: null, expected a list");
-    let json = r#"{"schemaVersion":2,"manifests":null}"#;
-    assert_refused(json, ErrorKind::InvalidManifest, "manifests: invalid type: null, expected a list");
+fn an_optional_field_that_is_null_or_empty_is_absent() {
+    let bare = manifest(&format!(r#"{{"schemaVersion":2,"config":{}}}"#, descriptor(A, 1)));
+    assert!(bare.layers.is_empty(), "an image may have no layers");
+    for more in [
+        r#","layers":[]"#,
+        r#","layers":null,"manifests":null,"subject":null,"annotations":null,"artifactType":null"#,
+        r#","manifests":[],"subject":{},"annotations":{},"artifactType":"","mediaType":"""#,
+    ] {
+        let json = format!(r#"{{"schemaVersion":2,"config":{}{more}}}"#, descriptor(A, 1));
+        assert_eq!(manifest(&json), bare, "{more}");
+    }
+    let empty = Index::new(Vec::new());
+    for more in [
+        r#""manifests":[]"#,
+        r#""manifests":[],"layers":[],"config":null,"subject":{}"#,
+        r#""mediaType":"application/vnd.oci.image.index.v1+json","manifests":null"#,
+        r#""mediaType":"application/vnd.oci.image.index.v1+json""#,
+    ] {
+        assert_eq!(index(&format!(r#"{{"schemaVersion":2,{more}}}"#)), empty, "{more}");
+    }
+    let plain = index(&index_of(&[with(A, 1, r#","platform":{"os":"o","architecture":"a"}"#)]));
+    for more in [
+        r#","platform":{"os":"o","architecture":"a","variant":null,"os.version":"","os.features":null}"#,
+        r#","platform":{"os":"o","architecture":"a"},"urls":null,"data":null,"annotations":null"#,
+        r#","platform":{"os":"o","architecture":"a"},"urls":[],"data":"","annotations":{"a":null},"artifactType":"""#,
+    ] {
+        assert_eq!(index(&index_of(&[with(A, 1, more)])), plain, "{more}");
+    }
+    for platform in ["null", "{}", r#"{"os":"","architecture":null}"#] {
+        let entry = with(A, 1, &format!(r#","platform":{platform}"#));
+        assert_eq!(index(&index_of(&[entry])).manifests[0].platform, None, "{platform}");
+    }
+}
+
+#[test]
+fn a_media_type_may_have_any_form() {
+    let sigstore = "application/vnd.dev.sigstore.bundle+json;version=0.2";
+    for media_type in [sigstore, "foo/.bar", "no slash", &"x".repeat(1000)] {
+        let layer = descriptor(B, 2).replace("application/x", media_type);
+        assert_eq!(manifest(&manifest_of(&[layer])).layers[0].media_type, media_type);
+        let typed = manifest_with(&format!(r#","artifactType":"{media_type}""#));
+        assert_eq!(manifest(&typed).artifact_type.as_deref(), Some(media_type));
+    }
+}
+
+#[test]
+fn an_entry_of_an_index_that_cannot_be_used_is_left_out() {
+    let amd64 = r#","platform":{"os":"linux","architecture":"amd64"}"#;
+    let arm64 = r#","platform":{"os":"linux","architecture":"arm64"}"#;
+    let types = |entry: String| entry.replace("application/x", media_type::OCI_MANIFEST);
+    let wanted = Platform::new("linux", "amd64");
+    for odd in [
+        with("sha384:aa", 1, arm64),
+        with("sha256:abc", 1, arm64),
+        with(B, -1, arm64),
+        with(B, 1 << 63, arm64),
+        with(B, 0, arm64),
+        with(B, 1, r#","platform":{"os":"linux"}"#),
+        with(B, 1, r#","platform":{"architecture":"arm64","os":null}"#),
+        with(B, 1, &format!(r#"{arm64},"urls":["no url"]"#)),
+        with(B, 1, &format!(r#"{arm64},"data":"!""#)),
+        format!(r#"{{"mediaType":"x/y","digest":"{B}"{arm64}}}"#),
+        format!(r#"{{"mediaType":"","digest":"{B}","size":1{arm64}}}"#),
+        "{}".to_owned(),
+    ] {
+        let index = index(&index_of(&[types(odd.clone()), types(with(A, 1, amd64))]));
+        assert_eq!(index.manifests.len(), 1, "{odd}");
+        assert_eq!(wanted.choose(&index).unwrap().digest.as_str(), A, "{odd}");
+    }
+
+    // Told if it is the one for the platform.
+    let lost = index(&index_of(&[types(with("sha384:aa", 1, amd64)), types(with(A, 1, arm64))]));
+    let error = wanted.choose(&lost).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("manifests[0].digest: digest algorithm sha384"), "{error}");
+    let other = wanted.choose(&index(&index_of(&[types(with("sha384:aa", 1, arm64))]))).unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::NoMatchingPlatform);
+    assert!(other.message().contains("there is linux/arm64"), "{other}");
+}
+
+#[test]
+fn a_subject_that_cannot_be_read_is_absent() {
+    for subject in ["{}", r#"{"mediaType":"x/y","size":1,"digest":"sha384:aa"}"#, r#"{"digest":"x"}"#] {
+        assert_eq!(manifest(&manifest_with(&format!(r#","subject":{subject}"#))).subject, None, "{subject}");
+    }
+}
+
+#[test]
+fn the_id_is_the_config_s_digest_or_the_manifest_s_where_the_config_is_no_image_config() {
+    let own = Digest::parse(NOTHING).unwrap();
+    let id_of = |media_type: &str, config: &str| {
+        let config = Descriptor::new(config, Digest::parse(A).unwrap(), 1);
+        Manifest::new(config, Vec::new()).with_media_type(media_type).image_id(&own).to_string()
+    };
+    for (media_type, config, id) in [
+        (media_type::OCI_MANIFEST, media_type::OCI_CONFIG, A),
+        (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG, A),
+        (media_type::DOCKER_MANIFEST, "application/octet-stream", A),
+        (media_type::OCI_MANIFEST, "application/octet-stream", NOTHING),
+        (media_type::OCI_MANIFEST, "application/vnd.oci.empty.v1+json", NOTHING),
+        (media_type::OCI_MANIFEST, "application/vnd.cncf.helm.config.v1+json", NOTHING),
+    ] {
+        assert_eq!(id_of(media_type, config), id, "{media_type} with {config}");
+    }
 }
 
 #[test]
@@ -203,7 +306,7 @@ fn media_types_must_agree() {
 
 #[test]
 fn an_index_in_the_clothes_of_a_manifest_is_refused_and_the_other_way_round() {
-    let both = manifest_with(r#","manifests":[]"#);
+    let both = manifest_with(&format!(r#","manifests":[{}]"#, descriptor(A, 1)));
     for media_type in [media_type::OCI_MANIFEST, media_type::OCI_INDEX] {
         let error = Document::parse(Some(media_type), both.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidManifest, "{media_type}");
@@ -239,15 +342,33 @@ fn messages_do_not_repeat_the_document() {
 }
 
 #[test]
-fn a_config_tells_platform_and_layers_and_may_be_odd_elsewhere() {
+fn a_config_tells_platform_layers_and_how_to_run_the_image() {
     let json = format!(
-        r#"{{"os":"linux","architecture":"arm","variant":"v6","config":{{"User":123,"Volumes":null}},
-            "history":null,"rootfs":{{"type":"layers","diff_ids":["{A}","{A}"]}}}}"#
+        r#"{{"os":"linux","architecture":"arm","variant":"v6","created":"2015-10-31T22:22:56Z",
+            "config":{{"User":"1000:0","ExposedPorts":{{"80/tcp":{{}},"53/udp":null}},"Env":["A=b"],
+                "Entrypoint":["/bin/app"],"Cmd":["--help"],"Volumes":{{"/data":{{}}}},"WorkingDir":"/srv",
+                "Labels":{{"k":"v"}},"StopSignal":"SIGINT","Healthcheck":{{"Test":null}}}},
+            "history":[{{"created_by":"sh","empty_layer":true}},{{"comment":"c","author":"a"}}],
+            "rootfs":{{"type":"layers","diff_ids":["{A}","{A}"]}}}}"#
     );
     let config = ImageConfig::parse(json.as_bytes()).unwrap();
     assert_eq!(config.platform.to_string(), "linux/arm/v6");
     assert_eq!(config.diff_ids.len(), 2);
-    assert_eq!(ImageConfig::parse(b"{}").unwrap(), ImageConfig::default());
+    assert_eq!(config.user.as_deref(), Some("1000:0"));
+    assert_eq!(config.exposed_ports, ["80/tcp", "53/udp"]);
+    assert_eq!((&*config.env, &*config.volumes), (&["A=b".to_owned()][..], &["/data".to_owned()][..]));
+    assert_eq!((&*config.entrypoint[0], &*config.cmd[0]), ("/bin/app", "--help"));
+    assert_eq!(config.working_dir.as_deref(), Some("/srv"));
+    assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
+    assert_eq!(config.labels["k"], "v");
+    assert_eq!(config.created.as_deref(), Some("2015-10-31T22:22:56Z"));
+    assert!(config.history[0].empty_layer && !config.history[1].empty_layer);
+    assert_eq!(config.history[1].author.as_deref(), Some("a"));
+
+    let absent = r#"{"os":null,"config":{"User":"","Env":null,"Volumes":null},"history":null,"rootfs":null}"#;
+    for json in ["{}", absent, r#"{"config":null,"rootfs":{"diff_ids":null},"created":null}"#] {
+        assert_eq!(ImageConfig::parse(json.as_bytes()).unwrap(), ImageConfig::default(), "{json}");
+    }
 }
 
 #[test]
@@ -258,20 +379,26 @@ fn a_config_is_read_as_strictly_as_a_manifest() {
         (r#"{"os":1}"#, "os: invalid type"),
         (r#"{"os":"a","os":"b"}"#, "stands twice"),
         (r#"{"OS":"a"}"#, "only in case"),
-        (r#"{"rootfs":{"diff_ids":null}}"#, "rootfs.diff_ids: invalid type: null"),
-        (r#"{"rootfs":{"diff_ids":["x"]}}"#, "rootfs.diff_ids[0]: \"x\" is no digest"),
+        (r#"{"rootfs":{"diff_ids":["x"]}}"#, "rootfs.diff_ids: \"x\" is no digest"),
+        (r#"{"config":{"User":123}}"#, "config.User: invalid type"),
+        (r#"{"config":{"Volumes":["/data"]}}"#, "config.Volumes: invalid type"),
+        (r#"{"config":{"Env":[7353]}}"#, "config.Env[0]: invalid type"),
         (r#"{"config":{"Env":[],"Env":[]}}"#, "stands twice"),
+        (r#"{"config":{"Volumes":{"/a":{},"/a":{}}}}"#, "stands twice"),
+        (r#"{"history":"none"}"#, "history: invalid type"),
     ];
     for (json, said) in table {
         let error = ImageConfig::parse(json.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidManifest, "{json}");
         assert!(error.message().contains(said), "{json}: {error}");
     }
+    let unknown = ImageConfig::parse(br#"{"rootfs":{"diff_ids":["sha384:aa"]}}"#).unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Unsupported);
 }
 
 fn any_descriptor() -> impl Strategy<Value = Descriptor> {
     let text = "[a-zA-Z0-9 \"\\\\é]{0,6}";
-    let platform = ("[a-z]{0,5}", "[a-z]{0,5}", proptest::option::of("v[0-9]"));
+    let platform = ("[a-z]{1,5}", "[a-z]{1,5}", proptest::option::of("v[0-9]"));
     let extras = (proptest::option::of(platform), any::<bool>(), any::<bool>());
     let annotations = proptest::collection::btree_map(text, text, 0..3);
     (proptest::collection::vec(any::<u8>(), 0..9), extras, annotations).prop_map(
@@ -282,7 +409,7 @@ fn any_descriptor() -> impl Strategy<Value = Descriptor> {
                 platform.variant = variant;
                 platform
             });
-            it.data = inline.then_some(bytes);
+            it.data = Some(bytes).filter(|bytes| inline && !bytes.is_empty());
             it.urls = if mirrored { vec!["https://a.example/%20".to_owned()] } else { Vec::new() };
             it.annotations = annotations;
             it
@@ -298,7 +425,10 @@ prop_compose! {
     ) -> Manifest {
         let annotations = config.annotations.clone();
         let media_type = media_type::DOCKER_MANIFEST.to_owned();
-        Manifest { media_type, artifact_type: Some("c/d".to_owned()), config, layers, subject, annotations }
+        let mut manifest = Manifest::new(config, layers).with_media_type(media_type).with_artifact_type("c/d");
+        manifest.subject = subject;
+        manifest.annotations = annotations;
+        manifest
     }
 }
 
@@ -310,7 +440,10 @@ proptest! {
 
         let media_type = media_type::OCI_INDEX.to_owned();
         let Manifest { artifact_type, layers, subject, annotations, .. } = manifest;
-        let index = Index { media_type, artifact_type, manifests: layers, subject, annotations };
+        let mut index = Index::new(layers).with_media_type(media_type);
+        index.artifact_type = artifact_type;
+        index.subject = subject;
+        index.annotations = annotations;
         prop_assert_eq!(Document::parse(None, &index.to_json()).unwrap(), Document::Index(index));
     }
 

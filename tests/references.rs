@@ -90,6 +90,7 @@ fn what_is_wrong_is_said() {
     let long_tag = format!("a:{}", "t".repeat(129));
     let table = [
         ("", "empty"),
+        ("r.io:65536/app", "65535"),
         ("Alpine", "lower case"),
         ("ghcr.io/Owner/app", "lower case"),
         ("https://ghcr.io/a/b", "scheme"),
@@ -143,7 +144,7 @@ fn a_message_stays_short_and_on_one_line() {
 
 prop_compose! {
     fn typed()(
-        domain in "(([a-z0-9]{1,5}[.][A-Za-z]{1,4}|localhost|\\[:[0-9a-f:]{1,9}\\]|HOST)(:[0-9]{1,5})?/)?",
+        domain in "(([a-z0-9]{1,5}[.][A-Za-z]{1,4}|localhost|\\[:[0-9a-f:]{1,9}\\]|HOST)(:0?[0-9]{1,4})?/)?",
         repository in "[a-z]{1,4}(/[a-z0-9]{1,4}(([.]|_|__|-{1,3})[a-z0-9]{1,4}){0,2}){0,3}",
         tag in "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,8})?",
         digest in "(@sha256:[0-9a-f]{64}|@sha512:[0-9a-f]{128})?",

@@ -1,4 +1,4 @@
-//! Digests, and the hashing that bytes stream through.
+//! Digests, and hashing of a stream of bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use sha2::{Sha256, Sha512};
 use crate::error::{Error, ErrorKind};
 use crate::image::quoted::quoted;
 
-/// A hash function that a digest may name; those the
+/// A hash function that a digest may name; those that the
 /// [image spec](https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#registered-algorithms)
 /// registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Its name in a digest.
+    /// Returns its name in a digest.
     pub fn as_str(self) -> &'static str {
         match self {
             Algorithm::Sha256 => "sha256",
@@ -35,7 +35,7 @@ impl Algorithm {
         [Algorithm::Sha256, Algorithm::Sha512].into_iter().find(|known| known.as_str() == name)
     }
 
-    /// How many hexadecimal digits its hashes have.
+    /// Returns how many hexadecimal digits its hashes have.
     fn hex_len(self) -> usize {
         match self {
             Algorithm::Sha256 => 64,
@@ -44,7 +44,7 @@ impl Algorithm {
     }
 }
 
-/// The name of some bytes: `algorithm:hex`. Cheap to clone.
+/// The hash of some bytes, which names them: `algorithm:hex`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -52,7 +52,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Reads `algorithm:hex`, as the image spec writes it: lower case only.
+    /// Parses `algorithm:hex`, as the image spec writes it: lower case only.
     ///
     /// # Errors
     /// `Unsupported` if it is a digest by another algorithm, `InvalidReference` if it is none.
@@ -74,34 +74,34 @@ impl Digest {
         Ok(Digest { algorithm, text: text.into() })
     }
 
-    /// The digest of `bytes`.
+    /// Hashes `bytes`.
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         let mut hasher = Hasher::new(algorithm);
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// The SHA-256 of `bytes`.
+    /// Hashes `bytes` with SHA-256.
     pub fn sha256(bytes: &[u8]) -> Self {
         Self::of(Algorithm::Sha256, bytes)
     }
 
-    /// Whether `bytes` are what this digest names.
+    /// Whether `bytes` hash to this digest.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         Self::of(self.algorithm, bytes) == *self
     }
 
-    /// Which hash function made it.
+    /// Returns the hash function.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The hash, in lower-case hexadecimal: safe as a file name.
+    /// Returns the hash in lower-case hexadecimal: safe as a file name.
     pub fn hex(&self) -> &str {
         self.text.split_once(':').map_or("", |(_, hex)| hex)
     }
 
-    /// `algorithm:hex`.
+    /// Returns `algorithm:hex`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -114,7 +114,7 @@ fn malformed(text: &str) -> Error {
     )
 }
 
-/// `algorithm ::= component (separator component)*`, by the image spec's grammar.
+/// Checks `algorithm ::= component (separator component)*`, by the image spec's grammar.
 fn is_algorithm(name: &str) -> bool {
     let is_component = |part: &str| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
@@ -122,7 +122,7 @@ fn is_algorithm(name: &str) -> bool {
     name.split(['+', '.', '_', '-']).all(is_component)
 }
 
-/// `encoded ::= [a-zA-Z0-9=_-]+`, by the image spec's grammar.
+/// Checks `encoded ::= [a-zA-Z0-9=_-]+`, by the image spec's grammar.
 fn is_encoded(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-'))
@@ -148,7 +148,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes bytes as they stream by.
+/// Hashes a stream of bytes.
 #[derive(Clone)]
 pub struct Hasher(State);
 
@@ -159,7 +159,7 @@ enum State {
 }
 
 impl Hasher {
-    /// Has hashed nothing yet.
+    /// A hasher of no bytes yet.
     pub fn new(algorithm: Algorithm) -> Self {
         Hasher(match algorithm {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
@@ -175,7 +175,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that went by.
+    /// Returns the digest of all bytes.
     pub fn finish(self) -> Digest {
         match self.0 {
             State::Sha256(state) => named(Algorithm::Sha256, &state.finalize()),

@@ -1,7 +1,7 @@
-//! Platforms, and which of them serves this machine best.
+//! Platforms, and how well an image for one runs on another.
 //!
-//! All of this follows [containerd/platforms](https://github.com/containerd/platforms): how a platform
-//! is written, how it is normalised, and what `Only` takes, in which order.
+//! Text form, normalisation and order of preference follow
+//! [containerd/platforms](https://github.com/containerd/platforms).
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -12,6 +12,7 @@ use crate::image::quoted::quoted;
 
 /// What an image was built for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Platform {
     /// Operating system, as Go names it: `linux`.
     pub os: String,
@@ -21,29 +22,50 @@ pub struct Platform {
     pub variant: Option<String>,
     /// Version of the operating system; Windows only.
     pub os_version: Option<String>,
-    /// Features that the image wants of the operating system; Windows only.
+    /// Features that the image needs of the operating system; Windows only.
     pub os_features: Vec<String>,
 }
 
-/// How well a platform serves another; the smallest serves best.
+/// How well an image for one platform runs on another; the smallest is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Preference {
-    /// Its place in the order of what serves.
+    /// The place in the order of the platforms that fit.
     place: usize,
     /// More of the wanted features are better.
     features: Reverse<usize>,
 }
 
 impl Platform {
-    /// A platform of `os` and `architecture` alone, as they are.
+    /// A platform of `os` and `architecture` alone, unchanged.
     pub fn new(os: impl Into<String>, architecture: impl Into<String>) -> Self {
         Platform { os: os.into(), architecture: architecture.into(), ..Platform::default() }
     }
 
-    /// The platform that this program was built for.
+    /// Sets the variant of the architecture.
+    #[must_use]
+    pub fn with_variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = Some(variant.into());
+        self
+    }
+
+    /// Sets the version of the operating system.
+    #[must_use]
+    pub fn with_os_version(mut self, version: impl Into<String>) -> Self {
+        self.os_version = Some(version.into());
+        self
+    }
+
+    /// Sets the features that the image needs of the operating system.
+    #[must_use]
+    pub fn with_os_features<T: Into<String>>(mut self, features: impl IntoIterator<Item = T>) -> Self {
+        self.os_features = features.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Returns the platform that this program was built for.
     ///
-    /// The compiler does not tell which variant of 32-bit arm that is: such a machine counts as `v7`,
-    /// as in containerd's normalisation. On an older one, say `linux/arm/v6` instead.
+    /// The compiler does not tell the variant of 32-bit arm: such a machine counts as `v7`, as in
+    /// containerd's normalisation. On an older one, use `linux/arm/v6` instead.
     pub fn host() -> Self {
         let os = match std::env::consts::OS {
             "macos" => "darwin",
@@ -65,9 +87,9 @@ impl Platform {
         Platform::new(os, architecture)
     }
 
-    /// Reads `OS[/ARCHITECTURE[/VARIANT]]`, or `ARCHITECTURE` alone; what is left out is this machine's.
-    /// Other names for the same are taken: `x86_64`, `aarch64`, `armhf`. The version and the features
-    /// of the system may follow it in parentheses: `windows(10.0.17763+win32k)/amd64`.
+    /// Parses `OS[/ARCHITECTURE[/VARIANT]]`, or `ARCHITECTURE` alone; omitted parts are this machine's.
+    /// Other common names are accepted: `x86_64`, `aarch64`, `armhf`. Version and features of the operating
+    /// system may follow it in parentheses: `windows(10.0.17763+win32k)/amd64`.
     ///
     /// # Errors
     /// `InvalidConfig`, with the text.
@@ -78,8 +100,8 @@ impl Platform {
         })
     }
 
-    /// The same platform in its usual names: `linux/aarch64/v8` is `linux/arm64`, and `linux/arm` is
-    /// `linux/arm/v7`.
+    /// Returns the same platform in its usual names: `linux/aarch64/v8` is `linux/arm64`, and `linux/arm`
+    /// is `linux/arm/v7`.
     #[must_use]
     pub fn normalized(&self) -> Self {
         let (architecture, variant) =
@@ -96,18 +118,19 @@ impl Platform {
         }
     }
 
-    /// How well an image for `candidate` runs here; `None` if it does not. The smallest is the best.
+    /// Returns how well an image for `candidate` runs on this platform; `None` if it does not. The smallest
+    /// is the best.
     ///
-    /// What serves, in this order, is what containerd's `platforms.Only` takes: the platform itself,
-    /// then the older variants of its architecture, then the 32-bit one: `386` on `amd64`, `arm/v8`
-    /// to `arm/v5` on `arm64`. An image must not want features that this platform does not name. Of
-    /// Windows versions, the first three numbers must be equal where both are known.
+    /// The order is that of containerd's `platforms.Only`: the platform itself, then the older variants of
+    /// its architecture, then the 32-bit one: `386` on `amd64`, `arm/v8` to `arm/v5` on `arm64`. An image
+    /// must not need features that this platform does not name. Of Windows versions, the first three
+    /// numbers must be equal where both are known.
     pub fn preference(&self, candidate: &Platform) -> Option<Preference> {
         Served::by(self).preference(candidate)
     }
 }
 
-/// What one platform can run, the best first.
+/// The platforms whose images run on one platform, the best first.
 pub(super) struct Served {
     platform: Platform,
     /// Architecture and variant.
@@ -149,7 +172,7 @@ impl Served {
     }
 }
 
-/// What runs where `architecture` and `variant`, both normalised, do, the best first, without themselves.
+/// Returns what runs on `architecture` and `variant`, both normalised, the best first, without themselves.
 fn compatible(architecture: &str, variant: Option<&str>) -> Vec<(&'static str, Option<String>)> {
     match architecture {
         "amd64" => {
@@ -172,12 +195,12 @@ fn compatible(architecture: &str, variant: Option<&str>) -> Vec<(&'static str, O
     }
 }
 
-/// `arm` down to v5, the oldest that images are built for.
+/// Returns `arm` below `version` down to v5, the oldest that images are built for.
 fn older_arm(version: u8) -> Vec<(&'static str, Option<String>)> {
     (5..version).rev().map(|version| ("arm", Some(format!("v{version}")))).collect()
 }
 
-/// v9.x has all of v9.(x-1), and of v8.(x+5), from which v9.0 came.
+/// Returns the older versions: v9.x includes v9.(x-1) and v8.(x+5).
 fn older_arm64(major: u8, minor: u8) -> Vec<(&'static str, Option<String>)> {
     let down_from =
         |major: u8, end: u8| (0..end).rev().map(move |minor| normal("arm64", &format!("v{major}.{minor}")));
@@ -192,12 +215,12 @@ fn normal(architecture: &'static str, variant: &str) -> (&'static str, Option<St
     (architecture, normalize_architecture(architecture, variant).1)
 }
 
-/// The number in `v3`.
+/// Parses the number in `v3`.
 fn version(variant: Option<&str>) -> Option<u8> {
     variant.and_then(|variant| variant.strip_prefix('v').unwrap_or(variant).parse().ok())
 }
 
-/// The numbers in `v8.1`; zero for what is none.
+/// Parses the numbers in `v8.1`; zero for a part that is none.
 fn arm64_version(variant: &str) -> (u8, u8) {
     let (major, minor) = variant.split_once('.').unwrap_or((variant, "0"));
     (version(Some(major)).unwrap_or_default(), minor.parse().unwrap_or_default())
@@ -245,7 +268,7 @@ fn read(text: &str) -> Result<Platform, &'static str> {
     Ok(Platform { variant: shown(&architecture, variant, typed), architecture, ..system })
 }
 
-/// The usual variants are not shown where nobody asked for them.
+/// Hides the usual variant unless it was typed.
 fn shown(architecture: &str, variant: Option<String>, typed: bool) -> Option<String> {
     match (architecture, variant.as_deref(), typed) {
         ("arm", Some("v7"), false) => None,
@@ -254,7 +277,7 @@ fn shown(architecture: &str, variant: Option<String>, typed: bool) -> Option<Str
     }
 }
 
-/// A platform of one part: a system that is known, or else an architecture that is.
+/// Completes a platform of one part: a known operating system, or else a known architecture.
 fn complete(system: Platform, first: &str) -> Result<Platform, &'static str> {
     if KNOWN_SYSTEMS.contains(&system.os.as_str()) {
         let host = Platform::host();
@@ -296,7 +319,7 @@ fn is_specifier(part: &str) -> bool {
 
 const ESCAPED: [char; 5] = ['%', '+', '(', ')', '/'];
 
-/// Reads a version or a feature, in which characters with a meaning stand as `%2F`.
+/// Parses a version or a feature, in which characters with a meaning are written as `%2F`.
 fn read_option(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "version and features are letters, digits, _ . - and %2F for other characters";
     let mut pieces = text.split('%');
@@ -346,7 +369,7 @@ impl FromStr for Platform {
     }
 }
 
-/// The names that Go has for operating systems and architectures.
+/// Go's names of operating systems and architectures.
 const KNOWN_SYSTEMS: [&str; 17] = [
     "aix",
     "android",

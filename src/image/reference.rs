@@ -1,4 +1,4 @@
-//! Image references: parse, normalise, print.
+//! Image references: parsing, normal form, printing.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,11 +11,11 @@ use crate::image::quoted::quoted;
 
 /// The domain of a name that has none.
 const DEFAULT_DOMAIN: &str = "docker.io";
-/// What Docker Hub was called once.
+/// The former name of Docker Hub.
 const LEGACY_DEFAULT_DOMAIN: &str = "index.docker.io";
 /// The host that serves [`DEFAULT_DOMAIN`].
 const DEFAULT_REGISTRY: &str = "registry-1.docker.io";
-/// Where Docker Hub keeps the names without a slash.
+/// The prefix of Docker Hub's names without a slash.
 const OFFICIAL_PREFIX: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
 
@@ -55,7 +55,7 @@ enum Tag {
 }
 
 impl Reference {
-    /// Reads a reference as people type it.
+    /// Parses a reference as people type it.
     ///
     /// # Errors
     /// `InvalidReference`, with what is wrong; `Unsupported` for a digest by an algorithm other than
@@ -87,27 +87,27 @@ impl Reference {
         Ok(Reference { typed: text.into(), name, tag, digest })
     }
 
-    /// What was parsed, to the letter.
+    /// Returns the text that was parsed, unchanged.
     pub fn as_typed(&self) -> &str {
         &self.typed
     }
 
-    /// The host, and the port if one was given, as names are compared by: `docker.io`.
+    /// Returns the host, with its port if one was given, as names are compared: `docker.io`.
     pub fn domain(&self) -> &str {
         self.split_name().0
     }
 
-    /// The path below the host: `library/alpine`.
+    /// Returns the path below the host: `library/alpine`.
     pub fn repository(&self) -> &str {
         self.split_name().1
     }
 
-    /// Domain and repository: `docker.io/library/alpine`.
+    /// Returns domain and repository: `docker.io/library/alpine`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The tag; `latest` if neither tag nor digest was typed.
+    /// Returns the tag; `latest` if neither tag nor digest was typed.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_ref().map(|tag| match tag {
             Tag::Typed(tag) => &**tag,
@@ -120,12 +120,12 @@ impl Reference {
         matches!(self.tag, Some(Tag::Default))
     }
 
-    /// The digest.
+    /// Returns the digest.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The host that serves it, with its port if one was given; `docker.io` is served by
+    /// Returns the host that serves it, with its port if one was given; `docker.io` is served by
     /// `registry-1.docker.io`.
     pub fn registry(&self) -> &str {
         match self.domain() {
@@ -134,8 +134,8 @@ impl Reference {
         }
     }
 
-    /// The short form that people know: `alpine:latest`. For people only: a repository of 64
-    /// hexadecimal digits is not read back from it.
+    /// Returns the short form: `alpine:latest`. It is for people: a repository of 64 hexadecimal digits does
+    /// not parse back from it.
     pub fn familiar(&self) -> String {
         let name = match self.split_name() {
             (DEFAULT_DOMAIN, repository) => match repository.strip_prefix(OFFICIAL_PREFIX) {
@@ -147,7 +147,7 @@ impl Reference {
         format!("{name}{}", self.suffix())
     }
 
-    /// The same repository at `digest`, without a tag: `docker.io/library/alpine@sha256:…`.
+    /// Returns the same repository at `digest`, without a tag: `docker.io/library/alpine@sha256:…`.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
         let typed = format!("{}@{digest}", self.name).into();
@@ -223,7 +223,7 @@ fn refusal(text: &str, why: &str) -> Error {
     Error::new(ErrorKind::InvalidReference, format!("{}: {why}", quoted(text)))
 }
 
-/// What people mean well and get wrong.
+/// Explains common mistakes.
 fn familiar_mistake(text: &str) -> Option<&'static str> {
     if text.is_empty() {
         Some("it is empty")
@@ -247,8 +247,8 @@ fn parse_digest(text: &str, digest: &str) -> Result<Digest, Error> {
         .map_err(|error| Error::new(error.kind(), format!("{}: {}", quoted(text), error.message())))
 }
 
-/// Tells the domain from the first part of a Docker Hub name by its looks: only a domain has a dot, a
-/// colon or an upper-case letter, or is `localhost`.
+/// Splits off the domain. The first part is a domain if it has a dot, a colon or an upper-case letter, or is
+/// `localhost`; otherwise it belongs to a name of Docker Hub.
 fn split_domain(named: &str) -> (&str, &str) {
     match named.split_once('/') {
         Some((LEGACY_DEFAULT_DOMAIN, remote)) => (DEFAULT_DOMAIN, remote),
@@ -261,7 +261,7 @@ fn looks_like_domain(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.contains(char::is_uppercase)
 }
 
-/// `domain ::= host [':' digits]`
+/// Checks `domain ::= host [':' digits]`
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     // The port's colon stands after the last bracket of an IPv6 address.
     let address_end = domain.rfind(']').map_or(0, |bracket| bracket + 1);
@@ -271,6 +271,8 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     };
     if port.is_some_and(|port| port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit())) {
         Err("the port after the host is not a number")
+    } else if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        Err("the port after the host is more than 65535")
     } else if host.is_some_and(is_host) {
         Ok(())
     } else {
@@ -292,7 +294,7 @@ fn is_host_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// `repository ::= component ('/' component)*`; `full_len` counts `library/` too.
+/// Checks `repository ::= component ('/' component)*`; `full_len` counts `library/` too.
 fn check_repository(repository: &str, full_len: usize) -> Result<(), &'static str> {
     if repository.contains(char::is_uppercase) {
         Err("the repository must be in lower case")
@@ -305,7 +307,7 @@ fn check_repository(repository: &str, full_len: usize) -> Result<(), &'static st
     }
 }
 
-/// `component ::= alphanumeric (separator alphanumeric)*`, `separator ::= '.' | '_' | '__' | '-'+`
+/// Checks `component ::= alphanumeric (separator alphanumeric)*`, `separator ::= '.' | '_' | '__' | '-'+`
 fn is_component(component: &str) -> bool {
     let is_separator = |byte: &u8| matches!(byte, b'.' | b'_' | b'-');
     let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -348,12 +350,29 @@ mod tests {
 
     #[test]
     fn hosts_are_dns_names_or_addresses_in_brackets() {
-        for good in ["a", "a.b", "A-1.io", "[::1]", "a:5000", "[fe80::1]:5000", "192.168.0.1:8"] {
+        for good in
+            ["a", "a.b", "A-1.io", "[::1]", "a:5000", "[fe80::1]:5000", "192.168.0.1:8", "a:65535", "a:00080"]
+        {
             assert_eq!(check_domain(good), Ok(()), "{good}");
         }
         for bad in [
-            "", ".", "a.", "-a", "a_b.c", "a:", "a:b", "[]", "[::1", "::1", "[::1]5", "[::1]::5", "[::1]a:5",
+            "",
+            ".",
+            "a.",
+            "-a",
+            "a_b.c",
+            "a:",
+            "a:b",
+            "[]",
+            "[::1",
+            "::1",
+            "[::1]5",
+            "[::1]::5",
+            "[::1]a:5",
             "a]:5",
+            "a:65536",
+            "[::1]:99999",
+            "a:184467440737095516165000",
         ] {
             assert!(check_domain(bad).is_err(), "{bad}");
         }

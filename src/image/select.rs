@@ -1,4 +1,4 @@
-//! Choosing the entry of an index for a platform.
+//! Choosing the entry of an index: by platform, or by artifact type.
 
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::{Descriptor, Index, media_type};
@@ -13,12 +13,7 @@ impl Platform {
     /// they fit. Entries that are neither manifests nor indexes are left out.
     pub fn candidates<'a>(&self, index: &'a Index) -> Vec<&'a Descriptor> {
         let served = Served::by(self);
-        let mut candidates: Vec<_> = index
-            .manifests
-            .iter()
-            .filter(|entry| {
-                media_type::is_manifest(&entry.media_type) || media_type::is_index(&entry.media_type)
-            })
+        let mut candidates: Vec<_> = documents(index)
             .filter_map(|entry| match &entry.platform {
                 None => Some(((true, None), entry)),
                 Some(platform) => served.preference(platform).map(|it| ((false, Some(it)), entry)),
@@ -32,20 +27,54 @@ impl Platform {
     /// [`candidates`](Self::candidates).
     ///
     /// # Errors
-    /// `NoMatchingPlatform`, with the platforms that the index has.
+    /// `NoMatchingPlatform`, with the platforms that the index has; `Unsupported` or `InvalidManifest` if
+    /// the entry for this platform cannot be used.
     pub fn choose<'a>(&self, index: &'a Index) -> Result<&'a Descriptor, Error> {
         let best = self.candidates(index).first().copied();
-        best.ok_or_else(|| {
-            let message = format!("nothing for {self}; there is {}", listed(index));
-            Error::new(ErrorKind::NoMatchingPlatform, message)
-        })
+        best.ok_or_else(|| self.nothing_in(index))
     }
+
+    fn nothing_in(&self, index: &Index) -> Error {
+        let served = Served::by(self);
+        let is_for_this = |platform: &Platform| served.preference(platform).is_some();
+        let would_do = index.unusable.iter().find(|entry| entry.platform.as_ref().is_none_or(is_for_this));
+        match would_do {
+            Some(entry) => Error::new(entry.kind, entry.why.clone()),
+            None => {
+                let message = format!("nothing for {self}; there is {}", listed(index));
+                Error::new(ErrorKind::NoMatchingPlatform, message)
+            }
+        }
+    }
+}
+
+impl Index {
+    /// Returns the entries that are of this artifact type, and then those that do not name theirs: their
+    /// manifests tell.
+    pub(crate) fn of_artifact_type(&self, artifact_type: &str) -> Vec<&Descriptor> {
+        let named = documents(self).filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type));
+        named.chain(documents(self).filter(|entry| entry.artifact_type.is_none())).collect()
+    }
+
+    /// Whether the document lists one entry only.
+    pub(crate) fn has_one_entry(&self) -> bool {
+        self.manifests.len() + self.unusable.len() == 1
+    }
+}
+
+/// Returns the entries that are manifests or indexes.
+fn documents(index: &Index) -> impl Iterator<Item = &Descriptor> {
+    index
+        .manifests
+        .iter()
+        .filter(|entry| media_type::is_manifest(&entry.media_type) || media_type::is_index(&entry.media_type))
 }
 
 /// Lists the platforms of `index`, each once.
 fn listed(index: &Index) -> String {
     let mut platforms: Vec<String> = Vec::new();
-    for platform in index.manifests.iter().filter_map(|entry| entry.platform.as_ref()) {
+    let usable = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+    for platform in usable.chain(index.unusable.iter().filter_map(|entry| entry.platform.as_ref())) {
         let text: String = platform.to_string().chars().take(64).collect();
         if !platforms.contains(&text) {
             if platforms.len() == MAX_LISTED {

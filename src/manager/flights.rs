@@ -201,6 +201,7 @@ impl Flights {
                 image: ask.image.clone(),
                 pull_secrets: ask.request.pull_secrets.clone(),
                 pod_sandbox_config: ask.request.pod_sandbox_config.clone(),
+                ..PullRequest::default()
             },
             reference: ask.reference.clone(),
             begun: None,

@@ -58,9 +58,12 @@ impl RegistryImageServiceBuilder {
         }
     }
 
-    /// The platform that images are chosen for. Default: this machine's.
+    /// Sets the platform that images are chosen for. An image without an index whose config names another
+    /// platform fails with `NoMatchingPlatform`. Default: this machine's platform; such an image is pulled
+    /// then, with a warning.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.settings.platform = platform;
+        self.settings.is_platform_explicit = true;
         self
     }
 

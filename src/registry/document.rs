@@ -16,6 +16,13 @@ pub(super) struct Fetched {
     pub(super) host: Option<String>,
 }
 
+/// The verified bytes of a small blob.
+pub(super) struct SmallBlob {
+    pub(super) bytes: Vec<u8>,
+    /// Whether a host sent it now.
+    pub(super) is_fetched: bool,
+}
+
 /// Fetches the document that `tag` names now. A tag may move, so the store is not asked, and only hosts
 /// with the capability `resolve` are.
 ///
@@ -61,7 +68,7 @@ pub(super) fn by_tag_at(
     fetch(session, endpoint, &format!("manifests/{tag}"), None, None, limit)
 }
 
-/// Returns the bytes of a small blob, verified: from the descriptor, from the store, or from a host.
+/// Returns a small blob, verified: from the descriptor, from the store, or from a host.
 ///
 /// # Errors
 /// As of [`retry::over_hosts`]; `SizeMismatch`, `DigestMismatch`.
@@ -69,12 +76,12 @@ pub(super) fn blob(
     session: &PullSession<'_>,
     descriptor: &Descriptor,
     phase: Phase,
-) -> Result<Vec<u8>, Error> {
+) -> Result<SmallBlob, Error> {
     if let Some(data) = &descriptor.data {
-        return Ok(data.clone());
+        return Ok(SmallBlob { bytes: data.clone(), is_fetched: false });
     }
     if let Ok(bytes) = session.service.store.document(&descriptor.digest) {
-        return Ok(bytes);
+        return Ok(SmallBlob { bytes, is_fetched: false });
     }
     let path = format!("blobs/{}", descriptor.digest);
     let attempts = HostAttempts::new(phase, |host| host.capabilities.pull);
@@ -84,7 +91,7 @@ pub(super) fn blob(
         let (mut body, _permit) = response.into_body();
         let bytes = read_exactly(&mut body, descriptor).map_err(named)?;
         match descriptor.digest.matches(&bytes) {
-            true => Ok(bytes),
+            true => Ok(SmallBlob { bytes, is_fetched: true }),
             false => {
                 let message = format!("the bytes of {} do not hash to it", descriptor.digest);
                 Err(named(Error::new(ErrorKind::DigestMismatch, message)))

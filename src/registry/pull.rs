@@ -7,7 +7,9 @@ use super::resolve::{self, Resolved};
 use super::verifier::{self, ImageVerifier};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, Phase};
+use crate::image::config;
 use crate::image::reference::Reference;
+use crate::progress::ProgressEvent;
 use crate::service::{ImageRef, PullRequest, PulledImage};
 use crate::store::{Naming, Transaction};
 
@@ -25,12 +27,14 @@ pub(super) fn pull(
     let transaction = service.store.transaction();
 
     let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;
-    let resolved = resolve::resolve(&session)?;
+    let resolved = resolve::resolve(&session, request.artifact_type.as_deref())?;
     if let Some(verifier) = verifier {
         verifier::verify(verifier, &session, &resolved)?;
     }
     hold_all(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    put_config(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     let stats = download::blobs(&session, &stop, &transaction, &resolved.manifest)?;
+    warn_of_other_platform(&session, &resolved);
     name(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     Ok(pulled(&session, &resolved, &stats))
 }
@@ -43,14 +47,45 @@ fn hold_all(session: &PullSession<'_>, transaction: &Transaction, resolved: &Res
     session.service.store.hold(session.cx, transaction, &digests)
 }
 
-/// Stores what the blobs hang on, and gives it its name.
+/// Stores a config that was fetched to tell the platform, so that it is not fetched again.
+fn put_config(
+    session: &PullSession<'_>,
+    transaction: &Transaction,
+    resolved: &Resolved,
+) -> Result<(), Error> {
+    match &resolved.config {
+        Some(config) => {
+            let descriptor = &resolved.manifest.config;
+            session.service.store.put(session.cx, transaction, descriptor, &config.bytes)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Warns of an image without an index whose config names another platform than this machine's. It is pulled
+/// all the same, for no platform was asked for.
+fn warn_of_other_platform(session: &PullSession<'_>, resolved: &Resolved) {
+    if resolved.is_platform_known() || !resolved.manifest.has_image_config() {
+        return;
+    }
+    let Ok(bytes) = session.service.store.document(&resolved.manifest.config.digest) else { return };
+    let Ok(offered) = config::platform_of(&bytes) else { return };
+    let wanted = &session.service.settings.platform;
+    let is_named = !offered.os.is_empty() && !offered.architecture.is_empty();
+    if is_named && wanted.preference(&offered).is_none() {
+        log::warn!("{}: {}", session.reference, resolve::other_platform(&offered, wanted).message());
+        session.cx.report(&ProgressEvent::OtherPlatform { offered: &offered, wanted });
+    }
+}
+
+/// Stores the manifest and the indexes, and gives the image its name.
 fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
     let store = &session.service.store;
     for document in &resolved.documents {
         store.put(session.cx, transaction, &document.descriptor, &document.bytes)?;
     }
     let naming = Naming {
-        id: Some(resolved.manifest.config.digest.clone()),
+        id: Some(resolved.id().clone()),
         repo_digest: Some(repo_digest(session.reference, resolved)),
         size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
     };
@@ -60,11 +95,16 @@ fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolve
 
 fn pulled(session: &PullSession<'_>, resolved: &Resolved, stats: &TransferStats) -> PulledImage {
     let (mut fetched, mut reused) = (stats.fetched(), stats.reused());
+    if resolved.config.as_ref().is_some_and(|config| config.is_fetched) {
+        // By then it was in the store.
+        fetched += resolved.manifest.config.size;
+        reused = reused.saturating_sub(resolved.manifest.config.size);
+    }
     for document in &resolved.documents {
         let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
         *counter += document.descriptor.size;
     }
-    let mut pulled = PulledImage::new(ImageRef::new(resolved.manifest.config.digest.as_str()));
+    let mut pulled = PulledImage::new(ImageRef::new(resolved.id().as_str()));
     pulled.manifest_digest = Some(resolved.root.digest.clone());
     pulled.repo_digest = Some(repo_digest(session.reference, resolved));
     pulled.bytes_fetched = fetched;

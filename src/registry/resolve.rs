@@ -1,19 +1,28 @@
-//! From a reference to the manifest for this platform, verified.
+//! From a reference to the verified manifest for this platform.
+
+use std::collections::HashSet;
 
 use super::client::Service;
-use super::document::{self, Fetched};
+use super::document::{self, Fetched, SmallBlob};
 use super::request::PullSession;
 use crate::error::{Error, ErrorKind, Phase};
-use crate::image::manifest::{Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};
+use crate::image::config;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, Manifest};
+use crate::image::platform::Platform;
+use crate::image::quoted;
 use crate::progress::ProgressEvent;
 
-/// Indexes may stand within indexes, so deep.
+/// Maximum depth of indexes within indexes.
 const MAX_DEPTH: usize = 4;
 
-/// Manifests of an index that names no platforms are asked what they are for; no more than so many.
-const MAX_DOUBTFUL: usize = 32;
+/// Maximum number of manifests and indexes that are fetched to find one.
+const MAX_DOCUMENTS: usize = 128;
 
-/// What a reference stands for, for this platform.
+/// Maximum number of entries without a platform that are fetched to find out what they are for.
+const MAX_PROBES: usize = 32;
+
+/// What a reference names, for this platform.
 pub(super) struct Resolved {
     /// What the reference names: the manifest, or the index that it was chosen from.
     pub(super) root: Descriptor,
@@ -21,47 +30,101 @@ pub(super) struct Resolved {
     pub(super) manifest_descriptor: Descriptor,
     /// The indexes on the way, and the manifest: the bytes that the digests are of.
     pub(super) documents: Vec<Fetched>,
+    /// The config, if it had to be read to tell the platform.
+    pub(super) config: Option<SmallBlob>,
 }
 
-/// Finds the manifest; asks no host for a digest that the store has.
+impl Resolved {
+    /// Returns the image's id.
+    pub(super) fn id(&self) -> &Digest {
+        self.manifest.image_id(&self.manifest_descriptor.digest)
+    }
+
+    /// Whether the platform was chosen from an index, or was compared with the config.
+    pub(super) fn is_platform_known(&self) -> bool {
+        self.documents.len() > 1 || self.config.is_some()
+    }
+}
+
+/// Finds the manifest. No host is asked for a digest that the store has. `artifact_type` selects an artifact
+/// instead of an image.
 ///
 /// # Errors
 /// `NotFound`, `Unauthorized` and the like from the hosts; `InvalidManifest`, `Unsupported`,
 /// `DigestMismatch`, `NoMatchingPlatform`.
-pub(super) fn resolve(session: &PullSession<'_>) -> Result<Resolved, Error> {
+pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) -> Result<Resolved, Error> {
     let root = match session.reference.digest() {
         Some(digest) => document::by_digest(session, digest, None, MAX_DOCUMENT_BYTES)?,
-        None => document::by_tag(session, session.reference.tag().unwrap_or("latest"), MAX_DOCUMENT_BYTES)?,
+        None => {
+            let tag = session.reference.tag().unwrap_or("latest");
+            document::by_tag(session, tag, MAX_DOCUMENT_BYTES)?
+        }
     };
     let root_descriptor = root.descriptor.clone();
-    let mut search = Search { session, documents: Vec::new(), doubtful: 0, lacking: None };
-    match search.descend(root, true)? {
-        Some((manifest, manifest_descriptor)) => {
-            Ok(Resolved { root: root_descriptor, manifest, manifest_descriptor, documents: search.documents })
-        }
+    let mut search = Search {
+        session,
+        artifact_type,
+        documents: Vec::new(),
+        visited: HashSet::new(),
+        fetched: 0,
+        probes: 0,
+        lacking: None,
+        artifact_types: Vec::new(),
+        config: None,
+    };
+    match search.descend(root, Origin::Root).map_err(|error| error.with_phase(Phase::Manifest))? {
+        Some((manifest, manifest_descriptor)) => Ok(Resolved {
+            root: root_descriptor,
+            manifest,
+            manifest_descriptor,
+            documents: search.documents,
+            config: search.config,
+        }),
         None => Err(search.nothing().with_phase(Phase::Manifest)),
     }
 }
 
-/// A walk through indexes to the manifest for this platform.
+/// What led to a document, and so what is known of its platform.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The reference.
+    Root,
+    /// An entry that names a platform which fits, or an entry below such an index.
+    Platform,
+    /// The only entry of its index, without a platform.
+    OnlyEntry,
+    /// An entry without a platform.
+    Unnamed,
+}
+
+/// A walk through indexes to the manifest.
 struct Search<'a, 'r> {
     session: &'a PullSession<'r>,
+    artifact_type: Option<&'a str>,
     /// The indexes on the way, and in the end the manifest.
     documents: Vec<Fetched>,
-    /// How many manifests had to be asked what they are for.
-    doubtful: usize,
-    /// What an index said that has nothing for this platform.
+    visited: HashSet<Digest>,
+    /// The number of entries that were fetched.
+    fetched: usize,
+    /// The number of entries without a platform that were fetched.
+    probes: usize,
+    /// Why the first index has nothing for this platform.
     lacking: Option<Error>,
+    /// The types of the artifacts that were passed over.
+    artifact_types: Vec<String>,
+    /// The config of the manifest that was found, if it was read.
+    config: Option<SmallBlob>,
 }
 
 impl Search<'_, '_> {
-    /// The manifest that `found` is or leads to; `None` if that is for another platform, which an entry
-    /// without a platform may turn out to be. `is_sure` when the platform was compared already.
-    fn descend(&mut self, found: Fetched, is_sure: bool) -> Result<Option<(Manifest, Descriptor)>, Error> {
+    /// Returns the manifest that `found` is or leads to; `None` if that is not what is wanted, which an entry
+    /// without a platform may turn out to be.
+    fn descend(&mut self, found: Fetched, origin: Origin) -> Result<Option<(Manifest, Descriptor)>, Error> {
         match found.document.clone() {
             Document::Manifest(manifest) => {
                 check(self.session.service, &manifest)?;
-                if !is_sure && !self.is_by_its_config_for_us(&manifest.config)? {
+                self.config = None;
+                if !self.is_wanted(&manifest, origin)? {
                     return Ok(None);
                 }
                 report(self.session, &found, &manifest);
@@ -71,7 +134,7 @@ impl Search<'_, '_> {
             }
             Document::Index(index) => {
                 self.documents.push(found);
-                let chosen = self.choose(&index, is_sure)?;
+                let chosen = self.choose(&index, origin)?;
                 if chosen.is_none() {
                     self.documents.pop();
                 }
@@ -80,50 +143,141 @@ impl Search<'_, '_> {
         }
     }
 
-    fn choose(&mut self, index: &Index, is_sure: bool) -> Result<Option<(Manifest, Descriptor)>, Error> {
+    fn choose(&mut self, index: &Index, origin: Origin) -> Result<Option<(Manifest, Descriptor)>, Error> {
         if self.documents.len() > MAX_DEPTH {
             let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
-            return Err(Error::new(ErrorKind::InvalidManifest, message).with_phase(Phase::Manifest));
+            return Err(Error::new(ErrorKind::InvalidManifest, message));
         }
         let platform = &self.session.service.settings.platform;
-        self.lacking = platform.choose(index).err().or(self.lacking.take());
-        let is_root = self.documents.len() == 1;
-        for entry in platform.candidates(index) {
-            let is_sure = entry.platform.is_some() || (is_sure && !is_root);
-            let found = document::by_digest(self.session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES)?;
-            if let Some(chosen) = self.descend(found, is_sure)? {
+        let candidates = match self.artifact_type {
+            Some(artifact_type) => index.of_artifact_type(artifact_type),
+            None => {
+                self.lacking = platform.choose(index).err().or(self.lacking.take());
+                platform.candidates(index)
+            }
+        };
+        for entry in candidates {
+            self.session.cx.check()?;
+            let origin = match (&entry.platform, origin) {
+                (Some(_), _) | (None, Origin::Platform) => Origin::Platform,
+                (None, _) if index.has_one_entry() => Origin::OnlyEntry,
+                (None, _) => Origin::Unnamed,
+            };
+            if self.visited.insert(entry.digest.clone())
+                && let Some(chosen) = self.try_entry(entry, origin)?
+            {
                 return Ok(Some(chosen));
             }
         }
         Ok(None)
     }
 
-    /// Why nothing was found.
-    fn nothing(self) -> Error {
-        let platform = &self.session.service.settings.platform;
-        self.lacking.unwrap_or_else(|| {
-            let message = format!("no entry names its platform, and no config is for {platform}");
-            Error::new(ErrorKind::NoMatchingPlatform, message)
-        })
+    /// Fetches an entry. What is wrong with one that was not chosen by its platform is no reason to fail: it
+    /// is passed over.
+    fn try_entry(
+        &mut self,
+        entry: &Descriptor,
+        origin: Origin,
+    ) -> Result<Option<(Manifest, Descriptor)>, Error> {
+        if origin == Origin::Unnamed {
+            self.probes += 1;
+            if self.probes > MAX_PROBES {
+                return Ok(None);
+            }
+        }
+        self.fetched += 1;
+        if self.fetched > MAX_DOCUMENTS {
+            let message = format!("more than {MAX_DOCUMENTS} manifests and indexes lead nowhere");
+            return Err(Error::new(ErrorKind::InvalidManifest, message));
+        }
+        let depth = self.documents.len();
+        let found = document::by_digest(self.session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES);
+        match found.and_then(|found| self.descend(found, origin)) {
+            Err(error) if origin == Origin::Unnamed && is_of_entry(error.kind()) => {
+                log::debug!("{}: the entry {} is passed over: {error}", self.session.reference, entry.digest);
+                self.documents.truncate(depth);
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
-    /// Whether a manifest that no index spoke for is for this platform.
-    fn is_by_its_config_for_us(&mut self, config: &Descriptor) -> Result<bool, Error> {
-        self.doubtful += 1;
-        if self.doubtful > MAX_DOUBTFUL {
-            return Ok(false);
+    fn is_wanted(&mut self, manifest: &Manifest, origin: Origin) -> Result<bool, Error> {
+        let is_image = manifest.has_image_config();
+        if let Some(wanted) = self.artifact_type {
+            let artifact_type = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
+            self.artifact_types.push(artifact_type.clone());
+            return Ok(artifact_type == wanted);
         }
-        let platform = ImageConfig::parse(&document::blob(self.session, config, Phase::Config)?)
-            .map_err(|error| error.with_phase(Phase::Config))?
-            .platform;
-        Ok(self.session.service.settings.platform.preference(&platform).is_some())
+        let settings = &self.session.service.settings;
+        match origin {
+            Origin::Platform => Ok(true),
+            Origin::Root if is_image && settings.is_platform_explicit => {
+                let platform = self.platform_of(&manifest.config)?;
+                match settings.platform.preference(&platform) {
+                    Some(_) => Ok(true),
+                    None => Err(other_platform(&platform, &settings.platform)),
+                }
+            }
+            Origin::Root => Ok(true),
+            Origin::OnlyEntry if !is_image => Ok(true),
+            Origin::OnlyEntry | Origin::Unnamed if is_image => {
+                let platform = self.platform_of(&manifest.config)?;
+                Ok(settings.platform.preference(&platform).is_some())
+            }
+            Origin::OnlyEntry | Origin::Unnamed => {
+                let artifact_type = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
+                self.artifact_types.push(artifact_type.clone());
+                Ok(false)
+            }
+        }
     }
+
+    fn platform_of(&mut self, descriptor: &Descriptor) -> Result<Platform, Error> {
+        let blob = document::blob(self.session, descriptor, Phase::Config)?;
+        let platform = config::platform_of(&blob.bytes).map_err(|error| error.with_phase(Phase::Config))?;
+        self.config = Some(blob);
+        Ok(platform)
+    }
+
+    /// Says why nothing was found.
+    fn nothing(mut self) -> Error {
+        let platform = &self.session.service.settings.platform;
+        self.artifact_types.sort();
+        self.artifact_types.dedup();
+        let types = self.artifact_types.iter().take(16).map(|it| quoted(it)).collect::<Vec<_>>().join(", ");
+        let message = match (self.artifact_type, self.lacking) {
+            (Some(wanted), _) if types.is_empty() => {
+                format!("nothing has the artifact type {}", quoted(wanted))
+            }
+            (Some(wanted), _) => {
+                format!("nothing has the artifact type {}; there is {types}", quoted(wanted))
+            }
+            (None, Some(lacking)) => return lacking,
+            (None, None) if types.is_empty() => {
+                format!("no entry names its platform, and no config is for {platform}")
+            }
+            (None, None) => format!("no image is for {platform}; there are artifacts of the types {types}"),
+        };
+        Error::new(ErrorKind::NoMatchingPlatform, message)
+    }
+}
+
+/// The error of an image without an index that is for another platform than the one that was asked for.
+pub(super) fn other_platform(offered: &Platform, wanted: &Platform) -> Error {
+    Error::new(ErrorKind::NoMatchingPlatform, format!("the image is for {offered}, not for {wanted}"))
+}
+
+/// Whether an error says something about an entry of an index, and not about the hosts.
+fn is_of_entry(kind: ErrorKind) -> bool {
+    use ErrorKind::*;
+    matches!(kind, NotFound | InvalidManifest | Unsupported | DigestMismatch | SizeMismatch)
 }
 
 /// Refuses what would be refused later, before any blob is fetched.
 fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
-    let refuse = |what: String| Err(Error::new(ErrorKind::InvalidManifest, what).with_phase(Phase::Manifest));
-    if manifest.config.size > MAX_DOCUMENT_BYTES as u64 {
+    let refuse = |what: String| Err(Error::new(ErrorKind::InvalidManifest, what));
+    if manifest.has_image_config() && manifest.config.size > MAX_DOCUMENT_BYTES as u64 {
         return refuse(format!(
             "config.size: is {}, and at most {MAX_DOCUMENT_BYTES} is read",
             manifest.config.size

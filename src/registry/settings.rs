@@ -14,6 +14,8 @@ const MIB: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) platform: Platform,
+    /// Whether the caller asked for the platform.
+    pub(super) is_platform_explicit: bool,
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) trust: Trust,
@@ -31,6 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             platform: Platform::host(),
+            is_platform_explicit: false,
             limits: Limits {
                 connect: Duration::from_secs(10),
                 head: Duration::from_secs(30),

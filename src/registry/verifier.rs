@@ -178,7 +178,7 @@ impl Candidate<'_> {
             let message = format!("{digest} is {size} bytes, and a verifier reads at most {MAX_FETCH}");
             return Err(Error::new(ErrorKind::InvalidManifest, message).with_phase(Phase::Manifest));
         }
-        document::blob(self.session, descriptor, Phase::Manifest)
+        document::blob(self.session, descriptor, Phase::Manifest).map(|blob| blob.bytes)
     }
 }
 

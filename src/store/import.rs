@@ -414,7 +414,10 @@ impl Import<'_> {
     /// An image's id; an index has none.
     fn id_of(&self, target: &Descriptor) -> Result<Option<Digest>, Error> {
         match media_type::is_manifest(&target.media_type) {
-            true => self.store.manifest(&target.digest).map(|manifest| Some(manifest.config.digest)),
+            true => self
+                .store
+                .manifest(&target.digest)
+                .map(|manifest| Some(manifest.image_id(&target.digest).clone())),
             false => Ok(None),
         }
     }

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use crate::context::PullContext;
 use crate::durable::{DiskFile, OpenMode, read_limited};
 use crate::error::{Error, ErrorKind};
+use crate::image::config::ImageConfig;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Descriptor, Document, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, media_type};
+use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest, media_type};
 use crate::store::error::refused;
 use crate::store::handle::Store;
 use crate::store::index::{IndexEntry, StoreIndex};
@@ -20,7 +21,7 @@ use crate::store::retry_io;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredImage {
-    /// The image's id: the digest of its config.
+    /// The image's id: the digest of its config, or of its manifest where the config is no image config.
     pub id: Digest,
     /// The names it goes by, as `index.json` has them.
     pub names: Vec<String>,
@@ -214,7 +215,7 @@ impl Store {
         let found = self.0.disk.metadata(&blob_path(digest)).map_err(|error| missing(&error, digest))?;
         Ok(StoredImage {
             size: found.len.saturating_add(manifest.total_size()),
-            id: manifest.config.digest,
+            id: manifest.image_id(digest).clone(),
             names: Vec::new(),
             repo_digests: Vec::new(),
             manifest: Descriptor::new(manifest.media_type, digest.clone(), found.len),
@@ -235,12 +236,14 @@ impl Store {
             .find(|manifest| manifest == digest || self.id_of(manifest, entry).as_ref() == Some(digest))
     }
 
-    /// The image's id, from the entry if that has it.
+    /// Returns the image's id, from the entry if that has it. An earlier version recorded the config's digest
+    /// for artifacts too, which many share whose config is empty.
     fn id_of(&self, manifest: &Digest, entry: &IndexEntry) -> Option<Digest> {
-        if entry.digest.as_ref() == Some(manifest) && entry.id.is_some() {
-            return entry.id.clone();
+        let is_of_manifest = entry.digest.as_ref() == Some(manifest);
+        if let Some(id) = entry.id.as_ref().filter(|id| is_of_manifest && !id.matches(b"{}")) {
+            return Some(id.clone());
         }
-        self.manifest(manifest).ok().map(|manifest| manifest.config.digest)
+        self.manifest(manifest).ok().map(|document| document.image_id(manifest).clone())
     }
 }
 

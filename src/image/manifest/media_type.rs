@@ -20,10 +20,12 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker image config.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// Bytes of no type that is told.
+pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 /// Docker layer, compressed with gzip.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
-/// What a request for a manifest says it accepts: the value of its `Accept` header.
+/// The `Accept` header of a request for a manifest.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -31,8 +33,8 @@ pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-/// What servers say that do not know what they serve.
-const VAGUE: [&str; 3] = ["application/json", "application/octet-stream", "text/plain"];
+/// What servers send that do not know the type of what they serve.
+const VAGUE: [&str; 3] = ["application/json", OCTET_STREAM, "text/plain"];
 
 /// Whether it is the media type of an image manifest.
 pub fn is_manifest(media_type: &str) -> bool {
@@ -44,7 +46,7 @@ pub fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_MANIFEST_LIST)
 }
 
-/// Whether it is the media type of an image's config, which [`ImageConfig`](super::ImageConfig) reads.
+/// Whether it is the media type of an image config, which [`ImageConfig`](crate::ImageConfig) parses.
 pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
@@ -53,23 +55,12 @@ pub(super) fn is_schema_1(media_type: &str) -> bool {
     matches!(media_type, DOCKER_SCHEMA_1 | DOCKER_SCHEMA_1_SIGNED)
 }
 
-/// The media type in a `Content-Type` header, without parameters and in lower case; `None` if it says
-/// nothing about the document.
+/// Returns the media type of a `Content-Type` header, without parameters and in lower case; `None` if it
+/// says nothing about the document.
 pub(super) fn of_header(content_type: &str) -> Option<String> {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let says_something = !essence.is_empty() && !VAGUE.contains(&essence.as_str());
     says_something.then_some(essence)
-}
-
-/// Whether it is a media type at all, by
-/// [RFC 6838, section 4.2](https://www.rfc-editor.org/rfc/rfc6838#section-4.2).
-pub(super) fn is_well_formed(media_type: &str) -> bool {
-    let is_name = |name: &str| {
-        name.len() <= 127
-            && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
-    };
-    media_type.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
 }
 
 #[cfg(test)]

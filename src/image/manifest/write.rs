@@ -1,4 +1,4 @@
-//! Manifests and indexes as JSON again.
+//! Writes manifests and indexes as JSON.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::image::platform::Platform;
 
-use super::{Descriptor, Index, Manifest};
+use super::types::{Descriptor, Index, Manifest};
 
 impl Manifest {
-    /// As JSON; equal manifests are equal bytes. Not the bytes it was read from: what is unknown is
-    /// left out.
+    /// Writes the manifest as JSON; equal manifests give equal bytes. They are not the bytes it was parsed
+    /// from: unknown fields are left out.
     pub fn to_json(&self) -> Vec<u8> {
         let mut fields = document(&self.media_type, self.artifact_type.as_deref());
         fields.put("config", Some(descriptor(&self.config)));
@@ -24,8 +24,8 @@ impl Manifest {
 }
 
 impl Index {
-    /// As JSON; equal indexes are equal bytes. Not the bytes it was read from: what is unknown is left
-    /// out.
+    /// Writes the index as JSON; equal indexes give equal bytes. They are not the bytes it was parsed from:
+    /// unknown fields, and entries that cannot be used, are left out.
     pub fn to_json(&self) -> Vec<u8> {
         let mut fields = document(&self.media_type, self.artifact_type.as_deref());
         fields.put("manifests", Some(descriptors(&self.manifests)));

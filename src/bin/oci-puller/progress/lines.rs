@@ -15,6 +15,9 @@ pub(super) fn event(image: &Image, event: &ProgressEvent<'_>) {
             let manifest = short(manifest.as_str());
             say(&format!("{name}: {manifest} at {host}, {blobs} blobs, {}", Bytes(bytes)));
         }
+        ProgressEvent::OtherPlatform { offered, wanted } => {
+            say(&format!("{name}: warning: the image is for {offered}, not for {wanted}"));
+        }
         ProgressEvent::BlobStarted { digest, size, offset, host } if offset > 0 => {
             let blob = short(digest.as_str());
             say(&format!("{name}: {blob} resumed at {} of {}, from {host}", Bytes(offset), Bytes(size)));
