@@ -1,6 +1,6 @@
 //! What is handed down every call that may block: cancellation, a deadline, and who watches.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +31,8 @@ struct TokenState {
 #[derive(Default)]
 struct Waiting {
     next_hook: u64,
-    hooks: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
+    /// By number. Most tokens have one hook, for which a B-tree would take twice the memory.
+    hooks: HashMap<u64, Box<dyn FnOnce() + Send>>,
     /// Dropped on cancel, which is what the receivers notice.
     sender: Option<Sender<Infallible>>,
 }
@@ -74,7 +75,9 @@ impl CancelToken {
             drop(waiting.sender.take());
             std::mem::take(&mut waiting.hooks)
         };
-        for hook in hooks.into_values() {
+        let mut in_order: Vec<_> = hooks.into_iter().collect();
+        in_order.sort_unstable_by_key(|(number, _)| *number);
+        for (_, hook) in in_order {
             run_hook(hook);
         }
     }

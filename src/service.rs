@@ -8,55 +8,76 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::context::PullContext;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 
-/// Pulls images and knows which ones there are: a registry and a store, a node's container runtime,
-/// or a test's double.
+/// Pulls images, and knows which images are there: a registry and a store, a node's container runtime, or
+/// a test's double.
 ///
-/// A call must return soon after its context ends, with `Cancelled` or `Timeout`. It may panic: the
-/// pullers answer for it.
+/// An implementor writes [`pull_image`](Self::pull_image) and [`image_size`](Self::image_size), which the
+/// pullers need. The rest answers `Unsupported` by default.
+///
+/// A call must return soon after its context ends, with `Cancelled` or `Timeout`. It may panic: the pullers
+/// answer for it.
 pub trait ImageService: Send + Sync {
     /// Pulls the image, unless it is there already and unchanged.
     ///
     /// # Errors
-    /// Of every kind that [`ErrorKind`](crate::ErrorKind) has; nothing of a failed pull can be seen.
+    /// Of every kind that [`ErrorKind`] has; nothing of a failed pull can be seen.
     fn pull_image(&self, cx: &PullContext, request: &PullRequest) -> Result<PulledImage, Error>;
 
-    /// The image's size in bytes.
+    /// Returns the image's size in bytes.
     ///
     /// # Errors
-    /// `NotFound` if it is not there.
+    /// `NotFound` if it is not there; `Unsupported` if the service cannot tell.
     fn image_size(&self, cx: &PullContext, image: &ImageSpec) -> Result<u64, Error>;
 
-    /// The image's id, or `None` if it is not there. Asks no network.
+    /// Returns the image's id, or `None` if it is not there. Asks no network.
     ///
     /// # Errors
-    /// `InvalidReference`, `Store`.
-    fn image_ref(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error>;
+    /// `InvalidReference`, `Store`; `Unsupported` by default: an image manager then takes the image for
+    /// absent.
+    fn image_ref(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
+        let _ = cx;
+        Err(unsupported("which images it has").with_image(&image.image))
+    }
 
-    /// The images that are there.
+    /// Returns the images that are there.
     ///
     /// # Errors
-    /// `Store`.
-    fn list_images(&self, cx: &PullContext) -> Result<Vec<ImageInfo>, Error>;
+    /// `Store`; `Unsupported` by default.
+    fn list_images(&self, cx: &PullContext) -> Result<Vec<ImageInfo>, Error> {
+        let _ = cx;
+        Err(unsupported("which images it has"))
+    }
 
     /// Removes an image; one that is not there is no error.
     ///
     /// # Errors
-    /// `InvalidReference`, `Store`.
-    fn remove_image(&self, cx: &PullContext, image: &ImageSpec) -> Result<(), Error>;
+    /// `InvalidReference`, `Store`; `Unsupported` by default.
+    fn remove_image(&self, cx: &PullContext, image: &ImageSpec) -> Result<(), Error> {
+        let _ = cx;
+        let text = "the image service cannot remove images";
+        Err(Error::new(ErrorKind::Unsupported, text).with_image(&image.image))
+    }
 
-    /// The file system that holds the images.
+    /// Returns the file system that holds the images.
     ///
     /// # Errors
-    /// `Store`.
-    fn image_fs_info(&self, cx: &PullContext) -> Result<ImageFsInfo, Error>;
+    /// `Store`; `Unsupported` by default.
+    fn image_fs_info(&self, cx: &PullContext) -> Result<ImageFsInfo, Error> {
+        let _ = cx;
+        Err(unsupported("where its images are"))
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the image service does not tell {what}"))
 }
 
 macro_rules! forward_image_service {
-    ($pointer:ident) => {
-        impl<S: ImageService + ?Sized> ImageService for $pointer<S> {
+    ($pointer:ty) => {
+        impl<S: ImageService + ?Sized> ImageService for $pointer {
             fn pull_image(&self, cx: &PullContext, request: &PullRequest) -> Result<PulledImage, Error> {
                 (**self).pull_image(cx, request)
             }
@@ -79,8 +100,9 @@ macro_rules! forward_image_service {
     };
 }
 
-forward_image_service!(Arc);
-forward_image_service!(Box);
+forward_image_service!(&S);
+forward_image_service!(Arc<S>);
+forward_image_service!(Box<S>);
 
 /// Which image: what CRI calls the image spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

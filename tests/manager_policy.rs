@@ -77,6 +77,21 @@ fn each_policy_looks_pulls_and_tells_as_it_should() {
 }
 
 #[test]
+fn an_image_that_the_service_cannot_tell_of_is_taken_for_absent() {
+    for (policy, expected) in
+        [(Always, None), (IfNotPresent, None), (PullIfPossible, None), (Never, Some(ErrorKind::NeverPull))]
+    {
+        for kind in BOTH {
+            let bench = Bench::new(kind);
+            bench.node.add(TAGGED);
+            bench.node.fail_inspection(error(ErrorKind::Unsupported));
+            let outcome = ask(&bench, policy);
+            assert_eq!(outcome.err().map(|error| error.kind()), expected, "{}: {policy}", bench.name);
+        }
+    }
+}
+
+#[test]
 fn events_speak_kubelets_words() {
     let bench = Bench::new(Kind::Serial);
     let said = |policy| {

@@ -176,10 +176,15 @@ impl Core {
         Ok(image_ref.map_or(Found::Nothing, |image_ref| self.prove(ask, image_ref)))
     }
 
+    /// Asks the service for the image's id; `None` if it is not there, or if the service cannot tell.
     pub(super) fn image_ref(&self, cx: &PullContext, ask: &Ask) -> Result<Option<ImageRef>, Error> {
         let answer = catch_unwind(AssertUnwindSafe(|| self.service.image_ref(cx, &ask.image)))
-            .unwrap_or_else(|panic| Err(panicked(&*panic, "the image service")))?;
-        Ok(answer.filter(|image_ref| !image_ref.is_empty()))
+            .unwrap_or_else(|panic| Err(panicked(&*panic, "the image service")));
+        match answer {
+            Ok(image_ref) => Ok(image_ref.filter(|image_ref| !image_ref.is_empty())),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the asker may use the image that is there, as far as it must be known.

@@ -1,22 +1,28 @@
 //! Takes pull requests, bounds them, and answers each on a channel that the caller supplied.
+//!
+//! [`parallel`] and [`serial`] are the two pullers of Kubernetes' `puller.go`. Each shows its own mechanism.
+//! Both share [`queued`], a request that exactly one thread answers, and [`pulls`], one pull from its claim
+//! to its result.
 
-mod desk;
+mod forward;
 mod parallel;
-mod queue;
+mod pulls;
+mod queued;
+mod rejected;
 mod serial;
 mod until;
 
-use std::fmt;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 pub use parallel::{ParallelImagePuller, ParallelImagePullerBuilder};
+pub use rejected::{RejectReason, Rejected};
 pub use serial::{MAX_IMAGE_PULL_REQUESTS, SerialImagePuller, SerialImagePullerBuilder};
 pub use until::{until, until_by};
 
 use crate::context::PullContext;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::service::{ImageSpec, PullRequest, PulledImage};
 
 /// The stack of each thread of a puller, bytes.
@@ -24,18 +30,25 @@ const DEFAULT_STACK_SIZE: usize = 256 * 1024;
 
 /// Pulls images, and answers on channels.
 ///
-/// For n requests into channels with room there are n results: on success and error, a panic of the
-/// image service, a cancel, a deadline, a shutdown, or a thread that could not be started.
+/// Each request gets exactly one result: on success and error, a panic of the image service, a cancel, a
+/// deadline, a shutdown, or a thread that could not be started.
+///
+/// An implementor writes [`pull_image`](Self::pull_image); the rest has defaults.
 pub trait ImagePuller: Send + Sync {
     /// Asks for a pull; exactly one [`PullResult`] is sent to `results`.
     ///
-    /// A receiver that is gone harms nobody. While a channel is full, the pull that has a result for
-    /// it keeps its token, or the worker; a result that is sent from the caller's own thread (a
-    /// request that is refused), from one that cancels, or after the shutdown began is dropped, and
-    /// logged, when the channel has no room.
+    /// While a channel is full, its result waits: the result of a pull that ran keeps its token, or the
+    /// worker; one that was cancelled, or whose deadline passed, before it began keeps neither. A result is
+    /// dropped, with a line in the log, only if
+    ///
+    /// - its receiver is gone, or
+    /// - the shutdown has begun and its channel has no room, or
+    /// - the request is refused at once, on the caller's own thread, for the queue is full or the puller
+    ///   was shut down, and its channel has no room.
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>);
 
-    /// Asks for a pull if that is possible without waiting.
+    /// Asks for a pull if that is possible without waiting. By default the same as
+    /// [`pull_image`](Self::pull_image), which never refuses.
     ///
     /// # Errors
     /// Gives everything back when the queue is full or the puller was shut down.
@@ -44,22 +57,28 @@ pub trait ImagePuller: Send + Sync {
         cx: PullContext,
         request: PullRequest,
         results: Sender<PullResult>,
-    ) -> Result<(), Rejected>;
+    ) -> Result<(), Rejected> {
+        self.pull_image(cx, request, results);
+        Ok(())
+    }
 
-    /// How many pulls it runs side by side; `None` is no limit, and what is said of a puller that does
-    /// not tell.
+    /// Returns how many pulls it runs side by side. `None` is no limit, and the default.
     fn capacity(&self) -> Option<usize> {
         None
     }
 
-    /// How many requests there are, and where they stand.
-    fn stats(&self) -> PullerStats;
+    /// Returns how many requests there are, and where they stand. All zero by default.
+    fn stats(&self) -> PullerStats {
+        PullerStats::default()
+    }
 
     /// Ends the puller: nothing new is taken, what waits is answered `ShutDown`, what runs may finish
-    /// within `grace` and is cancelled then. Returns when every thread was joined, at the latest a
-    /// second after the grace; a thread whose service does not listen is left behind and named in the
-    /// log. May be called again, from anywhere.
-    fn shutdown(&self, grace: Duration);
+    /// within `grace` and is cancelled then. Returns when every thread was joined, at the latest a second
+    /// after the grace; a thread whose service does not listen is left behind and named in the log. May be
+    /// called again, from anywhere. Does nothing by default.
+    fn shutdown(&self, grace: Duration) {
+        let _ = grace;
+    }
 }
 
 /// The answer to one [`PullRequest`].
@@ -85,7 +104,7 @@ pub struct PullResult {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PullerStats {
-    /// Requests in the queue.
+    /// Requests in the queue; in that of a serial puller also those that were answered, but not popped yet.
     pub queued: usize,
     /// Callers that wait until the queue has room.
     pub waiting: usize,
@@ -98,69 +117,3 @@ pub struct PullerStats {
     /// Threads that the puller has.
     pub threads: usize,
 }
-
-/// Why a puller did not take a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RejectReason {
-    /// The queue has no room.
-    Full,
-    /// The puller was shut down.
-    ShutDown,
-}
-
-impl RejectReason {
-    fn into_error(self) -> Error {
-        match self {
-            RejectReason::Full => Error::new(ErrorKind::ResourceExhausted, "the puller's queue is full"),
-            RejectReason::ShutDown => {
-                Error::new(ErrorKind::ShutDown, "the puller was shut down before the pull began")
-            }
-        }
-    }
-}
-
-/// A request that a puller did not take, given back whole.
-pub struct Rejected(Box<Returned>);
-
-struct Returned {
-    reason: RejectReason,
-    cx: PullContext,
-    request: PullRequest,
-    results: Sender<PullResult>,
-}
-
-impl Rejected {
-    fn new((pending, reason): (queue::Pending, RejectReason)) -> Self {
-        let queue::Pending { cx, request, results, .. } = pending;
-        Rejected(Box::new(Returned { reason, cx, request, results }))
-    }
-
-    /// Why it was not taken.
-    pub fn reason(&self) -> RejectReason {
-        self.0.reason
-    }
-
-    /// What was given.
-    pub fn into_parts(self) -> (PullContext, PullRequest, Sender<PullResult>) {
-        let Returned { cx, request, results, .. } = *self.0;
-        (cx, request, results)
-    }
-}
-
-impl fmt::Debug for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejected")
-            .field("reason", &self.0.reason)
-            .field("request", &self.0.request)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.request.image.image, self.0.reason.into_error())
-    }
-}
-
-impl std::error::Error for Rejected {}

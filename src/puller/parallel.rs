@@ -1,14 +1,34 @@
-//! Pulls in parallel, bounded by a counting channel of tokens.
+//! Pulls images in parallel, on threads limited by a counting token channel.
+//!
+//! # Protocol
+//!
+//! A token is a message in the token channel: sending takes a token, and receiving returns it. A thread
+//! exists only with a token, works off the queue, and returns its token when the queue is empty.
+//!
+//! | step | who |
+//! |---|---|
+//! | 1. the request enters the queue | the caller |
+//! | 2. takes a token, if one is free, and starts a thread with it | the caller |
+//! | 3. takes requests from the queue, and pulls, until there is none | the thread |
+//! | 4. returns the token | the thread |
+//! | 5. looks at the queue once more: if a request is there and a token is free, takes it and goes on with 3 | the thread |
+//!
+//! No request is left beside a free token. If a caller finds no token in step 2, then each of the threads
+//! that hold one returns it later, and looks at the queue after that: the request was there before. If the
+//! thread finds the queue empty in step 5, the caller puts its request there later, and finds the token
+//! that was returned before. The same holds if a thread cannot be started: the token it was to have is
+//! returned, and the request is left to the threads that hold one; if there is none, it is answered.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::desk::{Desk, Rules};
-use super::queue::Pending;
-use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, Rejected};
+use super::pulls::Pulls;
+use super::queued::{Pending, Queued};
+use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::{ImageService, PullRequest};
@@ -16,32 +36,141 @@ use crate::service::{ImageService, PullRequest};
 /// The most tokens that a puller may be given.
 const MAX_TOKENS: i32 = 4096;
 
-/// How long a thread that has nothing to do waits for more before it ends.
-const LINGERING: Duration = Duration::from_millis(20);
+/// How long a thread that finds the queue empty keeps its token.
+const IDLE_TIME: Duration = Duration::from_millis(5);
 
 /// Pulls images side by side, no more of them at a time than it has tokens.
 ///
-/// A request that finds no token waits in a queue, not on a thread: 10,000 requests at a limit of 4
-/// are 10,000 entries and 4 threads. Requests start in the order asked. Threads end when nothing is
-/// left for them to do.
+/// A request that finds no token waits in a queue, not on a thread: 10,000 requests at a limit of 4 are
+/// 10,000 entries and 4 threads. Requests start in the order asked. A thread ends when it has found
+/// nothing to do for 5 ms.
+///
+/// Without a limit there is a thread for each pull.
 ///
 /// Dropping it is a [`shutdown`](ImagePuller::shutdown) without grace.
-pub struct ParallelImagePuller<S: ImageService + 'static> {
-    desk: Arc<Desk<S>>,
-    limit: Option<usize>,
+pub struct ParallelImagePuller<S: ImageService + 'static>(Arc<Parallel<S>>);
+
+struct Parallel<S> {
+    pulls: Arc<Pulls<S>>,
+    /// `None` is no limit.
+    tokens: Option<(Sender<()>, Receiver<()>)>,
+    queue: (Sender<Queued>, Receiver<Queued>),
+    /// How many requests may be open: waiting, or running.
+    max_open: usize,
+    /// Tokens taken, also where there is no limit.
+    taken: AtomicUsize,
+    /// Threads ever started, for their names.
+    started: AtomicUsize,
+}
+
+impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
+    fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
+        if let Err(rejected) = self.try_pull_image(cx, request, results) {
+            self.0.pulls.reject(rejected);
+        }
+    }
+
+    fn try_pull_image(
+        &self,
+        cx: PullContext,
+        request: PullRequest,
+        results: Sender<PullResult>,
+    ) -> Result<(), Rejected> {
+        self.0.enqueue(Pending::new(cx, request, results))
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        self.0.tokens.as_ref().and_then(|(tokens, _)| tokens.capacity())
+    }
+
+    fn stats(&self) -> PullerStats {
+        self.0.pulls.stats(self.0.pulls.waiting(), 0)
+    }
+
+    fn shutdown(&self, grace: Duration) {
+        self.0.pulls.close();
+        self.0.refuse_all(&RejectReason::ShutDown.into_error());
+        self.0.pulls.end(grace);
+    }
+}
+
+impl<S: ImageService + 'static> Parallel<S> {
+    /// Takes the request in, and sees to it that a thread comes for it.
+    fn enqueue(self: &Arc<Self>, pending: Pending) -> Result<(), Rejected> {
+        let queued = self.pulls.admit(pending, self.max_open)?;
+        // It has no bound, and both its ends are here.
+        let _ = self.queue.0.send(queued.clone());
+        self.pulls.watch(&queued);
+        if self.take_token() {
+            self.start_thread();
+        }
+        Ok(())
+    }
+
+    fn take_token(&self) -> bool {
+        let is_taken = self.tokens.as_ref().is_none_or(|(tokens, _)| tokens.try_send(()).is_ok());
+        self.taken.fetch_add(usize::from(is_taken), Ordering::SeqCst);
+        is_taken
+    }
+
+    fn return_token(&self) {
+        self.taken.fetch_sub(1, Ordering::SeqCst);
+        if let Some((_, tokens)) = &self.tokens {
+            let _ = tokens.try_recv();
+        }
+    }
+
+    /// Starts a thread that owns the token just taken.
+    fn start_thread(self: &Arc<Self>) {
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let own = Arc::clone(self);
+        if let Err(error) = self.pulls.spawn(format!("pull-{number}"), move || own.run()) {
+            log::warn!("a pull has to wait for another thread: {error}");
+            self.return_token();
+            if self.taken.load(Ordering::SeqCst) == 0 {
+                self.refuse_all(&error);
+            }
+        }
+    }
+
+    /// The life of a `pull-N` thread.
+    fn run(&self) {
+        loop {
+            self.pull_while_any();
+            self.return_token();
+            if self.queue.1.is_empty() || !self.take_token() {
+                return;
+            }
+        }
+    }
+
+    fn pull_while_any(&self) {
+        let idle_time = if self.tokens.is_some() { IDLE_TIME } else { Duration::ZERO };
+        while let Ok(queued) = self.queue.1.recv_timeout(idle_time) {
+            let Some(mut pull) = self.pulls.begin(&queued) else { continue };
+            let pulled = pull.pull_image();
+            let size = pull.image_size(&pulled);
+            pull.send_result(pulled, size);
+        }
+    }
+
+    /// Answers all that waits.
+    fn refuse_all(&self, error: &Error) {
+        self.queue.1.try_iter().for_each(|queued| self.pulls.refuse_queued(&queued, error));
+    }
 }
 
 impl<S: ImageService + 'static> ParallelImagePuller<S> {
-    /// A puller that runs at most `max_parallel_image_pulls` pulls at a time; `None`, or a number
-    /// below 1, is no limit: a thread for each pull that runs.
+    /// Makes a puller that runs at most `max_parallel_image_pulls` pulls at a time. `None`, or a number
+    /// below 1, is no limit; a plain number is one: `new(service, 4)`.
     ///
     /// # Errors
     /// `InvalidConfig` if the limit is above 4,096.
-    pub fn new(service: S, max_parallel_image_pulls: Option<i32>) -> Result<Self, Error> {
+    pub fn new(service: S, max_parallel_image_pulls: impl Into<Option<i32>>) -> Result<Self, Error> {
         Self::builder(service).max_parallel_image_pulls(max_parallel_image_pulls).build()
     }
 
-    /// A puller with other settings than the defaults.
+    /// Returns a builder for a puller with other settings than the defaults.
     pub fn builder(service: S) -> ParallelImagePullerBuilder<S> {
         ParallelImagePullerBuilder {
             service,
@@ -52,51 +181,9 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
     }
 }
 
-/// The life of a `pull-N` thread: one request after the other, and the end when none is left.
-fn pull_while_any<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<Pending>) {
-    let mut next = first;
-    while let Some(pending) = next {
-        desk.work(pending);
-        next = desk.next();
-    }
-}
-
-impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
-    fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        if let Err(refused) = self.desk.enter(Pending::new(cx, request, results)) {
-            let (pending, reason) = *refused;
-            self.desk.refuse(pending, reason.into_error());
-        }
-    }
-
-    fn try_pull_image(
-        &self,
-        cx: PullContext,
-        request: PullRequest,
-        results: Sender<PullResult>,
-    ) -> Result<(), Rejected> {
-        self.desk
-            .enter(Pending::new(cx, request, results))
-            .map(drop)
-            .map_err(|refused| Rejected::new(*refused))
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        self.limit
-    }
-
-    fn stats(&self) -> PullerStats {
-        self.desk.stats()
-    }
-
-    fn shutdown(&self, grace: Duration) {
-        self.desk.shutdown(grace);
-    }
-}
-
 impl<S: ImageService + 'static> Drop for ParallelImagePuller<S> {
     fn drop(&mut self) {
-        self.desk.shutdown(Duration::ZERO);
+        self.shutdown(Duration::ZERO);
     }
 }
 
@@ -116,55 +203,45 @@ pub struct ParallelImagePullerBuilder<S> {
 }
 
 impl<S: ImageService + 'static> ParallelImagePullerBuilder<S> {
-    /// How many pulls may run at a time, up to 4,096; `None`, or a number below 1, is no limit.
+    /// Sets how many pulls may run at a time, up to 4,096; `None`, or a number below 1, is no limit.
     /// Default: no limit.
-    pub fn max_parallel_image_pulls(mut self, limit: Option<i32>) -> Self {
-        self.max_parallel_image_pulls = limit;
+    pub fn max_parallel_image_pulls(mut self, limit: impl Into<Option<i32>>) -> Self {
+        self.max_parallel_image_pulls = limit.into();
         self
     }
 
-    /// How many requests may wait for a token; one more is answered `ResourceExhausted`, or given
+    /// Sets how many requests may wait for a token; one more is answered `ResourceExhausted`, or given
     /// back by [`try_pull_image`](ImagePuller::try_pull_image). Default: no limit.
     pub fn max_queued(mut self, requests: usize) -> Self {
         self.max_queued = requests;
         self
     }
 
-    /// The stack of each thread, bytes. Default: 256 KiB.
+    /// Sets the stack of each thread, bytes. Default: 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
     }
 
-    /// The puller.
+    /// Makes the puller. Its threads start with the requests.
     ///
     /// # Errors
     /// `InvalidConfig` if the limit is above 4,096.
     pub fn build(self) -> Result<ParallelImagePuller<S>, Error> {
-        let limit = match self.max_parallel_image_pulls {
-            Some(limit) if limit > MAX_TOKENS => {
-                return Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!("max_parallel_image_pulls is {limit}; at most {MAX_TOKENS} are possible"),
-                ));
-            }
-            Some(limit) => usize::try_from(limit).ok().filter(|limit| *limit > 0),
-            None => None,
-        };
-        Ok(ParallelImagePuller {
-            desk: Desk::new(
-                self.service,
-                Rules {
-                    limit,
-                    max_queued: self.max_queued,
-                    lingering: Some(LINGERING),
-                    stack_size: self.stack_size,
-                    name: |number| format!("pull-{number}"),
-                    life: Box::new(pull_while_any),
-                },
-            ),
-            limit,
-        })
+        let limit = self.max_parallel_image_pulls.filter(|limit| *limit >= 1);
+        if let Some(limit) = limit.filter(|limit| *limit > MAX_TOKENS) {
+            let text = format!("max_parallel_image_pulls is {limit}; at most {MAX_TOKENS} are possible");
+            return Err(Error::new(ErrorKind::InvalidConfig, text));
+        }
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+        Ok(ParallelImagePuller(Arc::new(Parallel {
+            pulls: Pulls::new(self.service, self.stack_size),
+            tokens: limit.map(bounded),
+            queue: unbounded(),
+            max_open: self.max_queued.saturating_add(limit.unwrap_or(usize::MAX)),
+            taken: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
+        })))
     }
 }
 

@@ -1,21 +1,34 @@
 //! Pulls one image at a time, from a bounded queue.
+//!
+//! # Protocol
+//!
+//! The queue is a channel with room for [`MAX_IMAGE_PULL_REQUESTS`]. One worker thread reads it until the
+//! puller ends; after a panic of the service it answers the request, and comes back a second later.
+//!
+//! A caller that finds the queue full waits for its turn in a fair semaphore with one permit. The caller
+//! with the permit waits for room in the channel. Both waits end with the request's cancel, its deadline
+//! and the shutdown, so a caller is blocked by a slow pull, but never past its own context. A request that
+//! is in the queue is answered at once by the same three; its place in the channel stays taken until the
+//! worker pops it.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::desk::{Desk, Rules, Worked};
-use super::queue::Pending;
+use super::pulls::Pulls;
+use super::queued::{Pending, Queued};
 use super::until::until_by;
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::clock::{Clock, SystemClock};
 use crate::context::PullContext;
 use crate::error::Error;
 use crate::service::{ImageService, PullRequest};
+use crate::sync::Semaphore;
 
-/// How many requests wait for the worker before those who ask have to wait themselves.
+/// How many requests wait for the worker before callers have to wait themselves.
 pub const MAX_IMAGE_PULL_REQUESTS: usize = 10;
 
 /// How long the worker rests after the image service panicked.
@@ -24,73 +37,29 @@ const RESTART_PERIOD: Duration = Duration::from_secs(1);
 /// Pulls images one at a time, in the order asked, on one long-lived thread.
 ///
 /// Up to [`MAX_IMAGE_PULL_REQUESTS`] requests wait for it; one more makes
-/// [`pull_image`](ImagePuller::pull_image) wait, until there is room, or its context ends, or the
-/// puller does. If the service panics, the request is answered, and the worker goes on a second later.
+/// [`pull_image`](ImagePuller::pull_image) wait until there is room, its context ends, or the puller is
+/// shut down. Callers that wait come in in the order asked. A request that is cancelled, or whose deadline
+/// passes, in the queue is answered at once; its place stays taken until the worker comes to it.
+///
+/// If the service panics, the request is answered, and the worker goes on a second later.
 ///
 /// Dropping it is a [`shutdown`](ImagePuller::shutdown) without grace.
-pub struct SerialImagePuller<S: ImageService + 'static> {
-    desk: Arc<Desk<S>>,
-}
+pub struct SerialImagePuller<S: ImageService + 'static>(Arc<Serial<S>>);
 
-impl<S: ImageService + 'static> SerialImagePuller<S> {
-    /// A puller with the defaults. Its thread is started at the first request.
-    ///
-    /// # Errors
-    /// None today.
-    pub fn new(service: S) -> Result<Self, Error> {
-        Self::builder(service).build()
-    }
-
-    /// A puller with other settings than the defaults.
-    pub fn builder(service: S) -> SerialImagePullerBuilder<S> {
-        SerialImagePullerBuilder { service, stack_size: DEFAULT_STACK_SIZE, clock: Arc::new(SystemClock) }
-    }
-
-    /// Enters a request that there is no room for, and waits until there is, or until it is answered.
-    fn stand(&self, mut pending: Pending) {
-        let (standing, let_go) = bounded(0);
-        let waiting = pending.cx.clone();
-        pending.standing = Some(standing);
-        match self.desk.enter(pending) {
-            Ok(number) => {
-                select! {
-                    recv(let_go) -> _ => {}
-                    // The deadline's thread may be late, or missing.
-                    recv(waiting.expired()) -> _ => if let Err(error) = waiting.check() {
-                        self.desk.refuse_queued(number, error);
-                    },
-                }
-            }
-            Err(refused) => {
-                let (pending, reason) = *refused;
-                self.desk.refuse(pending, reason.into_error());
-            }
-        }
-    }
-}
-
-/// Works off the queue until the puller ends; and after a panic of the service again, when a rest is
-/// over.
-fn pull_for_good<S: ImageService + 'static>(desk: &Arc<Desk<S>>, first: Option<Pending>, clock: &dyn Clock) {
-    let mut first = first;
-    until_by(clock, desk.closing(), RESTART_PERIOD, || {
-        while let Some(pending) = first.take().or_else(|| desk.next()) {
-            if desk.work(pending) == Worked::Panicked {
-                return;
-            }
-        }
-    });
+struct Serial<S> {
+    pulls: Arc<Pulls<S>>,
+    queue: (Sender<Queued>, Receiver<Queued>),
+    /// The right to offer a request to the queue.
+    turn: Semaphore,
+    /// Callers that wait for their turn, or for room.
+    waiting: AtomicUsize,
 }
 
 impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
-        self.desk.wait_for_room();
-        match self.desk.enter(Pending::new(cx, request, results)) {
-            Ok(_) => {}
-            Err(refused) => match *refused {
-                (pending, RejectReason::Full) => self.stand(pending),
-                (pending, reason) => self.desk.refuse(pending, reason.into_error()),
-            },
+        let pending = Pending::new(cx, request, results);
+        if let Err(rejected) = self.0.try_enqueue(pending).or_else(|full| self.0.wait_and_enqueue(full)) {
+            self.0.pulls.reject(rejected);
         }
     }
 
@@ -100,10 +69,7 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
         request: PullRequest,
         results: Sender<PullResult>,
     ) -> Result<(), Rejected> {
-        self.desk
-            .enter(Pending::new(cx, request, results))
-            .map(drop)
-            .map_err(|refused| Rejected::new(*refused))
+        self.0.try_enqueue(Pending::new(cx, request, results))
     }
 
     fn capacity(&self) -> Option<usize> {
@@ -111,17 +77,110 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     }
 
     fn stats(&self) -> PullerStats {
-        self.desk.stats()
+        self.0.pulls.stats(self.0.queue.1.len(), self.0.waiting.load(Ordering::Relaxed))
     }
 
     fn shutdown(&self, grace: Duration) {
-        self.desk.shutdown(grace);
+        let shut_down = RejectReason::ShutDown.into_error();
+        self.0.pulls.close();
+        self.0.queue.1.try_iter().for_each(|queued| self.0.pulls.refuse_queued(&queued, &shut_down));
+        self.0.pulls.end(grace);
+    }
+}
+
+impl<S: ImageService + 'static> Serial<S> {
+    /// Puts the request into the queue if there is room and no other caller waits.
+    fn try_enqueue(&self, pending: Pending) -> Result<(), Rejected> {
+        let turn = self.turn.try_acquire().filter(|_| !self.queue.0.is_full());
+        if turn.is_none() {
+            return Err(Rejected::new(pending, self.pulls.reason_to_reject()));
+        }
+        let queued = self.pulls.admit(pending, usize::MAX)?;
+        // There is room: only the caller whose turn it is sends.
+        let _ = self.queue.0.send(queued.clone());
+        self.pulls.watch(&queued);
+        Ok(())
+    }
+
+    /// Waits for its turn and then for room, until the context ends or the shutdown begins.
+    fn wait_and_enqueue(&self, rejected: Rejected) -> Result<(), Rejected> {
+        if rejected.reason() != RejectReason::Full {
+            return Err(rejected);
+        }
+        let (pending, _) = rejected.into_pending();
+        let cx = pending.cx.clone();
+        let queued = self.pulls.admit(pending, usize::MAX)?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let is_sent = self.offer_in_turn(&cx, &queued);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if is_sent {
+            self.pulls.watch(&queued);
+        } else {
+            self.pulls.refuse_ended(&queued, &cx);
+        }
+        Ok(())
+    }
+
+    fn offer_in_turn(&self, cx: &PullContext, queued: &Queued) -> bool {
+        let waiter = self.turn.acquire();
+        let turn = select! {
+            recv(waiter.granted()) -> turn => turn.ok(),
+            recv(cx.cancelled()) -> _ => None,
+            recv(cx.expired()) -> _ => None,
+            recv(self.pulls.closing()) -> _ => None,
+        };
+        turn.is_some_and(|_turn| {
+            select! {
+                send(self.queue.0, queued.clone()) -> sent => sent.is_ok(),
+                recv(cx.cancelled()) -> _ => false,
+                recv(cx.expired()) -> _ => false,
+                recv(self.pulls.closing()) -> _ => false,
+            }
+        })
+    }
+
+    /// The life of the `pull-serial` thread.
+    fn run(&self, clock: &dyn Clock) {
+        until_by(clock, self.pulls.closing(), RESTART_PERIOD, || {
+            while let Some(queued) = self.next() {
+                let Some(mut pull) = self.pulls.begin(&queued) else { continue };
+                let pulled = pull.pull_image();
+                let size = pull.image_size(&pulled);
+                let has_panicked = pull.send_result(pulled, size);
+                if has_panicked {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Waits for the next request; `None` once the shutdown has begun.
+    fn next(&self) -> Option<Queued> {
+        select! {
+            recv(self.queue.1) -> queued => queued.ok(),
+            recv(self.pulls.closing()) -> _ => None,
+        }
+    }
+}
+
+impl<S: ImageService + 'static> SerialImagePuller<S> {
+    /// Makes a puller with the defaults, and starts its thread.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` if the thread cannot be started.
+    pub fn new(service: S) -> Result<Self, Error> {
+        Self::builder(service).build()
+    }
+
+    /// Returns a builder for a puller with other settings than the defaults.
+    pub fn builder(service: S) -> SerialImagePullerBuilder<S> {
+        SerialImagePullerBuilder { service, stack_size: DEFAULT_STACK_SIZE, clock: Arc::new(SystemClock) }
     }
 }
 
 impl<S: ImageService + 'static> Drop for SerialImagePuller<S> {
     fn drop(&mut self) {
-        self.desk.shutdown(Duration::ZERO);
+        self.shutdown(Duration::ZERO);
     }
 }
 
@@ -140,33 +199,32 @@ pub struct SerialImagePullerBuilder<S> {
 }
 
 impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
-    /// The stack of the worker's thread, bytes. Default: 256 KiB.
+    /// Sets the stack of the worker's thread, bytes. Default: 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
     }
 
-    /// The clock by which the worker rests after a panic. Default: the machine's.
+    /// Sets the clock by which the worker rests after a panic. Default: the machine's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The puller.
+    /// Makes the puller, and starts its thread.
     ///
     /// # Errors
-    /// None today.
+    /// `ResourceExhausted` if the thread cannot be started.
     pub fn build(self) -> Result<SerialImagePuller<S>, Error> {
-        let clock = self.clock;
-        let rules = Rules {
-            limit: Some(1),
-            max_queued: MAX_IMAGE_PULL_REQUESTS,
-            lingering: None,
-            stack_size: self.stack_size,
-            name: |_| "pull-serial".into(),
-            life: Box::new(move |desk, first| pull_for_good(desk, first, &*clock)),
-        };
-        Ok(SerialImagePuller { desk: Desk::new(self.service, rules) })
+        let serial = Arc::new(Serial {
+            pulls: Pulls::new(self.service, self.stack_size),
+            queue: bounded(MAX_IMAGE_PULL_REQUESTS),
+            turn: Semaphore::new(1),
+            waiting: AtomicUsize::new(0),
+        });
+        let (own, clock) = (Arc::clone(&serial), self.clock);
+        serial.pulls.spawn("pull-serial".to_owned(), move || own.run(&*clock))?;
+        Ok(SerialImagePuller(serial))
     }
 }
 

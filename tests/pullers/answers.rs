@@ -105,12 +105,14 @@ fn a_receiver_that_is_gone_harms_nobody() {
 fn a_thread_that_cannot_be_started_is_answered_for() {
     // More stack than an address space has: the kernel refuses.
     const TOO_MUCH: usize = 1 << 50;
-    let service = Arc::new(Scripted::new());
-    let pullers: [Arc<dyn ImagePuller>; 2] = [
-        Arc::new(ParallelImagePuller::builder(Arc::clone(&service)).stack_size(TOO_MUCH).build().unwrap()),
-        Arc::new(SerialImagePuller::builder(Arc::clone(&service)).stack_size(TOO_MUCH).build().unwrap()),
-    ];
-    for puller in pullers {
+    let serial = SerialImagePuller::builder(Scripted::new()).stack_size(TOO_MUCH).build();
+    assert_eq!(serial.unwrap_err().kind(), ErrorKind::ResourceExhausted, "its worker starts with it");
+    for limit in [None, Some(1), Some(3)] {
+        let puller = ParallelImagePuller::builder(Scripted::new())
+            .max_parallel_image_pulls(limit)
+            .stack_size(TOO_MUCH)
+            .build()
+            .unwrap();
         let (results, answers) = unbounded();
         for id in 0..25 {
             puller.pull_image(PullContext::new(), PullRequest::new(id, "alpine"), results.clone());
@@ -118,6 +120,63 @@ fn a_thread_that_cannot_be_started_is_answered_for() {
             assert_eq!((result.id, kind(&result)), (id, Some(ErrorKind::ResourceExhausted)));
         }
         assert_eq!(puller.stats().threads, 0);
+    }
+}
+
+#[test]
+fn a_result_is_not_lost_because_its_channel_is_full_for_a_moment() {
+    type End = fn(PullContext, &CancelToken) -> PullContext;
+    let ends: [(End, ErrorKind); 2] = [
+        (|cx, _| cx.with_timeout(Duration::from_millis(50)), ErrorKind::Timeout),
+        (|cx, token| cx.with_cancel(token), ErrorKind::Cancelled),
+    ];
+    for (end, expected) in ends {
+        for room in [4, 0] {
+            for bench in both() {
+                let (others, _keep) = unbounded();
+                bench.occupy(&others);
+                let (results, answers) = bounded(room);
+                let token = CancelToken::new();
+                for id in 0..10 {
+                    let cx = end(PullContext::new(), &token);
+                    bench.puller.pull_image(cx, PullRequest::new(id, "never/pulled"), results.clone());
+                }
+                token.cancel();
+                // Until all have found the channel full: no event tells.
+                thread::sleep(Duration::from_millis(100));
+                let mut ids: Vec<u64> = (0..10)
+                    .map(|_| {
+                        let result = next(&answers);
+                        assert_eq!(kind(&result), Some(expected), "{}, room for {room}", bench.name);
+                        result.id
+                    })
+                    .collect();
+                ids.sort_unstable();
+                assert!(ids.into_iter().eq(0..10), "{}, room for {room}", bench.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_result_that_waits_for_room_holds_up_no_other_channel_and_no_shutdown() {
+    for bench in both() {
+        let (others, _keep) = unbounded();
+        bench.occupy(&others);
+        let token = CancelToken::new();
+        let cx = PullContext::new().with_cancel(&token);
+        let (full, never_read) = bounded(0);
+        let (results, answers) = unbounded();
+        for id in 0..3 {
+            bench.puller.pull_image(cx.clone(), PullRequest::new(id, "never/pulled"), full.clone());
+        }
+        token.cancel();
+        let cx = PullContext::new().with_timeout(Duration::from_millis(30));
+        bench.puller.pull_image(cx, PullRequest::new(9, "never/pulled"), results);
+        assert_eq!(next(&answers).id, 9, "{}", bench.name);
+        bench.puller.shutdown(Duration::ZERO);
+        assert_eq!(bench.puller.stats().threads, 0, "{}", bench.name);
+        assert!(never_read.try_recv().is_err(), "{}: dropped for want of room", bench.name);
     }
 }
 

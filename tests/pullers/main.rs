@@ -8,6 +8,7 @@ mod contexts;
 mod panics;
 mod room;
 mod shutdown;
+mod traits;
 
 use std::sync::Arc;
 

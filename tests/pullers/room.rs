@@ -53,7 +53,13 @@ fn a_limit_that_is_absent_or_below_one_is_none_and_one_too_large_is_refused() {
         service.open(40);
         assert!((0..40).all(|_| next(&answers).outcome.is_ok()));
     }
-    assert!(ParallelImagePuller::new(Scripted::new(), Some(4096)).is_ok());
+    // As callers write a limit.
+    assert_eq!(ParallelImagePuller::new(Scripted::new(), 4).unwrap().capacity(), Some(4));
+    assert_eq!(ParallelImagePuller::new(Scripted::new(), Some(4)).unwrap().capacity(), Some(4));
+    assert_eq!(ParallelImagePuller::new(Scripted::new(), None).unwrap().capacity(), None);
+    let builder = ParallelImagePuller::builder(Scripted::new()).max_parallel_image_pulls(4);
+    assert_eq!(builder.build().unwrap().capacity(), Some(4));
+    assert!(ParallelImagePuller::new(Scripted::new(), 4096).is_ok());
     let error = ParallelImagePuller::new(Scripted::new(), Some(4097)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("4097"), "{error}");
@@ -167,7 +173,7 @@ fn a_caller_that_waits_for_room_is_freed_by_cancel_deadline_and_shutdown() {
 }
 
 #[test]
-fn a_request_that_leaves_the_serial_queue_makes_room_for_the_caller_who_waits() {
+fn a_place_in_the_serial_queue_stays_taken_until_the_worker_comes_to_it() {
     type Leaving = fn(PullContext, &CancelToken) -> PullContext;
     let ways: [(Leaving, ErrorKind); 2] = [
         (|cx, token| cx.with_cancel(token), ErrorKind::Cancelled),
@@ -182,27 +188,54 @@ fn a_request_that_leaves_the_serial_queue_makes_room_for_the_caller_who_waits() 
             let cx = if id < 3 { leaving(PullContext::new(), &token) } else { PullContext::new() };
             bench.puller.pull_image(cx, PullRequest::new(id, "alpine"), results.clone());
         }
-        thread::scope(|scope| {
-            for id in 10..13 {
-                let (bench, results) = (&bench, &results);
-                scope.spawn(move || bench.ask(id, "alpine", results));
-            }
-            while bench.puller.stats().waiting < 3 && answers.is_empty() {
+        token.cancel();
+        for id in 0..3 {
+            let result = next(&answers);
+            assert_eq!((result.id, kind(&result)), (id, Some(expected)), "answered at once");
+        }
+        let full = bench
+            .puller
+            .try_pull_image(PullContext::new(), PullRequest::new(77, "alpine"), results.clone())
+            .unwrap_err();
+        assert_eq!(full.reason(), RejectReason::Full);
+        assert_eq!(bench.puller.stats().queued, 10);
+        bench.service.open(1);
+        (0..8).for_each(|_| assert!(next(&answers).outcome.is_ok()));
+        bench.ask(10, "alpine", &results);
+        assert_eq!(next(&answers).id, 10);
+    }
+}
+
+#[test]
+fn callers_that_wait_for_room_come_in_in_the_order_asked() {
+    let bench = Bench::serial();
+    let (results, answers) = unbounded();
+    bench.occupy(&results);
+    (0..10).for_each(|id| bench.ask(id, "alpine", &results));
+    let token = CancelToken::new();
+    thread::scope(|scope| {
+        for id in 10..18 {
+            let (bench, results, token) = (&bench, &results, &token);
+            scope.spawn(move || {
+                // Every other one gives up while it waits, the first among them.
+                let cx = if id % 2 == 0 { PullContext::new().with_cancel(token) } else { PullContext::new() };
+                bench.puller.pull_image(cx, PullRequest::new(id, "alpine"), results.clone());
+            });
+            while (bench.puller.stats().waiting as u64) < id - 9 {
                 thread::yield_now();
             }
-            token.cancel();
-            // The scope ends when all three callers have come back.
-        });
-        let left: Vec<u64> = (0..3)
-            .map(|_| {
-                let result = next(&answers);
-                assert_eq!(kind(&result), Some(expected));
-                result.id
-            })
-            .collect();
-        assert_eq!(left, [0, 1, 2]);
-        assert_eq!((bench.puller.stats().queued, bench.puller.stats().waiting), (10, 0), "{expected}");
+            // Until it stands in the queue of those that wait: no event tells.
+            thread::sleep(Duration::from_millis(10));
+        }
+        token.cancel();
+        while bench.puller.stats().waiting > 4 {
+            thread::yield_now();
+        }
         bench.service.open(1);
-        (0..11).for_each(|_| assert!(next(&answers).outcome.is_ok()));
-    }
+    });
+    let results: Vec<_> = (0..19).map(|_| next(&answers)).collect();
+    let (pulled, cancelled): (Vec<_>, Vec<_>) = results.iter().partition(|result| result.outcome.is_ok());
+    let pulled: Vec<u64> = pulled.iter().map(|result| result.id).collect();
+    assert_eq!(pulled, [1000, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17]);
+    assert!(cancelled.iter().all(|result| kind(result) == Some(ErrorKind::Cancelled)));
 }

@@ -1,0 +1,41 @@
+//! A pointer to a puller is a puller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::{ImagePuller, PullResult, PullerStats, Rejected};
+use crate::context::PullContext;
+use crate::service::PullRequest;
+
+macro_rules! forward_image_puller {
+    ($pointer:ty) => {
+        impl<P: ImagePuller + ?Sized> ImagePuller for $pointer {
+            fn pull_image(&self, cx: PullContext, request: PullRequest, results: Sender<PullResult>) {
+                (**self).pull_image(cx, request, results);
+            }
+            fn try_pull_image(
+                &self,
+                cx: PullContext,
+                request: PullRequest,
+                results: Sender<PullResult>,
+            ) -> Result<(), Rejected> {
+                (**self).try_pull_image(cx, request, results)
+            }
+            fn capacity(&self) -> Option<usize> {
+                (**self).capacity()
+            }
+            fn stats(&self) -> PullerStats {
+                (**self).stats()
+            }
+            fn shutdown(&self, grace: Duration) {
+                (**self).shutdown(grace);
+            }
+        }
+    };
+}
+
+forward_image_puller!(&P);
+forward_image_puller!(Arc<P>);
+forward_image_puller!(Box<P>);
