@@ -87,5 +87,7 @@ pub use store::{
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::credentials::docker_config;
+    #[cfg(feature = "cri")]
+    pub use crate::cri::fuzzing::exchange as cri_exchange;
     pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
 }

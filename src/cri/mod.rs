@@ -8,6 +8,8 @@
 mod api;
 mod builder;
 mod endpoint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod grpc;
 mod http2;
 mod service;
