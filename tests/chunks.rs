@@ -18,7 +18,7 @@ fn large_image(registry: &Registry) -> (Image, String) {
 fn builder(dir: &tempfile::TempDir) -> RegistryImageServiceBuilder {
     RegistryImageService::builder(dir.path().join("store"))
         .retry_delay(Duration::from_millis(1), Duration::from_millis(5))
-        .pieces(MIB as u64, MIB as u64)
+        .chunks(MIB as u64, MIB as u64)
 }
 
 /// The layer's bytes that the registry was asked for, by its log of ranges.
@@ -143,7 +143,7 @@ fn a_host_that_sends_helpers_the_whole_is_asked_by_them_no_more() {
     registry.fault(slow.with(Action::Pace(4 * MIB as u64)));
     let whole = Fault::on(Target::Blob).when(move |seen| !is_first(seen));
     registry.fault(whole.with(Action::IgnoreRange));
-    let service = builder(&dir).pieces(MIB as u64, 6 * MIB as u64).build().unwrap();
+    let service = builder(&dir).chunks(MIB as u64, 6 * MIB as u64).build().unwrap();
     service.pull(&*name).unwrap();
     let asked = ranges(&registry, &image).len();
     assert!(asked <= 20, "{asked} questions for three pieces");

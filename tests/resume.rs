@@ -5,11 +5,12 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::pulls::quick;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, FaultHandle, Registry, Target};
-use oci_puller::{Error, ErrorKind, PulledImage};
+use oci_puller::{CancelToken, Error, ErrorKind, ImageService, PullContext, PullRequest, PulledImage};
 
 const CUT: u64 = 60_000;
 
@@ -183,4 +184,57 @@ fn a_layer_whose_every_connection_is_cut_arrives_and_next_to_nothing_comes_twice
 fn so_does_a_layer_of_half_a_gibibyte() {
     let twice = share_fetched_twice(512 << 20, 6 << 20);
     assert!(twice <= 0.01, "{twice}");
+}
+
+/// How a pull is ended on the way.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Cancel,
+    Deadline,
+}
+
+#[test]
+fn what_came_before_a_cancel_or_a_deadline_is_used() {
+    const MIB: u64 = 1024 * 1024;
+    for (end, shares, layers) in [
+        (End::Cancel, &[0.4][..], &[24_000_000][..]),
+        (End::Cancel, &[0.2, 0.5, 0.8], &[9_000_000; 3]),
+        (End::Deadline, &[0.4], &[24_000_000]),
+    ] {
+        let registry = Registry::start().unwrap();
+        let image = layers.iter().fold(ImageBuilder::new("library/app"), |image, size| image.layer(*size));
+        let image = image.build();
+        let name = registry.push(&image, "v1");
+        let size: u64 = image.layers().iter().map(|layer| layer.size()).sum();
+        let rate = 12_000_000;
+        registry.limit_rate(rate);
+        let dir = tempfile::tempdir().unwrap();
+        for share in shares {
+            let until = (size as f64 * share) as u64;
+            let service = quick(dir.path()).build().unwrap();
+            let (token, request) = (CancelToken::new(), PullRequest::new(0, &*name));
+            let outcome = std::thread::scope(|scope| {
+                let cx = PullContext::new().with_cancel(&token);
+                let cx = match end {
+                    End::Cancel => cx,
+                    End::Deadline => cx.with_timeout(Duration::from_secs_f64(until as f64 / rate as f64)),
+                };
+                let pull = scope.spawn(move || service.pull_image(&cx, &request).map(drop));
+                if let End::Cancel = end {
+                    assert!(registry.wait_until(|seen| seen.blob_bytes >= until, Duration::from_secs(60)));
+                    token.cancel();
+                }
+                pull.join().unwrap()
+            });
+            assert!(outcome.is_err(), "{end:?}: it was not ended on the way");
+        }
+        let before = registry.stats().blob_bytes;
+        quick(dir.path()).build().unwrap().pull(&*name).unwrap();
+        let (all, last) = (registry.stats().blob_bytes, registry.stats().blob_bytes - before);
+        let told = format!("{end:?} at {shares:?}: {all} bytes for {size}, {last} of them at last");
+        assert!(all as f64 <= 1.05 * size as f64 + (shares.len() as u64 * MIB) as f64, "{told}");
+        if let (End::Cancel, [_]) = (end, shares) {
+            assert!(last as f64 <= 0.62 * size as f64, "{told}");
+        }
+    }
 }

@@ -39,6 +39,7 @@ struct World {
     cut_at: Option<u64>,
     failing: Option<(u64, rustix::io::Errno)>,
     handles: u64,
+    is_full: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -175,6 +176,16 @@ impl SimDisk {
     pub(crate) fn fail_at(self, step: u64, errno: rustix::io::Errno) -> Self {
         self.0.lock().failing = Some((step, errno));
         self
+    }
+
+    /// Fills the disk: writes fail until a file is removed, or until [`empty`](Self::empty).
+    pub(crate) fn fill(&self) {
+        self.0.lock().is_full = true;
+    }
+
+    /// Makes room on a full disk.
+    pub(crate) fn empty(&self) {
+        self.0.lock().is_full = false;
     }
 
     /// The disk that the next process finds when this one was killed: what is not flushed is there,
@@ -323,6 +334,7 @@ impl Disk for SimDisk {
         let mut world = self.0.lock();
         world.step()?;
         world.find(path)?;
+        world.is_full = false;
         world.names_mut(parent(path))?.remove(name(path));
         Ok(())
     }
@@ -356,8 +368,9 @@ impl Disk for SimDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        self.0.lock().step()?;
-        Ok(Space { capacity: 1 << 40, available: 1 << 39 })
+        let mut world = self.0.lock();
+        world.step()?;
+        Ok(Space { capacity: 1 << 40, available: if world.is_full { 0 } else { 1 << 39 } })
     }
 }
 
@@ -388,6 +401,9 @@ impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut world = self.world.lock();
         let outcome = world.step();
+        if world.is_full {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         // One that is cut or fails may have written a part.
         let bytes = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
         let file = world.file(self.node);

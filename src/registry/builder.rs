@@ -222,19 +222,24 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How many blobs, or pieces of blobs, one pull fetches at a time; from a host that answers within
+    /// How many blobs, or chunks of blobs, one pull fetches at a time; from a host that answers within
     /// 2 ms no more than two for each processor, and up to 128 KiB one after the other. Default: 16.
     pub fn downloads_per_pull(mut self, blobs: usize) -> Self {
         self.settings.downloads_per_pull = blobs;
         self
     }
 
-    /// Blobs of at least `from` bytes are fetched in pieces of `piece` bytes, several at a
-    /// time; those of 16 KiB or less never are. Default: from 8 MiB on, in pieces of 4 MiB; `u64::MAX`
-    /// for never.
-    pub fn pieces(mut self, from: u64, piece: u64) -> Self {
-        self.settings.chunks = ChunkPolicy { from: from.max(SMALL + 1), size: piece };
+    /// Fetches blobs of at least `from` bytes in chunks of about `size` bytes, several at a time; blobs of
+    /// 16 KiB or less never. Default: from 8 MiB on, in chunks of 4 MiB; `u64::MAX` for never.
+    pub fn chunks(mut self, from: u64, size: u64) -> Self {
+        self.settings.chunks = ChunkPolicy { from: from.max(SMALL + 1), size };
         self
+    }
+
+    /// The name of [`chunks`](Self::chunks) in version 0.1.
+    #[doc(hidden)]
+    pub fn pieces(self, from: u64, piece: u64) -> Self {
+        self.chunks(from, piece)
     }
 
     /// How many blobs all pulls fetch at a time. Default: 32.
@@ -318,7 +323,7 @@ impl RegistryImageServiceBuilder {
         within("downloads", self.downloads)?;
         within("tries", settings.retry.tries as usize)?;
         if settings.chunks.size == 0 {
-            return Err(Error::new(ErrorKind::InvalidConfig, "pieces of 0 bytes are not possible"));
+            return Err(Error::new(ErrorKind::InvalidConfig, "chunks of 0 bytes are not possible"));
         }
         // Certificates, keys and the proxy are read here, so that they fail here.
         let clients = Clients::new(&settings, self.resolver)?;

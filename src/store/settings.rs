@@ -20,6 +20,14 @@ pub enum Durability {
     Relaxed,
 }
 
+/// How much of a download arrives between two flushes of its partial.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlushInterval {
+    /// Bytes.
+    pub(super) bytes: u64,
+    pub(super) time: Duration,
+}
+
 /// The settings of an open store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StoreSettings {
@@ -27,6 +35,7 @@ pub(super) struct StoreSettings {
     pub(super) keep_partials: Duration,
     pub(super) partials_share: f64,
     pub(super) reserve: Option<u64>,
+    pub(super) partial_flush: FlushInterval,
     /// Whether flushes run on threads of their own. Tests on the simulated disk turn this off, so that
     /// its steps come in order.
     pub(super) has_threads: bool,
@@ -39,6 +48,7 @@ impl Default for StoreSettings {
             keep_partials: Duration::from_secs(24 * 60 * 60),
             partials_share: 0.1,
             reserve: None,
+            partial_flush: FlushInterval { bytes: 64 << 20, time: Duration::from_secs(30) },
             has_threads: true,
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::fault::{Action, Rule, Stage};
+use super::link::Link;
 use super::record::{Record, Target};
 use super::reply::Reply;
 use super::wait::{Signal, Waiter, Woken};
@@ -116,6 +117,7 @@ pub(super) struct Line<'a> {
     pub(super) socket: &'a TcpStream,
     pub(super) stop: &'a Signal,
     pub(super) record: &'a Record,
+    pub(super) link: &'a Link,
 }
 
 impl Line<'_> {
@@ -159,8 +161,12 @@ impl Line<'_> {
         for piece in reply.body.pieces() {
             let mut rest = &*piece;
             while !rest.is_empty() {
-                let (now, later) = rest.split_at(rest.len().min(pacer.step()).min(halts.room(sent)));
+                let step = pacer.step().min(self.link.step());
+                let (now, later) = rest.split_at(rest.len().min(step).min(halts.room(sent)));
                 if let Some(delay) = pacer.delay() {
+                    self.sleep(delay)?;
+                }
+                if let Some(delay) = self.link.send(now.len()) {
                     self.sleep(delay)?;
                 }
                 self.send_piece(target, now, reply.is_chunked())?;

@@ -13,6 +13,7 @@ use super::content::{Content, Route};
 use super::deliver::{Broken, Delivery, Ending, Line};
 use super::fault::{Action, Rule};
 use super::http::{Request, RequestReader, percent_decode};
+use super::link::Link;
 use super::record::{Record, SeenRequest, Target};
 use super::reply::Reply;
 use super::server::Serve;
@@ -28,6 +29,7 @@ pub(super) struct Exchange {
     pub(super) access: Mutex<Access>,
     pub(super) rules: Mutex<Vec<Arc<Rule>>>,
     pub(super) record: Record,
+    pub(super) link: Link,
 }
 
 impl Serve for Exchange {
@@ -50,7 +52,13 @@ impl Exchange {
         stream.set_nodelay(true)?;
         let socket = stream.try_clone()?;
         let mut connection = self.acceptor.accept(stream)?;
-        let mut line = Line { connection: &mut *connection, socket: &socket, stop, record: &self.record };
+        let mut line = Line {
+            connection: &mut *connection,
+            socket: &socket,
+            stop,
+            record: &self.record,
+            link: &self.link,
+        };
         let conversation = self.answer_all(id, &mut line);
         if let Err(Broken::Ended(Ending::Reset)) = conversation {
             // Closing with unsent data and no time to linger is what sends a reset.

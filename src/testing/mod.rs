@@ -53,6 +53,7 @@ mod exchange;
 mod fault;
 mod http;
 pub mod images;
+mod link;
 mod record;
 mod registry;
 mod reply;

@@ -14,6 +14,7 @@ use super::content::Content;
 use super::exchange::Exchange;
 use super::fault::{Fault, FaultHandle, Rule};
 use super::images::{Image, Part};
+use super::link::Link;
 use super::record::{Record, RegistryStats, SeenRequest};
 use super::server::Server;
 use crate::image::digest::Digest;
@@ -71,6 +72,7 @@ impl RegistryBuilder {
             access: Mutex::default(),
             rules: Mutex::default(),
             record: Record::default(),
+            link: Link::default(),
         });
         let server = Server::start(listener, self.max_connections, exchange.clone())?;
         Ok(Registry { addr, exchange, server })
@@ -219,6 +221,12 @@ impl Registry {
     /// Waits until `reached` holds of the counters; false if it does not within `timeout`.
     pub fn wait_until(&self, reached: impl FnMut(&RegistryStats) -> bool, timeout: Duration) -> bool {
         self.exchange.record.wait_until(reached, timeout)
+    }
+
+    /// Sends the bodies of all answers together at this rate from now on, bytes per second, as over one slow
+    /// link; 0 lifts the limit. Default: no limit.
+    pub fn limit_rate(&self, bytes_per_second: u64) {
+        self.exchange.link.set_rate(bytes_per_second);
     }
 
     /// Closes every connection that is open, busy or idle; goes on serving.

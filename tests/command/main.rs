@@ -11,6 +11,7 @@ mod failures;
 mod interrupt;
 mod memory;
 mod pulling;
+mod resume;
 mod store;
 #[path = "../common/tls.rs"]
 mod tls;

@@ -93,6 +93,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// Reads a number of bytes such as `512MiB`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    units::parse_bytes(text).ok_or_else(|| "write a number of bytes such as 1000000, 8MiB or 2GB".to_owned())
+}
+
 /// Reads a platform such as `linux/arm64`.
 pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     Platform::parse(text).map_err(|error| error.message().to_owned())

@@ -98,6 +98,26 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     (!total.is_zero()).then_some(total)
 }
 
+/// Reads a number of bytes: digits, and a unit such as `kB`, `MB`, `KiB`, `MiB`, or none for bytes. Returns
+/// `None` for anything else, and for more than 2^64 bytes.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let mut rest = text.trim();
+    let number = prefix(&mut rest, |c| c.is_ascii_digit());
+    let unit: u64 = match rest.trim_start() {
+        "" | "B" => 1,
+        "k" | "kB" | "KB" => 1000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        "T" | "TB" => 1_000_000_000_000,
+        "Ki" | "KiB" => 1 << 10,
+        "Mi" | "MiB" => 1 << 20,
+        "Gi" | "GiB" => 1 << 30,
+        "Ti" | "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// Takes from the front what `belongs`.
 fn prefix<'a>(rest: &mut &'a str, belongs: impl Fn(char) -> bool) -> &'a str {
     let end = rest.find(|c| !belongs(c)).unwrap_or(rest.len());
@@ -133,6 +153,25 @@ mod tests {
             (14_200_000, 14_200_000, "14.2/14.2 MB"),
         ] {
             assert_eq!(Share(done, total).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_with_and_without_a_unit() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("1234", Some(1234)),
+            ("5 MB", Some(5_000_000)),
+            ("8MiB", Some(8 << 20)),
+            ("2Gi", Some(2 << 30)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("99999999TiB", None),
+            ("-1", None),
+            ("MiB", None),
+            ("8 potatoes", None),
+        ] {
+            assert_eq!(parse_bytes(text), bytes, "{text}");
         }
     }
 

@@ -56,8 +56,8 @@ impl<'a> ChunkedDownload<'a> {
         self.chunks.written()
     }
 
-    /// Returns how many chunks no thread fetches yet.
-    pub(super) fn pending(&self) -> usize {
+    /// Returns how many missing bytes no thread fetches yet.
+    pub(super) fn pending(&self) -> u64 {
         self.chunks.open()
     }
 
@@ -118,11 +118,9 @@ impl ChunkFetcher<'_, '_> {
         let fetched = self.source.over_hosts(&reached, |endpoint| {
             self.fetch_from(endpoint, &mut chunk, &reached).inspect_err(|_| self.is_reported.set(false))
         });
-        match fetched {
-            Ok(Fetched::Chunk) => chunks.finish(&chunk)?,
-            _ => chunks.give_back(&chunk),
-        }
-        fetched
+        let given_back = chunks.give_back(&chunk);
+        let fetched = fetched?;
+        given_back.map(|()| fetched)
     }
 
     /// Fetches what a chunk lacks from one host.

@@ -197,7 +197,7 @@ impl<'a> DownloadPool<'a> {
     }
 }
 
-/// Returns the download with the most pending chunks that wants help.
+/// Returns the download with the most pending bytes that wants help.
 fn most_pending<'s, 'a>(state: &'s PoolState<'a>) -> Option<&'s Arc<ChunkedDownload<'a>>> {
     state.chunked.iter().filter(|download| download.wants_help()).max_by_key(|download| download.pending())
 }

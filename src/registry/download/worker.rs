@@ -87,7 +87,8 @@ impl<'a> Worker<'_, '_, 'a> {
         }
         let service = self.pool.session.service;
         let _permit = service.downloads.acquire(self.pool.session.cx)?;
-        if source.blob.urls.is_empty() && source.blob.size >= service.settings.chunks.from {
+        let is_large = source.blob.size >= service.settings.chunks.from;
+        if source.blob.urls.is_empty() && (is_large || ingest.has_gaps()) {
             return self.complete_in_chunks(source, ingest);
         }
         let resumed = ingest.offset();

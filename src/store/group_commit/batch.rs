@@ -42,7 +42,7 @@ pub(super) struct VerifiedBlob {
     pub(super) digest: Digest,
     /// The file's path, unless it already has the blob's name.
     pub(super) partial: Option<String>,
-    pub(super) file: Box<dyn DiskFile>,
+    pub(super) file: Arc<dyn DiskFile>,
     pub(super) identity: (u64, u64),
     pub(super) pending: Arc<PendingCommit>,
     /// Bounds the number of files that are open here; returned when dropped.
@@ -229,7 +229,7 @@ mod tests {
         uncommitted.push_blob(VerifiedBlob {
             digest: Digest::sha256(name.as_bytes()),
             partial: Some(name.to_owned()),
-            file: SimDisk::new().open(name, OpenMode::Create).unwrap(),
+            file: SimDisk::new().open(name, OpenMode::Create).unwrap().into(),
             identity: (0, 0),
             pending: pending.clone(),
             _permit: None,

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, IndexChange, PendingCommit, Uncommitted, VerifiedBlob};
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest};
 use crate::store::error::refused;
 use crate::store::index::StoreIndex;
-use crate::store::layout::{self, BLOBS};
+use crate::store::layout::{self, BLOBS, OWN, PARTIALS};
 use crate::store::retry_io;
 use crate::sync::{BlockingPool, Semaphore};
 
@@ -25,7 +25,7 @@ const WAITING_BLOBS: usize = 64;
 
 /// Commits batches. Two threads, so that a store on a slow disk does not hold up another one.
 static LEADERS: BlockingPool = BlockingPool::new("flush", 2);
-/// Commits large blobs.
+/// Commits large blobs, and flushes partials.
 static LARGE_BLOBS: BlockingPool = BlockingPool::new("flush-large", 3);
 
 /// Makes blobs and index durable.
@@ -63,7 +63,7 @@ impl GroupCommit {
         cx: &PullContext,
         digest: &Digest,
         partial: String,
-        file: Box<dyn DiskFile>,
+        file: Arc<dyn DiskFile>,
     ) -> Result<Option<Arc<PendingCommit>>, Error> {
         if self.flush == Flush::Skip {
             self.rename(digest, &partial)?;
@@ -89,7 +89,7 @@ impl GroupCommit {
         let path = layout::blob_path(digest);
         let file =
             retry_io::for_files(cx, &format!("open {path}"), || self.disk.open(&path, OpenMode::Read))?;
-        self.enqueue(cx, digest, None, file).map(Some)
+        self.enqueue(cx, digest, None, Arc::from(file)).map(Some)
     }
 
     fn enqueue(
@@ -97,7 +97,7 @@ impl GroupCommit {
         cx: &PullContext,
         digest: &Digest,
         partial: Option<String>,
-        file: Box<dyn DiskFile>,
+        file: Arc<dyn DiskFile>,
     ) -> Result<Arc<PendingCommit>, Error> {
         let metadata = file.metadata().map_err(|error| refused(&error, format!("look at {digest}")))?;
         let permit = cx.wait_for(self.waiting_blobs.acquire().granted())?;
@@ -116,6 +116,35 @@ impl GroupCommit {
             self.ensure_leader(true);
         }
         Ok(pending)
+    }
+
+    /// Begins to flush a partial whose bytes still arrive, and its name; the receiver gets the outcome. A
+    /// partial that cannot be flushed loses its name, because it must not be used again. Returns `None`
+    /// if there is no thread for it.
+    pub(in crate::store) fn flush_partial(
+        &self,
+        path: &str,
+        file: &Arc<dyn DiskFile>,
+    ) -> Option<Receiver<io::Result<()>>> {
+        let (reply, replied) = bounded(1);
+        let (disk, path, file) = (self.disk.clone(), path.to_owned(), Arc::clone(file));
+        let flush = move || {
+            let outcome = file.sync().and_then(|()| {
+                // Nothing else makes the folder of partials durable.
+                [PARTIALS, OWN].into_iter().try_for_each(|folder| disk.sync_dir(folder))
+            });
+            if outcome.is_err() {
+                drop(disk.unlink(&path));
+            }
+            drop(file);
+            // The download may have ended.
+            let _ = reply.send(outcome);
+        };
+        match self.has_threads {
+            true => LARGE_BLOBS.run(flush).ok()?,
+            false => flush(),
+        }
+        Some(replied)
     }
 
     /// Returns the commit of a blob that is verified and does not have its name yet.

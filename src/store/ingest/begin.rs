@@ -1,12 +1,16 @@
-//! The start of a blob's way into the store: take the digest, look for the blob, lock its partial.
+//! The start of an ingest: takes the digest, looks for the blob, locks and verifies its partial.
 
 use std::io::Read;
+use std::sync::atomic::AtomicBool;
 
-use super::chunk_bitmap::ChunkBitmap;
+use super::block_map::BLOCK;
+use super::flush::PartialFlush;
 use super::hash::hash_file;
 use super::lookup::size_conflict;
 use super::partial::Partial;
-use super::write::{Gathered, Ingest, SMALL};
+use super::progress::Progress;
+use super::verify;
+use super::write::{Buffer, Ingest, PartialBlob, SMALL};
 use crate::context::PullContext;
 use crate::durable::{Flush, Metadata};
 use crate::error::Error;
@@ -55,13 +59,7 @@ impl Store {
         }
         if blob.size <= SMALL && store.settings.flush() == Flush::Skip {
             let room = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-            return Ok(BeginIngest::Fetch(self.ingest(
-                cx,
-                transaction,
-                blob,
-                Gathered::InMemory(room),
-                claim,
-            )));
+            return Ok(BeginIngest::Fetch(self.ingest(cx, transaction, blob, Buffer::InMemory(room), claim)));
         }
         match self.lock_partial(cx, blob)? {
             Ok(partial) => self.resume(cx, transaction, blob, partial, claim).map(BeginIngest::Fetch),
@@ -69,7 +67,7 @@ impl Store {
         }
     }
 
-    /// An ingest that goes on from what the partial has.
+    /// Returns an ingest that continues with what the partial has.
     fn resume(
         &self,
         cx: &PullContext,
@@ -78,37 +76,44 @@ impl Store {
         partial: Partial,
         claim: Claim,
     ) -> Result<Ingest, Error> {
-        let found = partial.found;
-        let bitmap = ChunkBitmap::read(&*partial.file, blob.size, found);
-        let whole = match &bitmap {
-            Some(bitmap) => bitmap.whole_up_to(blob.size),
-            None if found > blob.size => partial.cut().map(|()| 0)?,
-            None => found,
-        };
         let mut hasher = Hasher::new(blob.digest.algorithm());
-        let offset = hash_file(cx, &*partial.file, whole, &mut hasher, "read a partial download")?;
-        let mut ingest = self.ingest(cx, transaction, blob, Gathered::InFile(partial), claim);
+        // A blob of one block is a prefix, unless it was written in smaller chunks.
+        let (offset, progress) = if blob.size > BLOCK || partial.found > blob.size {
+            let (offset, map) = verify::verify(cx, &partial, blob.size, &mut hasher)?;
+            (offset, Some(Progress::new(map)))
+        } else {
+            let doing = "read a partial download";
+            (hash_file(cx, &*partial.file, partial.found, &mut hasher, doing)?, None)
+        };
+        let flush = (self.0.settings.flush() == Flush::Wait).then(|| {
+            PartialFlush::new(
+                self.0.group_commit.clone(),
+                partial.path.clone(),
+                self.0.settings.partial_flush,
+            )
+        });
+        let buffer = Buffer::InFile(Box::new(PartialBlob { partial, progress, rest: None, flush }));
+        let mut ingest = self.ingest(cx, transaction, blob, buffer, claim);
         ingest.put_hasher(hasher, offset);
-        ingest.bitmap = bitmap;
         Ok(ingest)
     }
 
-    /// An ingest that has no bytes yet.
+    /// Returns an ingest that has no bytes yet.
     fn ingest(
         &self,
         cx: &PullContext,
         transaction: &Transaction,
         blob: &Descriptor,
-        gathered: Gathered,
+        buffer: Buffer,
         claim: Claim,
     ) -> Ingest {
         Ingest {
-            gathered: Some(gathered),
+            buffer: Some(buffer),
             hasher: Hasher::new(blob.digest.algorithm()),
             offset: 0,
-            bitmap: None,
             digest: blob.digest.clone(),
             size: blob.size,
+            disk_is_full: AtomicBool::new(false),
             transaction: transaction.clone(),
             store: self.0.clone(),
             cx: cx.clone(),
@@ -116,13 +121,13 @@ impl Store {
         }
     }
 
-    /// Whether a thread of this process is fetching the digest just now, from its [`begin`](Self::begin)
+    /// Returns whether a thread of this process is fetching the digest now, from its [`begin`](Self::begin)
     /// to its commit.
     pub(crate) fn is_being_fetched(&self, digest: &Digest) -> bool {
         self.0.in_progress.has(digest)
     }
 
-    /// Counts a blob that is there, once it is durable.
+    /// Uses a blob that is there, and has the transaction wait until it is durable.
     fn reuse(
         &self,
         cx: &PullContext,

@@ -1,4 +1,4 @@
-//! The file that a blob's bytes gather in.
+//! The file that holds a blob's bytes until they are complete.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,18 +12,20 @@ use crate::store::error::refused;
 use crate::store::layout::PARTIALS;
 use crate::store::{layout, retry_io};
 
-/// The file, locked.
+/// A partial, locked.
 #[derive(Debug)]
 pub(super) struct Partial {
     disk: Arc<dyn Disk>,
     pub(super) path: String,
-    pub(super) file: Box<dyn DiskFile>,
-    /// Bytes that were there when it was locked.
+    pub(super) file: Arc<dyn DiskFile>,
+    /// The file's length when it was locked, bytes.
     pub(super) found: u64,
+    /// What it took on the disk then, bytes.
+    pub(super) allocated: u64,
 }
 
 impl Partial {
-    /// Opens and locks the partial of `digest`; `None` while another process holds it.
+    /// Opens and locks the partial of `digest`. Returns `None` while another process holds it.
     pub(super) fn lock(
         cx: &PullContext,
         disk: &Arc<dyn Disk>,
@@ -32,14 +34,16 @@ impl Partial {
         let path = layout::partial_path(digest);
         let failed = |error: io::Error| refused(&error, format!("open {path}"));
         loop {
-            let file = retry_io::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?;
+            let file: Arc<dyn DiskFile> =
+                retry_io::for_files(cx, "open a partial download", || open_partial(&**disk, &path))?.into();
             if !file.try_lock(Lock::Exclusive).map_err(failed)? {
                 return Ok(None);
             }
-            // Between the two steps its last holder may have given it its name, or thrown it away.
+            // Between the two steps its last holder may have renamed or removed it.
             match disk.metadata(&path) {
                 Ok(there) if there.identity == file.metadata().map_err(failed)?.identity => {
-                    return Ok(Some(Partial { disk: disk.clone(), path, file, found: there.len }));
+                    let (found, allocated) = (there.len, there.allocated);
+                    return Ok(Some(Partial { disk: disk.clone(), path, file, found, allocated }));
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
@@ -47,11 +51,11 @@ impl Partial {
         }
     }
 
-    /// A file for bytes whose digest is not known yet.
+    /// Makes a file for bytes whose digest is not known yet.
     pub(super) fn unnamed(cx: &PullContext, disk: &Arc<dyn Disk>) -> Result<Self, Error> {
         let path = format!("{PARTIALS}/unnamed-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let file = retry_io::for_files(cx, "make a file", || disk.open(&path, OpenMode::Create))?;
-        let partial = Partial { disk: disk.clone(), path, file, found: 0 };
+        let partial = Partial { disk: disk.clone(), path, file: file.into(), found: 0, allocated: 0 };
         match partial.file.try_lock(Lock::Exclusive) {
             Ok(true) => Ok(partial),
             Ok(false) => Err(Error::new(ErrorKind::Store, format!("{} was taken away", partial.path))),
@@ -59,7 +63,7 @@ impl Partial {
         }
     }
 
-    /// Writes and hashes all that `content` has.
+    /// Writes and hashes all of `content`.
     pub(super) fn fill(&self, cx: &PullContext, content: &mut dyn Read) -> Result<(Hasher, u64), Error> {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut buffer = vec![0; READ];
@@ -75,11 +79,12 @@ impl Partial {
         Ok((hasher, offset))
     }
 
+    /// Empties the file.
     pub(super) fn cut(&self) -> Result<(), Error> {
         self.file.set_len(0).map_err(|error| self.failed(&error))
     }
 
-    /// Throws the file away, while its lock is still held.
+    /// Removes the file, while its lock is still held.
     pub(super) fn discard(self) {
         if let Err(error) = self.disk.unlink(&self.path) {
             log::warn!("{} could not be removed: {error}", self.path);

@@ -1,10 +1,11 @@
 //! A blob that is being written, and its commit.
 
-use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::chunk_bitmap::ChunkBitmap;
+use super::flush::PartialFlush;
 use super::partial::Partial;
+use super::progress::{Chunk, Progress};
 use crate::context::PullContext;
 use crate::durable::DiskFile;
 use crate::error::{Error, ErrorKind};
@@ -16,66 +17,87 @@ use crate::store::in_progress::Claim;
 use crate::store::layout;
 use crate::store::transaction::Transaction;
 
-/// With relaxed durability a blob of so many bytes or fewer is kept in memory until it is whole. What a
-/// break loses of it is soon fetched again, and half the operations are enough to write it at once.
+/// With relaxed durability, a blob of up to this many bytes stays in memory until it is complete. A new
+/// fetch costs little, and one write costs half as many operations.
 pub(crate) const SMALL: u64 = 16 << 10;
 
-/// A blob that is being written, by nobody else in this process, nor in another unless it is kept
-/// [in memory](SMALL). Dropped, it keeps what a file has for the next one that begins the same digest.
+/// A blob that is being written. No other thread of this process writes it, and no other process unless
+/// the blob stays [in memory](SMALL). When dropped, it keeps its file for the next ingest of the same digest.
 #[derive(Debug)]
 pub(crate) struct Ingest {
-    // Dropped in this order: the file's lock is given back before the next thread is let in.
-    pub(super) gathered: Option<Gathered>,
+    // Fields drop in this order: the file's lock is released before the next thread gets the digest.
+    pub(super) buffer: Option<Buffer>,
     pub(super) hasher: Hasher,
     pub(super) offset: u64,
-    /// Which chunks stand behind a gap, if the blob was ever written in chunks.
-    pub(super) bitmap: Option<ChunkBitmap>,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// A write failed because the disk is full.
+    pub(super) disk_is_full: AtomicBool,
     pub(super) transaction: Transaction,
     pub(super) store: Arc<Inner>,
     pub(super) cx: PullContext,
     pub(super) _claim: Claim,
 }
 
-/// Where the bytes gather that have come.
+/// Where the bytes of a blob are until the commit.
 #[derive(Debug)]
-pub(super) enum Gathered {
+pub(super) enum Buffer {
     InMemory(Vec<u8>),
-    InFile(Partial),
+    InFile(Box<PartialBlob>),
+}
+
+/// A partial that is being written.
+#[derive(Debug)]
+pub(super) struct PartialBlob {
+    pub(super) partial: Partial,
+    /// Absent for a blob of one block: its file is a prefix.
+    pub(super) progress: Option<Progress>,
+    /// What is written in order, from the ingest's offset to the blob's end.
+    pub(super) rest: Option<Chunk>,
+    /// Absent where nothing is flushed.
+    pub(super) flush: Option<PartialFlush>,
 }
 
 impl Ingest {
-    /// How many of the blob's bytes are there. Those that were there at the beginning were hashed
-    /// anew from the disk; if power was lost since they were written they may still be the wrong
-    /// ones, which the commit finds.
+    /// Returns how many bytes are there without a gap, counted from the first one. Bytes of an earlier pull
+    /// were hashed again; if they have no checksums, power loss may have changed them, which the commit
+    /// finds.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// How many of the blob's bytes are missing.
+    /// Returns how many bytes are missing.
     pub(crate) fn missing(&self) -> u64 {
-        let ahead = self.bitmap.as_ref().map_or(0, |bitmap| bitmap.ahead(self.size));
-        (self.size - self.offset).saturating_sub(ahead)
+        let there = self.progress().map_or(self.offset, Progress::there);
+        self.size.saturating_sub(there)
+    }
+
+    /// Returns whether bytes are there behind a gap.
+    pub(crate) fn has_gaps(&self) -> bool {
+        self.progress().is_some_and(|progress| progress.there() > self.offset)
     }
 
     /// Writes and hashes the next bytes.
     ///
     /// # Errors
-    /// `SizeMismatch` if there are more than the descriptor says; `DiskFull`, then the partial is
-    /// thrown away; `Store`.
+    /// `SizeMismatch` if there are more than the descriptor says; `DiskFull`, `Store`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let end = self.offset.saturating_add(bytes.len() as u64);
         if end > self.size {
             let text = format!("{} is longer than the {} bytes of its descriptor", self.digest, self.size);
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
-        match &mut self.gathered {
+        match &mut self.buffer {
             None => return Err(self.lost()),
-            Some(Gathered::InMemory(gathered)) => gathered.extend_from_slice(bytes),
-            Some(Gathered::InFile(partial)) => {
-                if let Err(error) = partial.file.write_at(bytes, self.offset) {
-                    return Err(self.write_failed(&error));
+            Some(Buffer::InMemory(buffer)) => buffer.extend_from_slice(bytes),
+            Some(Buffer::InFile(blob)) => {
+                let mut rest = match blob.rest.take() {
+                    Some(rest) if rest.next == self.offset => Some(rest),
+                    _ => blob.progress.as_ref().map(|progress| progress.take_rest(self.offset)),
+                };
+                self.write_to_file(self.offset, bytes, rest.as_mut())?;
+                if let Some(Buffer::InFile(blob)) = &mut self.buffer {
+                    blob.rest = rest;
                 }
             }
         }
@@ -84,20 +106,68 @@ impl Ingest {
         Ok(())
     }
 
-    /// Starts anew with the first byte.
+    /// Writes bytes at `offset`, at the start of `chunk`, and records them.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Store`.
+    pub(super) fn write_to_file(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        chunk: Option<&mut Chunk>,
+    ) -> Result<(), Error> {
+        let blob = self.blob()?;
+        let file = &blob.partial.file;
+        self.with_room(|| {
+            let written = file.write_at(bytes, offset);
+            written.map_err(|error| refused(&error, format!("write {}", self.digest)))
+        })?;
+        let note = || {
+            if let Some(progress) = &blob.progress {
+                progress.note(&**file);
+            }
+        };
+        if let (Some(progress), Some(chunk)) = (&blob.progress, chunk) {
+            progress.advance(&**file, chunk, bytes);
+            if let Some(flush) = &blob.flush {
+                flush.count(file, bytes.len(), note)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes to the disk. If that is full, removes partials that no pull uses, and tries once more.
+    pub(super) fn with_room(&self, write: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+        match write() {
+            Err(error) if error.kind() == ErrorKind::DiskFull => {
+                if let Err(error) = Store(self.store.clone()).collect_partials_for(self.missing()) {
+                    log::debug!("no room was made on a full disk: {error}");
+                }
+                write().inspect_err(|_| self.disk_is_full.store(true, Ordering::Relaxed))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Starts again at the first byte.
     ///
     /// # Errors
     /// `Store`.
     pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        if self.offset == 0 && self.bitmap.is_none() {
+        if self.offset == 0 && !self.has_gaps() {
             return Ok(());
         }
-        match &mut self.gathered {
+        match &mut self.buffer {
             None => return Err(self.lost()),
-            Some(Gathered::InMemory(gathered)) => gathered.clear(),
-            Some(Gathered::InFile(partial)) => partial.cut()?,
+            Some(Buffer::InMemory(buffer)) => buffer.clear(),
+            Some(Buffer::InFile(blob)) => {
+                blob.partial.cut()?;
+                blob.rest = None;
+                if let Some(progress) = &mut blob.progress {
+                    *progress = Progress::new(progress.emptied());
+                }
+            }
         }
-        self.bitmap = None;
         self.hasher = Hasher::new(self.digest.algorithm());
         self.offset = 0;
         Ok(())
@@ -107,18 +177,13 @@ impl Ingest {
     /// come a moment later: [`Store::tag`] waits for it.
     ///
     /// # Errors
-    /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: it is
-    /// [started anew](Self::restart), and still this ingest's own. `Store`, `DiskFull`,
-    /// `ResourceExhausted`, `Cancelled`, `Timeout`.
+    /// `SizeMismatch` if bytes are missing: the partial is kept. `DigestMismatch`: the ingest
+    /// [starts again](Self::restart), and can be written anew. `Store`, `DiskFull`, `ResourceExhausted`,
+    /// `Cancelled`, `Timeout`.
     pub(crate) fn commit(&mut self) -> Result<(), Error> {
         if self.offset != self.size {
             let text = format!("{} ends after {} of {} bytes", self.digest, self.offset, self.size);
             return Err(Error::new(ErrorKind::SizeMismatch, text));
-        }
-        if self.bitmap.is_some() {
-            self.file()?
-                .set_len(self.size)
-                .map_err(|error| refused(&error, "cut off the bitmap of the chunks"))?;
         }
         let hashed = self.take_hasher().finish();
         if hashed != self.digest {
@@ -126,22 +191,29 @@ impl Ingest {
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
             return Err(Error::new(ErrorKind::DigestMismatch, text));
         }
-        match self.gathered.take() {
+        match &self.buffer {
+            Some(Buffer::InFile(_)) => self.publish(),
+            Some(Buffer::InMemory(_)) => self.publish_from_memory(),
             None => Err(self.lost()),
-            Some(Gathered::InFile(partial)) => self.publish(partial),
-            Some(Gathered::InMemory(bytes)) => {
-                let path = layout::blob_path(&self.digest);
-                match self.store.disk.create_whole(&path, &bytes) {
-                    Ok(()) => Ok(()),
-                    // That is not to be had here, or another process was faster.
-                    Err(_) => self.publish_by_file(&bytes),
-                }
-            }
         }
     }
 
-    fn publish(&self, Partial { path, file, .. }: Partial) -> Result<(), Error> {
+    /// Cuts the note off, and hands the file over.
+    fn publish(&mut self) -> Result<(), Error> {
+        let PartialBlob { partial, progress, flush, .. } = self.blob()?;
+        let file = &partial.file;
+        if let Some(flush) = flush {
+            // Without its note the file says nothing any more about what of it was flushed.
+            flush.finish(&self.cx, file)?;
+        }
+        if progress.is_some() {
+            file.set_len(self.size).map_err(|error| refused(&error, "cut off the note of a partial"))?;
+            self.blob_mut()?.progress = None;
+        }
+        let file = &self.blob()?.partial.file;
         file.set_read_only().map_err(|error| refused(&error, "make a blob read-only"))?;
+        let Some(Buffer::InFile(blob)) = self.buffer.take() else { return Err(self.lost()) };
+        let Partial { path, file, .. } = blob.partial;
         let pending = self.store.group_commit.publish(&self.cx, &self.digest, path, file)?;
         if let Some(pending) = pending {
             self.transaction.await_commit(pending);
@@ -149,37 +221,41 @@ impl Ingest {
         Ok(())
     }
 
-    /// Publishes what gathered in memory in the way of larger blobs.
-    fn publish_by_file(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn publish_from_memory(&mut self) -> Result<(), Error> {
+        let Some(Buffer::InMemory(bytes)) = self.buffer.take() else { return Err(self.lost()) };
+        if self.store.disk.create_whole(&layout::blob_path(&self.digest), &bytes).is_ok() {
+            return Ok(());
+        }
+        // The system cannot do it, or another process was faster: take the way of larger blobs.
         let blob = Descriptor::new("", self.digest.clone(), self.size);
         let Ok(partial) = Store(self.store.clone()).lock_partial(&self.cx, &blob)? else { return Ok(()) };
         partial.cut()?;
-        if let Err(error) = partial.file.write_at(bytes, 0) {
-            self.gathered = Some(Gathered::InFile(partial));
-            return Err(self.write_failed(&error));
-        }
-        self.publish(partial)
+        self.buffer = Some(Buffer::in_file(partial));
+        self.write_to_file(0, &bytes, None)?;
+        self.publish()
     }
 
-    /// Throws away what was written.
+    /// Removes what was written.
     pub(in crate::store) fn discard(mut self) {
-        self.throw_away();
+        self.remove_file();
     }
 
-    fn throw_away(&mut self) {
-        if let Some(Gathered::InFile(partial)) = self.gathered.take() {
-            partial.discard();
+    fn remove_file(&mut self) {
+        if let Some(Buffer::InFile(blob)) = self.buffer.take()
+            && !blob.is_lost()
+        {
+            blob.partial.discard();
         }
     }
 
     /// Takes a file that has the blob's bytes in place of its own.
     pub(super) fn adopt(&mut self, partial: Partial, hasher: Hasher, size: u64) {
-        self.throw_away();
-        self.gathered = Some(Gathered::InFile(partial));
+        self.remove_file();
+        self.buffer = Some(Buffer::in_file(partial));
         (self.hasher, self.offset) = (hasher, size);
     }
 
-    /// The blob's size, bytes.
+    /// Returns the blob's size, bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -188,12 +264,27 @@ impl Ingest {
         &self.cx
     }
 
-    /// The file that the bytes gather in; a blob that is kept [in memory](SMALL) has none.
+    /// Returns the file that the bytes are in; a blob that stays [in memory](SMALL) has none.
     pub(super) fn file(&self) -> Result<&dyn DiskFile, Error> {
-        match &self.gathered {
-            Some(Gathered::InFile(partial)) => Ok(&*partial.file),
-            Some(Gathered::InMemory(_)) | None => Err(self.lost()),
+        Ok(&*self.blob()?.partial.file)
+    }
+
+    pub(super) fn blob(&self) -> Result<&PartialBlob, Error> {
+        match &self.buffer {
+            Some(Buffer::InFile(blob)) => Ok(blob),
+            Some(Buffer::InMemory(_)) | None => Err(self.lost()),
         }
+    }
+
+    pub(super) fn blob_mut(&mut self) -> Result<&mut PartialBlob, Error> {
+        match self.buffer {
+            Some(Buffer::InFile(ref mut blob)) => Ok(blob),
+            Some(Buffer::InMemory(_)) | None => Err(self.lost()),
+        }
+    }
+
+    pub(super) fn progress(&self) -> Option<&Progress> {
+        self.blob().ok()?.progress.as_ref()
     }
 
     /// Hands the hash out, to be [put back](Self::put_hasher) when it has come further.
@@ -206,24 +297,46 @@ impl Ingest {
         self.offset = offset;
     }
 
-    /// A full disk is not left full: what was written goes.
-    fn write_failed(&mut self, error: &io::Error) -> Error {
-        let error = refused(error, format!("write {}", self.digest));
-        if error.kind() == ErrorKind::DiskFull {
-            self.throw_away();
-        }
-        error
-    }
-
     fn lost(&self) -> Error {
-        Error::new(ErrorKind::Store, format!("the partial of {} was thrown away", self.digest))
+        Error::new(ErrorKind::Store, format!("the partial of {} was removed", self.digest))
+    }
+}
+
+impl Buffer {
+    /// Returns the buffer of a file that is complete, or about to be.
+    fn in_file(partial: Partial) -> Self {
+        Buffer::InFile(Box::new(PartialBlob { partial, progress: None, rest: None, flush: None }))
+    }
+}
+
+impl PartialBlob {
+    /// Returns whether a flush failed, after which the file has no name any more.
+    fn is_lost(&self) -> bool {
+        self.flush.as_ref().is_some_and(PartialFlush::is_lost)
     }
 }
 
 impl Drop for Ingest {
+    /// Notes how far the blob came, and lets the next ingest have the file.
     fn drop(&mut self) {
-        if self.offset == 0 && self.bitmap.is_none() {
-            self.throw_away();
+        if self.offset == 0 && !self.has_gaps() {
+            self.remove_file();
+            return;
+        }
+        if let Some(Buffer::InFile(blob)) = &self.buffer {
+            let file = &blob.partial.file;
+            if let Some(progress) = &blob.progress {
+                progress.note_all(&**file);
+            }
+            // A flush in the background may keep the file open.
+            let _ = file.unlock();
+        }
+        if *self.disk_is_full.get_mut() {
+            self.buffer = None;
+            // What the partial holds beyond its share of the disk goes.
+            if let Err(error) = Store(self.store.clone()).collect_partials() {
+                log::debug!("partials on a full disk were not collected: {error}");
+            }
         }
     }
 }

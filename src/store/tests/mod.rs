@@ -4,6 +4,7 @@ mod archive;
 mod gc;
 mod power;
 mod pull;
+mod resume;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ mod images;
 mod import;
 mod prune;
 mod pull;
+mod pull_limits;
 mod rm;
 mod verify;
 

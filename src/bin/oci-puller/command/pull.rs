@@ -11,6 +11,7 @@ use oci_puller::{
 };
 use serde::Serialize;
 
+use super::pull_limits::LimitArgs;
 use crate::args::{self, StoreArgs};
 use crate::command::cri::CriArgs;
 use crate::exit::Exit;
@@ -101,6 +102,8 @@ pub(crate) struct PullArgs {
     /// Read credentials from this config.json of Docker, and run the helpers it names
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
     registry_config: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Pulls the images that the arguments name.
@@ -157,7 +160,7 @@ impl PullArgs {
         if let Some(retries) = self.retries {
             builder = builder.tries(retries + 1);
         }
-        Ok(self.with_credentials(builder))
+        Ok(self.with_credentials(self.limits.apply(builder)))
     }
 
     /// Adds the named credential files, or else the user's own.
