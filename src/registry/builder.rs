@@ -106,8 +106,10 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Trusts what this authority signed, a PEM file's bytes, besides the usual authorities: the
-    /// public ones, or with the feature `platform-verifier` the system's.
+    /// Trusts these certificates, a PEM file's bytes, besides the usual authorities: the public ones, or
+    /// with the feature `platform-verifier` the system's. An authority vouches for what it signed; any of
+    /// them may also be a server's own certificate, self-signed for one, and vouches for that server then.
+    /// One that cannot be used is passed over with a warning in the log, if the file holds others.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.settings.trust.authorities.push(pem.into());
         self

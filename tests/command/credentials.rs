@@ -60,3 +60,29 @@ fn a_private_authority_is_trusted_once_it_is_named() {
     assert!(ran.errors()[0].contains("TLS failed"), "{ran:#?}");
     bench.run(args.into_iter().chain(["--ca", &ca])).exits(0);
 }
+
+#[test]
+fn what_the_system_trusts_is_trusted_unless_other_authorities_are_named() {
+    let (bench, authority, stranger) = (Bench::new(), PrivateCa::new(), PrivateCa::new());
+    let registry = Registry::builder().acceptor(authority.acceptor(ServerCertificate::Good)).start().unwrap();
+    let name = registry.push(&image("app"), "1");
+    let hosts = format!("server = \"{}\"\n", registry.url());
+    bench.file(&format!("hosts/{}/hosts.toml", registry.host()), hosts);
+    let hosts_dir = bench.path("hosts").to_str().unwrap().to_owned();
+    let args = ["pull", "--retries=0", "--hosts-dir", &hosts_dir, &name];
+    let broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+    let bundle = bench.file("bundle.pem", format!("{broken}{}", authority.pem()));
+    bench.file("folder/5ed36f99.0", authority.pem());
+    let folder = bench.path("folder").to_str().unwrap().to_owned();
+    let other = bench.file("other.pem", stranger.pem());
+
+    for (variable, value, code) in
+        [("SSL_CERT_FILE", &bundle, 0), ("SSL_CERT_DIR", &folder, 0), ("SSL_CERT_FILE", &other, 1)]
+    {
+        Ran::of(bench.command(args).env(variable, value)).exits(code);
+    }
+    let named = ["pull", "--retries=0", "--hosts-dir", &hosts_dir, "--ca", &other, &name];
+    // With that feature the library asks the system by itself.
+    let code = if cfg!(feature = "platform-verifier") { 0 } else { 1 };
+    Ran::of(bench.command(named).env("SSL_CERT_FILE", &bundle)).exits(code);
+}

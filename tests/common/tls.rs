@@ -151,6 +151,13 @@ pub(crate) struct TlsAcceptor {
 }
 
 impl TlsAcceptor {
+    /// Serves with a certificate, and its key, that were made elsewhere.
+    pub(crate) fn of(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let chain = vec![certificate.der().clone()];
+        TlsAcceptor::new(server_config().with_no_client_auth().with_single_cert(chain, key).unwrap())
+    }
+
     fn new(config: ServerConfig) -> Self {
         TlsAcceptor { config: Arc::new(config), resumed: Arc::default() }
     }

@@ -9,6 +9,7 @@ mod tls;
 
 mod access;
 mod cache;
+mod certificates;
 mod images;
 mod proxy;
 mod pulls;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         access::TESTS,
         tokens::TESTS,
         cache::TESTS,
+        certificates::TESTS,
         proxy::TESTS,
         refusals::TESTS,
     ];

@@ -1,6 +1,7 @@
 //! The command `oci-puller`: pulls images from registries into a store on disk and manages that store.
 
 mod args;
+mod certificates;
 mod command;
 mod exit;
 mod names;

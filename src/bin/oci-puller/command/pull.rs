@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::pull_limits::LimitArgs;
 use crate::args::{self, StoreArgs};
+use crate::certificates;
 use crate::command::cri::CriArgs;
 use crate::exit::Exit;
 use crate::output;
@@ -91,7 +92,7 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
     #[arg(conflicts_with = "cri")]
     plain_http: Vec<String>,
-    /// Trust these authorities (PEM) in place of the public ones
+    /// Trust these certificates (PEM) and the public authorities, in place of the system's certificates
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Hosts")]
     #[arg(conflicts_with = "cri")]
     ca: Vec<PathBuf>,
@@ -156,6 +157,10 @@ impl PullArgs {
         }
         for file in &self.ca {
             builder = builder.ca_certificate(pem(file)?);
+        }
+        if self.ca.is_empty() {
+            let system = certificates::of_system();
+            builder = if system.is_empty() { builder } else { builder.ca_certificate(system) };
         }
         if let Some(retries) = self.retries {
             builder = builder.tries(retries + 1);

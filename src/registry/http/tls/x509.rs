@@ -1,0 +1,208 @@
+//! The fields of a certificate that decide how it is trusted, read from its DER
+//! ([RFC 5280, section 4.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1)).
+
+const BOOLEAN: u8 = 0x01;
+const INTEGER: u8 = 0x02;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT: u8 = 0x06;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
+/// `[0]`, the version, and `[3]`, the extensions.
+const VERSION: u8 = 0xa0;
+const EXTENSIONS: u8 = 0xa3;
+
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
+/// What a certificate says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Certificate {
+    /// It may sign others: by its basic constraints, or because it is of a version before them.
+    pub(super) is_authority: bool,
+    /// A server may show it.
+    pub(super) is_for_servers: bool,
+    /// The first and the last second that it is valid, since 1970.
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+impl Certificate {
+    /// Reads a certificate; `None` for one that is malformed.
+    pub(super) fn read(der: &[u8]) -> Option<Self> {
+        let mut whole = Reader(der);
+        let mut outer = Reader(whole.element(SEQUENCE)?);
+        let mut fields = Reader(outer.element(SEQUENCE)?);
+        let version = match fields.optional(VERSION) {
+            Some(version) => *Reader(version).element(INTEGER)?.first()?,
+            None => 0,
+        };
+        fields.element(INTEGER)?;
+        fields.element(SEQUENCE)?;
+        fields.element(SEQUENCE)?;
+        let mut validity = Reader(fields.element(SEQUENCE)?);
+        let (not_before, not_after) = (validity.time()?, validity.time()?);
+        fields.element(SEQUENCE)?;
+        fields.element(SEQUENCE)?;
+        // Extensions are of version 3.
+        let mut certificate =
+            Certificate { is_authority: version < 2, is_for_servers: true, not_before, not_after };
+        while let Some((tag, content)) = fields.any() {
+            if tag == EXTENSIONS {
+                certificate.read_extensions(Reader(Reader(content).element(SEQUENCE)?))?;
+            }
+        }
+        Some(certificate)
+    }
+
+    fn read_extensions(&mut self, mut extensions: Reader<'_>) -> Option<()> {
+        while let Some(extension) = extensions.optional(SEQUENCE) {
+            let mut extension = Reader(extension);
+            let id = extension.element(OBJECT)?;
+            extension.optional(BOOLEAN);
+            let mut value = Reader(extension.element(OCTET_STRING)?);
+            if id == BASIC_CONSTRAINTS {
+                let constraints = value.element(SEQUENCE)?;
+                self.is_authority = Reader(constraints).optional(BOOLEAN).is_some_and(|ca| ca != [0]);
+            } else if id == EXTENDED_KEY_USAGE {
+                let mut usages = Reader(value.element(SEQUENCE)?);
+                self.is_for_servers = std::iter::from_fn(|| usages.optional(OBJECT))
+                    .any(|usage| usage == SERVER_AUTH || usage == ANY_USAGE);
+            }
+        }
+        Some(())
+    }
+}
+
+/// Elements of DER, one after the other.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Returns the content of the next element, which has this tag.
+    fn element(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.optional(tag)
+    }
+
+    /// Returns the content of the next element if it has this tag; else leaves it.
+    fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
+        (self.0.first() == Some(&tag)).then(|| self.any())?.map(|(_, content)| content)
+    }
+
+    /// Returns tag and content of the next element; `None` at the end, or if it is malformed.
+    fn any(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&tag, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            0x81..=0x84 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                (bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte)), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((tag, content))
+    }
+
+    /// Reads `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`.
+    fn time(&mut self) -> Option<i64> {
+        let (tag, text) = self.any()?;
+        let (year, rest) = match tag {
+            UTC_TIME => {
+                let (year, rest) = number(text, 2)?;
+                (if year < 50 { 2000 + year } else { 1900 + year }, rest)
+            }
+            GENERALIZED_TIME => number(text, 4)?,
+            _ => return None,
+        };
+        let (month, rest) = number(rest, 2)?;
+        let (day, rest) = number(rest, 2)?;
+        let (hour, rest) = number(rest, 2)?;
+        let (minute, rest) = number(rest, 2)?;
+        let (second, rest) = number(rest, 2)?;
+        let is_date = (1..=12).contains(&month) && (1..=31).contains(&day);
+        let is_time = hour < 24 && minute < 60 && second < 61 && rest == b"Z";
+        (is_date && is_time).then(|| ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+    }
+}
+
+fn number(text: &[u8], digits: usize) -> Option<(i64, &[u8])> {
+    let (number, rest) = text.split_at_checked(digits)?;
+    let is_number = number.iter().all(u8::is_ascii_digit);
+    is_number.then(|| (number.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0')), rest))
+}
+
+/// Returns the days since 1970-01-01, of the Gregorian calendar; years are counted from March, so that
+/// the leap day is the last.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let in_year = (153 * month + 2) / 5 + day - 1;
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + in_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn made(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::new(vec!["r.example".to_owned()]).unwrap();
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn what_a_certificate_says_of_itself() {
+        let leaf = Certificate::read(&made(|_| {})).unwrap();
+        assert!(!leaf.is_authority && leaf.is_for_servers);
+        for (constraints, is_authority) in [
+            (IsCa::Ca(BasicConstraints::Unconstrained), true),
+            (IsCa::Ca(BasicConstraints::Constrained(0)), true),
+            (IsCa::ExplicitNoCa, false),
+            (IsCa::NoCa, false),
+        ] {
+            let der = made(|params| params.is_ca = constraints);
+            assert_eq!(Certificate::read(&der).unwrap().is_authority, is_authority);
+        }
+        for (usages, is_for_servers) in [
+            (vec![ExtendedKeyUsagePurpose::ServerAuth], true),
+            (vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth], true),
+            (vec![ExtendedKeyUsagePurpose::Any], true),
+            (vec![ExtendedKeyUsagePurpose::ClientAuth], false),
+        ] {
+            let der = made(|params| params.extended_key_usages = usages);
+            assert_eq!(Certificate::read(&der).unwrap().is_for_servers, is_for_servers);
+        }
+    }
+
+    #[test]
+    fn validity_is_read_in_both_forms() {
+        let cases = [(1970, 1, 1, 0), (2000, 2, 29, 951_782_400), (2049, 12, 31, 2_524_521_600)];
+        for (year, month, day, seconds) in
+            cases.into_iter().chain([(2050, 1, 1, 2_524_608_000), (2400, 3, 1, 13_574_649_600)])
+        {
+            let der = made(|params| {
+                params.not_before = date_time_ymd(year, month, day);
+                params.not_after = date_time_ymd(4000, 1, 1);
+            });
+            assert_eq!(Certificate::read(&der).unwrap().not_before, seconds, "{year}-{month}-{day}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in any::<Vec<u8>>(), at in any::<prop::sample::Index>(), flip in any::<u8>()) {
+            let _ = Certificate::read(&bytes);
+            let mut der = made(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+            let at = at.index(der.len());
+            der[at] ^= flip;
+            let _ = Certificate::read(&der);
+            let _ = Certificate::read(&der[..at]);
+        }
+    }
+}
