@@ -49,6 +49,8 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Sets the mode to 0444: later openings cannot write.
     fn set_read_only(&self) -> io::Result<()>;
+    /// Sets the mode to 0644: every user can read.
+    fn set_public(&self) -> io::Result<()>;
     /// Makes the content durable. After an error the content on the disk is unknown, and the caller must
     /// discard the file: a second flush would succeed although the kernel has dropped the pages.
     fn sync(&self) -> io::Result<()>;

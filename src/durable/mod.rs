@@ -13,4 +13,4 @@ mod write;
 
 pub(crate) use disk::{Disk, DiskFile, FileType, Flush, Lock, Metadata, OpenMode, Space};
 pub(crate) use real::RealDisk;
-pub(crate) use write::{create_dirs, parent, put_in_place, read_limited, replace, write_new};
+pub(crate) use write::{create_dirs, parent, put_in_place, read_limited, remove, replace, write_new};

@@ -57,6 +57,10 @@ impl DiskFile for RealFile {
         Ok(rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(0o444))?)
     }
 
+    fn set_public(&self) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(0o644))?)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }

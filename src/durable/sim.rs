@@ -29,6 +29,9 @@ pub(crate) enum Unflushed {
     Chance(u64),
 }
 
+/// The unit of allocation, bytes.
+const BLOCK: usize = 512;
+
 #[derive(Clone, Debug)]
 pub(crate) struct SimDisk(Arc<Mutex<World>>);
 
@@ -39,6 +42,7 @@ struct World {
     cut_at: Option<u64>,
     failing: Option<(u64, rustix::io::Errno)>,
     handles: u64,
+    /// Nothing more can be allocated.
     is_full: bool,
 }
 
@@ -55,6 +59,8 @@ struct FileNode {
     /// A flush failed: the kernel has dropped the pages, and later flushes answer "done".
     is_lost: bool,
     modified: SystemTime,
+    /// The blocks that were allocated, by their numbers; the rest is a hole.
+    blocks: BTreeSet<usize>,
     locks: Vec<(u64, Lock)>,
 }
 
@@ -74,6 +80,11 @@ impl World {
             Some((at, errno)) if at == step => Err(errno.into()),
             _ => Ok(()),
         }
+    }
+
+    /// Fails on a full disk.
+    fn allocate(&self) -> io::Result<()> {
+        if self.is_full { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
     }
 
     fn entries(&self, path: &str) -> io::Result<(usize, &BTreeMap<String, usize>)> {
@@ -116,6 +127,7 @@ impl World {
             durable: Vec::new(),
             is_lost: false,
             modified: SystemTime::now(),
+            blocks: BTreeSet::new(),
             locks: Vec::new(),
         })
     }
@@ -178,7 +190,8 @@ impl SimDisk {
         self
     }
 
-    /// Fills the disk: writes fail until a file is removed, or until [`empty`](Self::empty).
+    /// Fills the disk: nothing can be allocated, neither bytes nor files, until a file is removed, or until
+    /// [`empty`](Self::empty).
     pub(crate) fn fill(&self) {
         self.0.lock().is_full = true;
     }
@@ -221,6 +234,7 @@ impl SimDisk {
                     is_lost: false,
                     // The machine was off for a while.
                     modified: file.modified - Duration::from_secs(60),
+                    blocks: file.blocks.clone(),
                     locks: vec![],
                 })
             }
@@ -277,6 +291,7 @@ impl Disk for SimDisk {
             (Err(error), OpenMode::Update | OpenMode::Create | OpenMode::CreatePublic)
                 if error.kind() == io::ErrorKind::NotFound =>
             {
+                world.allocate()?;
                 world.add(path, World::empty_file())?
             }
             (Err(error), _) => return Err(error),
@@ -294,6 +309,7 @@ impl Disk for SimDisk {
         if world.find(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        world.allocate()?;
         let node = world.add(path, World::empty_file())?;
         world.file(node).now = bytes.to_vec();
         Ok(())
@@ -305,6 +321,7 @@ impl Disk for SimDisk {
         if world.find(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        world.allocate()?;
         world.add(path, World::empty_dir()).map(drop)
     }
 
@@ -401,13 +418,15 @@ impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut world = self.world.lock();
         let outcome = world.step();
-        if world.is_full {
-            return Err(rustix::io::Errno::NOSPC.into());
-        }
         // One that is cut or fails may have written a part.
         let bytes = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
-        let file = world.file(self.node);
         let end = offset as usize + bytes.len();
+        let blocks = offset as usize / BLOCK..end.div_ceil(BLOCK);
+        if blocks.clone().any(|block| !world.file(self.node).blocks.contains(&block)) {
+            world.allocate()?;
+        }
+        let file = world.file(self.node);
+        file.blocks.extend(blocks);
         if file.now.len() < end {
             file.now.resize(end, 0);
         }
@@ -419,11 +438,17 @@ impl DiskFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut world = self.world.lock();
         world.step()?;
-        world.file(self.node).now.resize(len as usize, 0);
+        let file = world.file(self.node);
+        file.now.resize(len as usize, 0);
+        file.blocks.retain(|block| *block < (len as usize).div_ceil(BLOCK));
         Ok(())
     }
 
     fn set_read_only(&self) -> io::Result<()> {
+        self.world.lock().step()
+    }
+
+    fn set_public(&self) -> io::Result<()> {
         self.world.lock().step()
     }
 

@@ -30,7 +30,7 @@ pub(crate) fn write_new(disk: &dyn Disk, temp: &str, bytes: &[u8], flush: Flush)
 }
 
 /// Removes the file at `path`, if there is one: what is there may be a link to another file.
-fn remove(disk: &dyn Disk, path: &str) -> io::Result<()> {
+pub(crate) fn remove(disk: &dyn Disk, path: &str) -> io::Result<()> {
     match disk.unlink(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,

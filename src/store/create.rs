@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::durable::{self, Disk, Flush, OpenMode, read_limited};
 use crate::error::{Error, ErrorKind};
-use crate::store::error::refused;
+use crate::store::error::{is_read_only, refused};
 use crate::store::layout::{
     self, BLOBS, COLLECT_LOCK, DAMAGED, EMPTY_INDEX, INDEX, INDEX_LOCK, LAYOUT, LEASES, MAX_LAYOUT, OWN,
     PARTIALS,
 };
-use crate::store::repair;
+use crate::store::{index_write, repair};
 
 /// Opens the layout in the disk's folder, or makes one if the folder is empty.
 pub(super) fn open_or_create(disk: &dyn Disk, dir: &Path, flush: Flush) -> Result<(), Error> {
@@ -75,7 +75,7 @@ fn state_of(disk: &dyn Disk) -> io::Result<FolderState> {
 fn create(disk: &dyn Disk, index: &[u8], flush: Flush) -> io::Result<()> {
     durable::create_dirs(disk, OWN, flush)?;
     let _ = disk.restrict(OWN)?;
-    layout::write_index(disk, index, flush)?;
+    index_write::replace(disk, index, flush)?;
     layout::write_marker(disk, flush)
 }
 
@@ -130,8 +130,4 @@ fn flush_layout(disk: &dyn Disk) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(_) => layout::replace_marker(disk, &text, Flush::Wait),
     }
-}
-
-fn is_read_only(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use crate::durable::{FileType, Space};
 use crate::error::{Error, ErrorKind};
-use crate::store::error::refused;
+use crate::store::error::{is_read_only, refused};
 use crate::store::handle::Store;
+use crate::store::index_write;
 use crate::store::layout::BLOBS;
 
 /// Space that a pull leaves free, bytes, unless the disk is small.
@@ -84,6 +85,17 @@ impl Store {
 
     pub(super) fn space(&self) -> Result<Space, Error> {
         self.0.disk.space().map_err(|error| refused(&error, "read the free space of the disk"))
+    }
+
+    /// Makes the file anew that a removal needs on a full disk, if it is not there.
+    pub(super) fn renew_reserve(&self) {
+        match index_write::renew_reserve(&*self.0.disk, self.0.settings.flush()) {
+            Err(error) if !is_read_only(&error) => {
+                let dir = self.0.dir.display();
+                log::warn!("{dir} has no reserve: if the disk is full, images cannot be removed: {error}");
+            }
+            _ => {}
+        }
     }
 
     /// Returns the folders of blobs, one for each algorithm.

@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Returns the error of an operation that the disk refused.
 pub(super) fn refused(error: &io::Error, doing: impl std::fmt::Display) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
+    let kind = match error {
+        _ if is_full(error) => ErrorKind::DiskFull,
         _ if is_out_of_files(error) => ErrorKind::ResourceExhausted,
         _ => ErrorKind::Store,
     };
@@ -25,4 +25,14 @@ pub(super) fn refused(error: &io::Error, doing: impl std::fmt::Display) -> Error
 pub(super) fn is_out_of_files(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
+}
+
+/// Returns whether this user may not write there.
+pub(super) fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
+/// Returns whether the disk, or the user's share of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -216,7 +216,7 @@ impl Store {
         // Pulls wait while the lock is held: the documents are read before, and are remembered.
         references.used_by(self, cx, &*self.0.group_commit.index()?)?;
         let disk = &self.0.disk;
-        let _lock = self.lock_collection(cx)?;
+        let lock = self.lock_collection(cx)?;
         // The leases before the index: a pull that ends in between is then seen by the one or by the
         // other.
         let leased = lease::digests_held(cx, &**disk)?;
@@ -229,6 +229,8 @@ impl Store {
             removed.blobs += 1;
             removed.bytes += metadata.allocated;
         }
+        drop(lock);
+        self.renew_reserve();
         Ok(removed)
     }
 

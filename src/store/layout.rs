@@ -33,7 +33,10 @@ pub(super) const LEASES: &str = ".oci-puller/leases";
 pub(super) const INDEX_LOCK: &str = ".oci-puller/index.lock";
 /// Locked shared while a lease grows, and exclusively while blobs are removed.
 pub(super) const COLLECT_LOCK: &str = ".oci-puller/collect.lock";
-const INDEX_TEMP: &str = ".oci-puller/index.json";
+/// The next `index.json`, until it is renamed.
+pub(super) const INDEX_TEMP: &str = ".oci-puller/index.json";
+/// The file that becomes the next `index.json` on a full disk.
+pub(super) const RESERVE: &str = ".oci-puller/reserve";
 const LAYOUT_TEMP: &str = ".oci-puller/oci-layout";
 
 pub(super) const LAYOUT_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -62,20 +65,6 @@ pub(super) fn digest_in(folder: &str, name: &str) -> Option<Digest> {
 /// Returns the path that a damaged blob is moved to.
 pub(super) fn damaged_path(digest: &Digest) -> String {
     format!("{DAMAGED}/{}-{}", digest.algorithm().as_str(), digest.hex())
-}
-
-/// Writes the next `index.json` beside the current one, and returns the file's metadata.
-pub(super) fn write_new_index(disk: &dyn Disk, bytes: &[u8], flush: Flush) -> io::Result<Metadata> {
-    durable::write_new(disk, INDEX_TEMP, bytes, flush)
-}
-
-/// Renames the next `index.json` over the current one. The caller flushes the folder.
-pub(super) fn put_new_index(disk: &dyn Disk) -> io::Result<()> {
-    durable::put_in_place(disk, INDEX_TEMP, INDEX)
-}
-
-pub(super) fn write_index(disk: &dyn Disk, text: &[u8], flush: Flush) -> io::Result<()> {
-    durable::replace(disk, INDEX, INDEX_TEMP, text, flush)
 }
 
 pub(super) fn write_marker(disk: &dyn Disk, flush: Flush) -> io::Result<()> {

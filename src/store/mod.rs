@@ -19,6 +19,7 @@
 //!     ├── index.lock           locked while index.json is rewritten
 //!     ├── collect.lock         shared while a lease grows, exclusive while blobs are removed
 //!     ├── index.json           the next index.json, until it is renamed
+//!     ├── reserve              becomes the next index.json when the disk has no room for one
 //!     ├── index.json.lost      an index.json that power loss made unreadable
 //!     └── oci-layout           the next oci-layout, until it is renamed
 //! ```
@@ -39,6 +40,7 @@ mod handle;
 mod import;
 mod in_progress;
 mod index;
+mod index_write;
 mod ingest;
 mod layout;
 mod lease;

@@ -32,6 +32,7 @@ impl Store {
     ) -> Result<Store, Error> {
         create::open_or_create(&*disk, &dir, settings.flush())?;
         let store = Store::new(disk, dir, settings);
+        store.renew_reserve();
         if let Err(error) = store.collect_partials() {
             log::warn!("old partial downloads in {} were not removed: {error}", store.dir().display());
         }

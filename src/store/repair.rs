@@ -12,7 +12,7 @@ use crate::store::error::refused;
 use crate::store::layout::{
     self, EMPTY_INDEX, INDEX, INDEX_LOCK, LAYOUT, LOST_INDEX, MAX_INDEX, MAX_LAYOUT, OWN,
 };
-use crate::store::retry_io;
+use crate::store::{index_write, retry_io};
 
 /// What another tool is writing just now looks the same as what was never written to its end. None
 /// takes so long.
@@ -40,7 +40,7 @@ pub(super) fn after_power_cut(disk: &dyn Disk) -> Result<(), Error> {
              find their blobs, which are to be verified"
         );
         disk.rename(INDEX, LOST_INDEX)
-            .and_then(|()| layout::write_index(disk, EMPTY_INDEX.as_bytes(), Flush::Wait))
+            .and_then(|()| index_write::replace(disk, EMPTY_INDEX.as_bytes(), Flush::Wait))
             .map_err(failed)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use oci_puller::{ErrorKind, Store};
+use oci_puller::{ErrorKind, PrunePolicy, Store};
 
 use crate::archives::image;
 use crate::worker::start;
@@ -50,6 +50,74 @@ pub(crate) fn full_disk(dir: &Path) -> Outcome {
     fs::remove_file(disk.0.join("other"))?;
     store.import(&cx(), &middling.archive[..])?;
     check_all(&path, &[middling])
+}
+
+/// Uses up every byte and every inode that is free, beside the store.
+fn fill(disk: &Path) -> Outcome {
+    use std::io::Write;
+    for (at, size) in [1 << 20, 64 << 10, 4 << 10, 1, 0].into_iter().enumerate() {
+        for nth in 0.. {
+            let path = disk.join(format!("filler-{at}-{nth}"));
+            let written = fs::File::create(path).and_then(|mut file| file.write_all(&vec![7; size]));
+            match written {
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
+                outcome => outcome?,
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn removal_on_full_disks(dir: &Path) -> Outcome {
+    let disk_image = dir.join("disk");
+    let ext4 = |options: &str| -> Result<String, Failed> {
+        fs::File::create(&disk_image)?.set_len(16 << 20)?;
+        run(tool(&format!("mkfs.ext4 -q -F -m 0{options}")).arg(&disk_image))?;
+        Ok(format!("mount -o loop {}", disk_image.display()))
+    };
+    let cases = [
+        ("ext4", ext4("")?),
+        ("tmpfs", "mount -t tmpfs -o size=8m,nr_inodes=2000 tmpfs".to_owned()),
+        ("inodes of a tmpfs", "mount -t tmpfs -o size=64m,nr_inodes=80 tmpfs".to_owned()),
+    ];
+    for (told, mount) in cases {
+        let disk = Mounted::new(&mount, &dir.join("full"))?;
+        remove_on_full(&disk.0).map_err(|error| format!("{told}: {error:?}"))?;
+    }
+    let disk = Mounted::new(&ext4(" -N 80")?, &dir.join("full"))?;
+    remove_on_full(&disk.0).map_err(|error| format!("inodes of an ext4: {error:?}").into())
+}
+
+fn remove_on_full(disk: &Path) -> Outcome {
+    let path = disk.join("store");
+    let kept = image("kept:1", &[b"kept", &[9; 5000]]);
+    let pulled: Vec<_> = (0..4u8).map(|at| image(&format!("image:{at}"), &[&[at; 100_000]])).collect();
+    {
+        let store = Store::builder(&path).reserve(0).open()?;
+        for image in pulled.iter().chain([&kept]) {
+            store.import(&cx(), &image.archive[..])?;
+        }
+        let read_from = store.find("kept:1")?.ok_or("it is gone")?;
+        store.pin(&cx(), &read_from.names[0], true)?;
+    }
+    for (nth, image) in pulled.iter().enumerate() {
+        fill(disk)?;
+        let store = Store::builder(&path).reserve(0).open()?;
+        let refused = store.import(&cx(), &crate::archives::image("new:1", &[b"new"]).archive[..]);
+        assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::DiskFull));
+        let freed = match nth % 2 {
+            0 => store.remove(&cx(), &image.name)?,
+            // The least recently used goes, which is the first that is left.
+            _ => store.prune(&cx(), &PrunePolicy::default().min_age(Duration::ZERO).thresholds(1, 1))?,
+        };
+        assert!(freed.names.contains(&image.name) && freed.bytes >= 100_000, "{freed:?}");
+        check_all(&path, std::slice::from_ref(&kept))?;
+        assert!(path.join(".oci-puller/reserve").exists(), "the reserve is made anew");
+        if nth % 2 == 1 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn read_only(dir: &Path) -> Outcome {

@@ -41,6 +41,11 @@ fn main() -> ExitCode {
         trial("every_system_call_may_fail", &["strace"], calls::every_call_fails),
         trial("open_files_that_run_out_are_waited_for", &["prlimit"], calls::few_open_files),
         trial("a_full_disk_is_told_and_left_usable", &["mount", "umount"], disks::full_disk),
+        trial(
+            "images_are_removed_from_disks_without_room_for_a_byte_or_a_file",
+            &["mkfs.ext4", "mount", "umount"],
+            disks::removal_on_full_disks,
+        ),
         trial("a_read_only_folder_is_read_and_not_written", &["mount", "umount"], disks::read_only),
         trial(
             "power_cuts_lose_nothing_that_was_answered",

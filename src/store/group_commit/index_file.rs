@@ -11,7 +11,7 @@ use crate::durable::{Disk, DiskFile, Flush, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, INDEX, INDEX_LOCK};
-use crate::store::retry_io;
+use crate::store::{index_write, retry_io};
 
 /// The index file, with its content in memory. No mutex is held during I/O: the metadata tells whether the
 /// content in memory is that of the file, so two threads that read at the same time do no harm.
@@ -109,8 +109,8 @@ impl IndexFile {
     }
 
     fn replace(&self, index: &Arc<StoreIndex>) -> io::Result<Metadata> {
-        let file = layout::write_new_index(&*self.disk, &index.print(), self.flush)?;
-        layout::put_new_index(&*self.disk)?;
+        let file = index_write::write_next(&*self.disk, &index.print(), self.flush)?;
+        index_write::put_next(&*self.disk)?;
         *self.cached.lock() = Some(Cached { file, index: index.clone(), is_durable: false });
         Ok(file)
     }

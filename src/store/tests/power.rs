@@ -207,6 +207,60 @@ fn every_operation_may_fail_and_the_next_pull_works() {
 }
 
 #[test]
+fn images_are_removed_from_a_full_disk_and_the_power_may_be_cut_meanwhile() {
+    let [one, two, _] = images();
+    let pulled = SimDisk::new();
+    let store = open(&pulled, false, Durability::Full).unwrap();
+    one.pull_into(&store).unwrap();
+    two.pull_into(&store).unwrap();
+    let work = |disk: &SimDisk| -> Result<(), Error> {
+        disk.fill();
+        let store = open(disk, false, Durability::Full)?;
+        store.remove(&PullContext::new(), "one").map(drop)
+    };
+    let whole = pulled.after_kill();
+    work(&whole).unwrap();
+    let left = open(&whole, false, Durability::Full).unwrap().images().unwrap();
+    assert_eq!(left.len(), 1);
+    for step in 0..=whole.steps() {
+        let disk = pulled.after_kill().cut_at(step);
+        let _ = work(&disk);
+        for unflushed in OUTCOMES {
+            let told = format!("cut at {step}, {unflushed:?}");
+            let found = disk.after_power_cut(unflushed);
+            assert_no_wrong_bytes(&found, &told);
+            assert_kept(&found, &Promised { there: vec![two.clone()] }, &told);
+            // And full again: what the cut has left of the reserve is no part of the index.
+            let found = disk.after_power_cut(unflushed);
+            let outcome = open(&found, false, Durability::Full).and(work(&found));
+            assert!(outcome.is_ok(), "{told}: {outcome:?}");
+            assert_kept(&found.after_kill(), &Promised { there: vec![two.clone()] }, &told);
+        }
+    }
+}
+
+#[test]
+fn only_a_removal_takes_the_reserve_of_a_full_disk() {
+    let [one, two, three] = images();
+    let disk = SimDisk::new();
+    let store = open(&disk, false, Durability::Full).unwrap();
+    for image in [&one, &two] {
+        image.pull_into(&store).unwrap();
+    }
+    let transaction = store.transaction();
+    for (blob, bytes) in three.blobs() {
+        store.put(&PullContext::new(), &transaction, blob, bytes).unwrap();
+    }
+    transaction.wait_durable(&PullContext::new()).unwrap();
+    disk.fill();
+    let another = TestImage { name: "another".to_owned(), ..three };
+    let error = another.tag_in(&store, &PullContext::new(), &transaction).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DiskFull);
+    assert!(error.message().contains("bytes and a file are needed"), "{error}");
+    store.remove(&PullContext::new(), "one").unwrap();
+}
+
+#[test]
 fn what_was_pulled_without_flushes_is_flushed_when_a_pull_counts_on_it() {
     let disk = SimDisk::new();
     let store = open(&disk, false, Durability::Full).unwrap();
