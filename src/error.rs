@@ -39,6 +39,8 @@ pub enum ErrorKind {
     SizeMismatch,
     /// A manifest, index or config that breaks its specification or a limit.
     InvalidManifest,
+    /// A layer that breaks a rule of tar or of the image specification.
+    InvalidLayer,
     /// The image has nothing for this platform.
     NoMatchingPlatform,
     /// Valid, but not done here: schema 1 manifests, unknown digest algorithms.
@@ -127,6 +129,7 @@ impl fmt::Display for ErrorKind {
             DigestMismatch => "digest mismatch",
             SizeMismatch => "size mismatch",
             InvalidManifest => "invalid manifest",
+            InvalidLayer => "invalid layer",
             NoMatchingPlatform => "no matching platform",
             Unsupported => "unsupported",
             Store => "store failed",
@@ -159,6 +162,8 @@ pub enum Phase {
     Layer,
     /// Writing to the store.
     Store,
+    /// Unpacking layers.
+    Unpack,
 }
 
 impl fmt::Display for Phase {
@@ -171,6 +176,7 @@ impl fmt::Display for Phase {
             Phase::Config => "config",
             Phase::Layer => "layer",
             Phase::Store => "store",
+            Phase::Unpack => "unpack",
         })
     }
 }

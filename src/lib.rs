@@ -32,6 +32,8 @@ mod context;
 mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
+#[cfg(feature = "unpack")]
+mod decoders;
 mod durable;
 mod error;
 pub mod image;
@@ -45,6 +47,8 @@ mod sync;
 mod tar;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "unpack")]
+mod unpack;
 
 /// The README's quick start is compiled and run.
 #[cfg(all(doctest, feature = "testing"))]
@@ -81,6 +85,9 @@ pub use service::{
 pub use store::{
     Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
 };
+
+#[cfg(feature = "unpack")]
+pub use unpack::{Devices, IdRange, LeftOut, Owners, Unpack, Unpacked, Xattrs};
 
 /// Doors for the targets in `tests/fuzz`.
 #[cfg(fuzzing)]

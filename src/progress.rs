@@ -74,6 +74,18 @@ pub enum ProgressEvent<'a> {
         /// Which blob.
         digest: &'a Digest,
     },
+    /// Bytes of a layer were read to be unpacked.
+    UnpackAdvanced {
+        /// Which layer, by its blob.
+        digest: &'a Digest,
+        /// How many bytes of the blob were read since the last such event.
+        bytes: u64,
+    },
+    /// A layer is unpacked.
+    LayerUnpacked {
+        /// Which layer, by its blob.
+        digest: &'a Digest,
+    },
     /// The pull waits before it asks a host again.
     Waiting {
         /// The host.

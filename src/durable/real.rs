@@ -194,7 +194,7 @@ fn check_part(part: &str) -> rustix::io::Result<()> {
 
 /// Linux tells callers of `syncfs` about failed writes [since 5.8](https://man7.org/linux/man-pages/man2/syncfs.2.html).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn syncfs_reports() -> bool {
+pub(crate) fn syncfs_reports() -> bool {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();
     let mut numbers =
@@ -203,7 +203,7 @@ fn syncfs_reports() -> bool {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn syncfs_reports() -> bool {
+pub(crate) fn syncfs_reports() -> bool {
     false
 }
 

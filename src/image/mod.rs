@@ -9,4 +9,5 @@ mod quoted;
 pub mod reference;
 mod select;
 
+#[cfg(feature = "unpack")]
 pub(crate) use quoted::quoted;

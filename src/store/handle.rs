@@ -59,4 +59,10 @@ impl Store {
     pub fn dir(&self) -> &Path {
         &self.0.dir
     }
+
+    /// Returns what an answered pull outlives.
+    #[cfg(feature = "unpack")]
+    pub(crate) fn durability(&self) -> crate::store::settings::Durability {
+        self.0.settings.durability
+    }
 }

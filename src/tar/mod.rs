@@ -6,7 +6,7 @@
 //! which kinds are allowed, is up to the rooms that read archives.
 
 // Image archives need less of it than layers do.
-#![allow(dead_code, unused_imports)]
+#![cfg_attr(not(feature = "unpack"), allow(dead_code, unused_imports))]
 
 mod block;
 mod header;
@@ -19,5 +19,6 @@ pub(crate) use header::Kind;
 pub(crate) use header::Time;
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use sparse::Segment;
+#[cfg(test)]
 pub(crate) use writer::Fields;
 pub(crate) use writer::Writer;

@@ -1,0 +1,50 @@
+//! Decompression of gzip and Zstandard, chosen by a stream's first bytes.
+
+mod errors;
+mod gzip;
+mod zstd;
+
+use std::io::{self, BufRead, Cursor, Read};
+
+/// The largest window of a zstd frame that is decoded by default, bytes: what all levels up to 19 need.
+pub(crate) const DEFAULT_ZSTD_WINDOW: u64 = 8 << 20;
+/// The largest window that can be allowed, bytes.
+pub(crate) const MAX_ZSTD_WINDOW: u64 = 128 << 20;
+
+/// First bytes of compressions that are not decoded here.
+const OTHERS: [(&[u8], &str); 6] = [
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x1f\x9d", "compress"),
+    (b"LZIP", "lzip"),
+    (b"PK\x03\x04", "zip"),
+];
+
+/// Returns a reader of what `source` holds, decompressed; of what is not compressed, as it is.
+///
+/// Reading fails with `InvalidData` for a stream that is broken, or that has bytes after its end which are
+/// no further member or frame; `UnexpectedEof` for one that is cut short; `Unsupported` for a zstd frame
+/// whose window is larger than `zstd_window` bytes.
+///
+/// # Errors
+/// `Unsupported` for another compression; what `source` fails with.
+pub(crate) fn decoder<'a>(
+    mut source: impl BufRead + Send + 'a,
+    zstd_window: u64,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut head = Vec::new();
+    source.by_ref().take(6).read_to_end(&mut head)?;
+    if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        let text = format!("it is compressed with {name}; only gzip and zstd are decoded");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    let is_gzip = head.starts_with(gzip::MAGIC);
+    let is_zstd = zstd::is_magic(&head);
+    let source = Cursor::new(head).chain(source);
+    Ok(match (is_gzip, is_zstd) {
+        (true, _) => Box::new(gzip::Decoder::new(source)),
+        (_, true) => Box::new(zstd::Decoder::new(source, zstd_window)),
+        _ => Box::new(source),
+    })
+}

@@ -1,0 +1,199 @@
+//! All layers in one folder.
+//!
+//! A folder that is being filled has the file `.oci-puller-unfinished` in it, which is locked by the process
+//! that fills it. It is made, and flushed, before anything else, and removed after all else is
+//! flushed. So a folder that has it is never whole, and one that has not was never begun, or is whole.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
+use crate::unpack::beneath;
+use crate::unpack::change::XattrList;
+use crate::unpack::fault::{Fault, disk_kind};
+use crate::unpack::flush::Flusher;
+use crate::unpack::folder::{Folder, StagedFile};
+use crate::unpack::output::{Body, Content, Output, View, Written};
+use crate::unpack::path::UNFINISHED;
+use crate::unpack::remove::{self, names_in};
+use crate::unpack::rules::Rules;
+use crate::unpack::tree::{Meta, NodeId, ROOT, Tree};
+
+/// The folder that takes all layers.
+pub(super) struct DirOutput {
+    folder: Folder,
+    path: PathBuf,
+    /// Locked as long as this lives.
+    _marker: File,
+    flusher: Flusher,
+}
+
+impl DirOutput {
+    /// Makes the folder if it is not there, and marks it as unfinished.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if it is not empty and not marked, is no folder, or is being filled already; `Store`,
+    /// `DiskFull`.
+    pub(super) fn open(path: &Path, rules: Arc<Rules>, flusher: Flusher) -> Result<Self, Error> {
+        let at_path = |fault: Fault| fault.at(&path.display().to_string(), None);
+        let root = open_or_create(path, &flusher)?;
+        let marker = mark(path, &root)?;
+        remove::clear(&root, Some(UNFINISHED)).map_err(at_path)?;
+        flusher.flush_dir(&root).map_err(at_path)?;
+        let folder = Folder::new(root, rules).map_err(at_path)?;
+        Ok(DirOutput { folder, path: path.to_owned(), _marker: marker, flusher })
+    }
+
+    /// Ends the folder: it is whole when this returns.
+    pub(super) fn finish(&self, view: &View<'_>) -> Result<(), Error> {
+        let at_path = |fault: Fault| fault.at(&self.path.display().to_string(), None);
+        self.finish_inside(view).map_err(at_path)
+    }
+
+    fn finish_inside(&self, view: &View<'_>) -> Result<(), Fault> {
+        self.folder.remove_staging()?;
+        finish_dirs(&self.folder, view, |id| id != ROOT)?;
+        self.flusher.flush_tree(&self.folder, view)?;
+        // From here on others can look into it.
+        finish_dirs(&self.folder, view, |id| id == ROOT)?;
+        let root = self.folder.root();
+        self.flusher.flush_dir(root)?;
+        rustix::fs::unlinkat(root, UNFINISHED, AtFlags::empty())
+            .map_err(|error| Fault::disk("remove the marker of an unfinished folder", error))?;
+        // Removing the marker has changed its time.
+        self.folder.set_root_time(view.tree)?;
+        self.flusher.flush_dir(root)?;
+        Ok(())
+    }
+}
+
+/// Gives the folders that were made all that they have, the deepest first: after that, a folder may be one
+/// that cannot be entered any more.
+pub(super) fn finish_dirs(
+    folder: &Folder,
+    view: &View<'_>,
+    which: impl Fn(NodeId) -> bool,
+) -> Result<(), Fault> {
+    let none = XattrList::new();
+    let is_there = |id: &NodeId| view.tree.kind(*id) == crate::unpack::tree::NodeKind::Dir;
+    for id in view.made.iter().rev().copied().filter(is_there).filter(|id| which(*id)) {
+        folder.finish_dir(view.tree, id, view.xattrs.get(&id).unwrap_or(&none))?;
+    }
+    Ok(())
+}
+
+/// Opens the folder, or makes it and its parents, which no other user can enter.
+fn open_or_create(path: &Path, flusher: &Flusher) -> Result<OwnedFd, Error> {
+    let flags = beneath::DIR | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(root) => return Ok(root),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(cannot_open(path, error)),
+    }
+    flusher.make_dirs(path).map_err(|error| cannot_open(path, error))?;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| cannot_open(path, error))
+}
+
+fn cannot_open(path: &Path, error: Errno) -> Error {
+    let kind = match error {
+        Errno::NOTDIR | Errno::LOOP | Errno::EXIST => ErrorKind::InvalidConfig,
+        _ => disk_kind(&error.into()),
+    };
+    let text = format!("cannot open the folder {}: {error}", path.display());
+    Error::new(kind, text).with_source(io::Error::from(error))
+}
+
+/// Makes and locks the marker; the folder must be empty, or have it already.
+fn mark(path: &Path, root: &OwnedFd) -> Result<File, Error> {
+    let refused = |why: &str| Error::new(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
+    let failed = |error: Errno| {
+        Fault::disk("mark the folder as unfinished", error).at(&path.display().to_string(), None)
+    };
+    let names = names_in(root).map_err(failed)?;
+    if !names.is_empty() && !names.iter().any(|name| name.as_slice() == UNFINISHED.as_bytes()) {
+        return Err(refused("is not empty: an image is unpacked into an empty folder, or a new one"));
+    }
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let marker = match rustix::fs::openat(root, UNFINISHED, flags, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
+            return Err(refused("has a marker of an unfinished image that is no file"));
+        }
+        marker => File::from(marker.map_err(failed)?),
+    };
+    match rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(marker),
+        Err(Errno::WOULDBLOCK) => Err(refused("is being unpacked into by another process or thread")),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+impl Output for DirOutput {
+    type Staged = StagedFile;
+
+    fn folder_of(&self, _: u16) -> u16 {
+        1
+    }
+
+    fn stage(&self, _: u16, meta: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<StagedFile, Fault> {
+        self.folder.stage(meta, xattrs, body)
+    }
+
+    fn add_dir(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+        self.folder.add_dir(tree, id)
+    }
+
+    fn add_file(
+        &self,
+        tree: &Tree,
+        _: u16,
+        id: NodeId,
+        xattrs: &XattrList,
+        content: Content<'_, StagedFile>,
+    ) -> Result<Written, Fault> {
+        self.folder.add_file(tree, id, xattrs, content)
+    }
+
+    fn add_symlink(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+        self.folder.add_symlink(tree, id)
+    }
+
+    fn add_special(&self, tree: &Tree, _: u16, id: NodeId) -> Result<bool, Fault> {
+        self.folder.add_special(tree, id)
+    }
+
+    fn add_link(&self, tree: &Tree, _: u16, id: NodeId, existing: NodeId) -> Result<(), Fault> {
+        self.folder.add_link(tree, id, existing)
+    }
+
+    fn remove(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+        self.folder.remove(tree, id)
+    }
+
+    // There is one folder only: nothing is copied up or hidden.
+
+    fn copy_up(&self, _: &Tree, _: u16, _: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn add_whiteout(&self, _: &Tree, _: u16, _: NodeId, _: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn set_opaque(&self, _: &Tree, _: u16, _: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn end_layer(&self, _: u16, _: View<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn commit_layer(&self, _: u16) -> Result<(), Fault> {
+        Ok(())
+    }
+}

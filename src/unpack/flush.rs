@@ -1,0 +1,148 @@
+//! Makes what was unpacked as durable as it is set to be.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, bounded};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::context::PullContext;
+use crate::durable::syncfs_reports;
+use crate::error::ErrorKind;
+use crate::store::Durability;
+use crate::sync::BlockingPool;
+use crate::unpack::beneath;
+use crate::unpack::fault::Fault;
+use crate::unpack::folder::Folder;
+use crate::unpack::output::View;
+use crate::unpack::tree::NodeKind;
+
+/// Threads for flushes, which cannot be interrupted.
+static POOL: BlockingPool = BlockingPool::new("unpack-flush", 4);
+
+/// How to flush.
+#[derive(Clone)]
+pub(super) struct Flusher {
+    durability: Durability,
+    /// Each file and folder by itself, instead of the file system as a whole.
+    singly: bool,
+    cx: PullContext,
+}
+
+impl Flusher {
+    pub(super) fn new(durability: Durability, singly: bool, cx: &PullContext) -> Self {
+        let singly = singly || !syncfs_reports();
+        Flusher { durability, singly, cx: cx.clone() }
+    }
+
+    /// Makes all that is in the folder durable, but for the name of the folder itself.
+    pub(super) fn flush_tree(&self, folder: &Folder, view: &View<'_>) -> Result<(), Fault> {
+        if self.durability != Durability::Full {
+            return Ok(());
+        }
+        let root = Arc::new(duplicate(folder.root())?);
+        if !self.singly {
+            return self.wait_for(1, move |_| rustix::fs::syncfs(&*root));
+        }
+        let (sender, paths) = bounded::<(Vec<u8>, bool)>(64);
+        let flush = move |_| {
+            for (path, is_dir) in &paths {
+                let flags = if is_dir { beneath::DIR } else { OFlags::RDONLY | OFlags::NONBLOCK };
+                rustix::fs::fsync(beneath::open(&*root, &path, flags)?)?;
+            }
+            Ok(())
+        };
+        let flushed = self.start(4, flush)?;
+        // A flush that fails ends its thread; when all have, nobody takes the paths.
+        for id in view.tree.all().filter(|id| view.tree.present(*id) == view.folder) {
+            let is_dir = match view.tree.kind(id) {
+                NodeKind::Dir => true,
+                NodeKind::File => false,
+                _ => continue,
+            };
+            self.cx.check()?;
+            if sender.send((view.tree.path(id), is_dir)).is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        self.finish(4, &flushed)
+    }
+
+    /// Makes the names in a folder durable, and its owner, mode and times.
+    pub(super) fn flush_dir(&self, folder: &OwnedFd) -> Result<(), Fault> {
+        if self.durability != Durability::Full {
+            return Ok(());
+        }
+        let folder = Arc::new(duplicate(folder)?);
+        self.wait_for(1, move |_| rustix::fs::fsync(&*folder))
+    }
+
+    /// Makes the folder at `path` and its parents, as far as they are missing, each durable in the one above
+    /// it. No other user can enter them.
+    pub(super) fn make_dirs(&self, path: &Path) -> rustix::io::Result<()> {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Err(Errno::NOENT) if parent != path => {
+                self.make_dirs(parent)?;
+                rustix::fs::mkdir(path, Mode::RWXU)?;
+            }
+            outcome => outcome?,
+        }
+        if self.durability != Durability::Full {
+            return Ok(());
+        }
+        let parent = rustix::fs::open(parent, beneath::DIR | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::fs::fsync(parent)
+    }
+
+    fn wait_for(
+        &self,
+        threads: usize,
+        flush: impl Fn(usize) -> rustix::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<(), Fault> {
+        let flushed = self.start(threads, flush)?;
+        self.finish(threads, &flushed)
+    }
+
+    /// Starts flushes in the pool; their outcomes come on the channel.
+    fn start(
+        &self,
+        threads: usize,
+        flush: impl Fn(usize) -> rustix::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Receiver<rustix::io::Result<()>>, Fault> {
+        let (sender, flushed) = bounded(threads);
+        let flush = Arc::new(flush);
+        for number in 0..threads {
+            let (sender, flush) = (sender.clone(), flush.clone());
+            let job = move || {
+                let outcome = flush(number);
+                drop(flush);
+                let _ = sender.send(outcome);
+            };
+            POOL.run(job).map_err(|error| {
+                Fault::new(ErrorKind::ResourceExhausted, format!("no thread to flush with: {error}"))
+            })?;
+        }
+        Ok(flushed)
+    }
+
+    fn finish(&self, threads: usize, flushed: &Receiver<rustix::io::Result<()>>) -> Result<(), Fault> {
+        for _ in 0..threads {
+            match self.cx.wait_for(flushed)? {
+                Some(outcome) => outcome.map_err(|error| Fault::disk("make the files durable", error))?,
+                None => return Err(Fault::new(ErrorKind::Panicked, "a flush panicked")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn duplicate(folder: &OwnedFd) -> Result<OwnedFd, Fault> {
+    folder.try_clone().map_err(|error| Fault::disk("open the folder again", error))
+}

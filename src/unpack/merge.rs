@@ -1,0 +1,523 @@
+//! Applies the changes of layers, in order, to the tree and to the output.
+//!
+//! What a layer makes is its entries, in order, applied to what its markers leave of the lower layers. The
+//! order of a marker among the entries means nothing: a node knows the layer that made it, and a marker
+//! takes only what lower layers made. So entries are applied as they come, but for those that
+//! depend on what a later marker may hide: an entry below a symbolic link of a lower layer, and a hard link to
+//! a lower file ([`Merge::must_wait`]). A marker below a symbolic link of a lower layer waits for all entries,
+//! because one of them may replace the link.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::unpack::change::{Change, What, XattrList};
+use crate::unpack::fault::{Fault, shown};
+use crate::unpack::output::{Content, Output, View, XattrsByNode};
+use crate::unpack::path::{self, MAX_PATH};
+use crate::unpack::tree::{Meta, NodeId, NodeKind, ROOT, Tree};
+
+/// How many symbolic links a path may lead through.
+const MAX_LINKS: usize = 40;
+/// Bytes of extended attributes that are kept in memory.
+const MAX_XATTRS: usize = 2 << 20;
+
+/// The tree, and what the layer in turn has done to it.
+pub(super) struct Merge<O> {
+    pub(super) tree: Tree,
+    output: Arc<O>,
+    /// The layer in turn, and the folder that it is written to.
+    layer: u16,
+    folder: u16,
+    /// Whether each layer is written to a folder of its own.
+    is_layered: bool,
+    /// Names that lower layers had in a folder, and that the layer took away or cut: whether each was
+    /// a folder.
+    cuts: BTreeSet<(NodeId, Vec<u8>, bool)>,
+    late_markers: Vec<Change>,
+    /// Folders that were made on the disk, parents first.
+    made: Vec<NodeId>,
+    xattrs: XattrsByNode,
+    xattr_bytes: usize,
+}
+
+/// Where a path leads.
+enum Found {
+    Folder(NodeId),
+    Nothing,
+}
+
+/// What a walk met on its way.
+#[derive(Default)]
+struct Way {
+    links: usize,
+    /// A symbolic link of a lower layer.
+    through_lower: bool,
+}
+
+impl<O: Output> Merge<O> {
+    pub(super) fn new(output: Arc<O>) -> Self {
+        let (folder, output_of_next) = (output.folder_of(0), output.folder_of(1));
+        let mut tree = Tree::new();
+        tree.set_present(ROOT, folder);
+        Merge {
+            tree,
+            output,
+            layer: 0,
+            folder,
+            is_layered: folder != output_of_next,
+            cuts: BTreeSet::new(),
+            late_markers: Vec::new(),
+            made: vec![ROOT],
+            xattrs: XattrsByNode::new(),
+            xattr_bytes: 0,
+        }
+    }
+
+    /// Begins with the next layer.
+    pub(super) fn begin(&mut self, layer: u16) {
+        self.layer = layer;
+        self.cuts.clear();
+        let folder = self.output.folder_of(layer);
+        if folder != self.folder {
+            self.folder = folder;
+            self.made = vec![ROOT];
+            self.tree.set_present(ROOT, folder);
+        }
+    }
+
+    /// Whether an entry depends on what a marker of this layer that has not come yet may hide.
+    pub(super) fn must_wait(&self, change: &Change) -> Result<bool, Fault> {
+        if self.layer == 0 || change.is_marker() {
+            return Ok(false);
+        }
+        let mut way = Way::default();
+        self.look(path::split(&change.path).0, &mut way)?;
+        if way.through_lower {
+            return Ok(true);
+        }
+        let What::HardLink(target) = &change.what else { return Ok(false) };
+        let (folder, name) = path::split(target);
+        let Found::Folder(folder) = self.look(folder, &mut way)? else { return Ok(false) };
+        let is_lower = |id| self.tree.layer(id) < self.layer;
+        Ok(way.through_lower || self.tree.lookup(folder, name).is_some_and(is_lower))
+    }
+
+    /// Applies a change. `content` is that of a file.
+    pub(super) fn apply(
+        &mut self,
+        change: Change,
+        content: Option<Content<'_, O::Staged>>,
+    ) -> Result<(), Fault> {
+        if change.is_marker() {
+            return self.marker(change, false);
+        }
+        let Change { path, what, meta, xattrs } = change;
+        if path.is_empty() {
+            self.tree.set_layer(ROOT, self.layer);
+            self.tree.set_meta(ROOT, meta);
+            return self.keep_xattrs(ROOT, xattrs);
+        }
+        let (folder, name) = path::split(&path);
+        match what {
+            What::Dir => {
+                let folder = self.folder_for(folder)?;
+                let id = self.dir(folder, name, meta)?;
+                self.keep_xattrs(id, xattrs)
+            }
+            What::HardLink(target) => self.link(folder, name, &target),
+            What::File => {
+                let Some(content) = content else { return Err(Fault::invalid("the file has no content")) };
+                let id = self.add(folder, name, NodeKind::File, meta)?;
+                let written = self.output.add_file(&self.tree, self.folder, id, &xattrs, content)?;
+                self.tree.set_value(id, written.value);
+                self.tree.set_present(id, self.folder);
+                self.keep_xattrs(id, written.xattrs)
+            }
+            What::Symlink(target) => {
+                let id = self.add(folder, name, NodeKind::Symlink, Meta { mode: 0o777, ..meta })?;
+                self.tree.set_target(id, &target)?;
+                self.output.add_symlink(&self.tree, self.folder, id)?;
+                self.tree.set_present(id, self.folder);
+                Ok(())
+            }
+            What::Special(kind, device) => {
+                let id = self.add(folder, name, kind, meta)?;
+                self.tree.set_device(id, device);
+                if self.output.add_special(&self.tree, self.folder, id)? {
+                    self.tree.set_present(id, self.folder);
+                }
+                Ok(())
+            }
+            What::Whiteout | What::Opaque => Ok(()),
+        }
+    }
+
+    /// Ends the layer: applies the markers that waited, and hides in its folder what it took away of the
+    /// folders below.
+    pub(super) fn end(&mut self) -> Result<(), Fault> {
+        for marker in std::mem::take(&mut self.late_markers) {
+            self.marker(marker, true)?;
+        }
+        for (folder, name, was_dir) in std::mem::take(&mut self.cuts) {
+            // Nothing of a lower layer shows in a folder that was cut itself.
+            let is_cut = self.tree.born(folder) == self.layer;
+            if self.tree.kind(folder) != NodeKind::Dir || is_cut {
+                continue;
+            }
+            match self.tree.lookup(folder, &name) {
+                None => {
+                    self.be_present(folder)?;
+                    self.output.add_whiteout(&self.tree, self.folder, folder, &name)?;
+                }
+                Some(id) if was_dir && self.tree.kind(id) == NodeKind::Dir => {
+                    self.be_present(id)?;
+                    self.output.set_opaque(&self.tree, self.folder, id)?;
+                }
+                Some(_) => {}
+            }
+        }
+        self.output.end_layer(self.layer, self.view())
+    }
+
+    /// What the layer has made of the tree.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            tree: &self.tree,
+            xattrs: &self.xattrs,
+            made: &self.made,
+            folder: self.folder,
+            is_root_cut: self.layer > 0 && self.tree.born(ROOT) == self.layer,
+        }
+    }
+
+    /// Adds a name for what is no folder, in place of what has it.
+    fn add(&mut self, folder: &[u8], name: &[u8], kind: NodeKind, meta: Meta) -> Result<NodeId, Fault> {
+        let folder = self.folder_for(folder)?;
+        if let Some(existing) = self.tree.lookup(folder, name) {
+            self.remove(existing)?;
+        }
+        self.insert(folder, name, kind, meta)
+    }
+
+    fn insert(&mut self, folder: NodeId, name: &[u8], kind: NodeKind, meta: Meta) -> Result<NodeId, Fault> {
+        path::check_new_name(name, folder == ROOT)?;
+        self.be_present(folder)?;
+        self.tree.insert(folder, name, kind, meta, self.layer)
+    }
+
+    /// The folder of this name as an entry of this layer.
+    fn dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, Fault> {
+        match self.tree.lookup(folder, name) {
+            Some(id) if self.tree.kind(id) == NodeKind::Dir => {
+                self.be_present(id)?;
+                self.tree.set_layer(id, self.layer);
+                self.tree.set_meta(id, meta);
+                Ok(id)
+            }
+            Some(other) => {
+                self.remove(other)?;
+                self.new_dir(folder, name, meta)
+            }
+            None => self.new_dir(folder, name, meta),
+        }
+    }
+
+    fn new_dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, Fault> {
+        let id = self.insert(folder, name, NodeKind::Dir, meta)?;
+        self.be_present(id)?;
+        Ok(id)
+    }
+
+    /// Makes a folder, and those above it, in the folder that is written to.
+    fn be_present(&mut self, id: NodeId) -> Result<(), Fault> {
+        let mut missing = Vec::new();
+        let mut at = id;
+        while self.tree.present(at) != self.folder {
+            missing.push(at);
+            at = self.tree.parent(at);
+        }
+        for id in missing.into_iter().rev() {
+            self.output.add_dir(&self.tree, self.folder, id)?;
+            self.tree.set_present(id, self.folder);
+            self.made.push(id);
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, folder: &[u8], name: &[u8], target: &[u8]) -> Result<(), Fault> {
+        let missing =
+            || Fault::invalid(format!("it is a hard link to {}, which is not there", shown(target)));
+        let (target_folder, target_name) = path::split(target);
+        let Found::Folder(target_folder) = self.look(target_folder, &mut Way::default())? else {
+            return Err(missing());
+        };
+        let existing = match self.tree.lookup(target_folder, target_name) {
+            _ if target.is_empty() => return Err(Fault::invalid("it is a hard link to the root")),
+            None => return Err(missing()),
+            Some(id) if self.tree.kind(id) == NodeKind::Dir => {
+                return Err(Fault::invalid(format!("it is a hard link to {}, a folder", shown(target))));
+            }
+            Some(id) => id,
+        };
+        let folder = self.folder_for(folder)?;
+        if let Some(replaced) = self.tree.lookup(folder, name) {
+            if replaced == existing {
+                return Err(Fault::invalid("it is a hard link to itself"));
+            }
+            self.remove(replaced)?;
+        }
+        // It may have stood in the place of a folder that was made, or below what was replaced.
+        if self.tree.kind(existing) == NodeKind::Gone {
+            return Err(missing());
+        }
+        self.copy_up(existing)?;
+        let id = self.insert(folder, name, self.tree.kind(existing), self.tree.meta(existing))?;
+        self.tree.set_value(id, self.tree.value(existing));
+        self.tree.join(id, existing);
+        if let Some(xattrs) = self.xattrs.get(&existing).cloned() {
+            self.keep_xattrs(id, xattrs)?;
+        }
+        if self.tree.present(existing) == self.folder {
+            self.output.add_link(&self.tree, self.folder, id, existing)?;
+            self.tree.set_present(id, self.folder);
+        }
+        Ok(())
+    }
+
+    /// Brings an inode of a lower folder into the folder that is written to, under each of its names.
+    fn copy_up(&mut self, id: NodeId) -> Result<(), Fault> {
+        if matches!(self.tree.present(id), 0) || self.tree.present(id) == self.folder {
+            return Ok(());
+        }
+        for (at, name) in self.tree.names_of_inode(id).into_iter().enumerate() {
+            self.be_present(self.tree.parent(name))?;
+            match at {
+                0 => self.output.copy_up(&self.tree, self.folder, name)?,
+                _ => self.output.add_link(&self.tree, self.folder, name, id)?,
+            }
+            self.tree.set_present(name, self.folder);
+        }
+        Ok(())
+    }
+
+    /// Applies a marker; `is_last` says that no entry of the layer follows.
+    fn marker(&mut self, marker: Change, is_last: bool) -> Result<(), Fault> {
+        let is_opaque = matches!(marker.what, What::Opaque);
+        let (folder, name) = if is_opaque { (&marker.path[..], &b""[..]) } else { path::split(&marker.path) };
+        let mut way = Way::default();
+        let found = self.look(folder, &mut way)?;
+        if way.through_lower && !is_last {
+            self.late_markers.push(marker);
+            return Ok(());
+        }
+        // A link of this layer is no way to what lower layers have.
+        if way.links > 0 && !way.through_lower {
+            return Ok(());
+        }
+        let Found::Folder(folder) = found else { return Ok(()) };
+        if is_opaque {
+            return self.cut(folder);
+        }
+        match self.tree.lookup(folder, name) {
+            Some(id) if self.tree.kind(id) == NodeKind::Dir => self.hide_dir(id),
+            Some(id) if self.tree.layer(id) < self.layer => self.remove(id),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hides what lower layers have in a folder.
+    fn cut(&mut self, folder: NodeId) -> Result<(), Fault> {
+        if self.tree.born(folder) == self.layer {
+            return Ok(());
+        }
+        self.note_cut(folder);
+        self.prune(folder)?;
+        self.tree.set_born(folder, self.layer);
+        Ok(())
+    }
+
+    /// Hides a folder of lower layers. If this layer has put something into it, a new folder holds that.
+    fn hide_dir(&mut self, id: NodeId) -> Result<(), Fault> {
+        if self.tree.born(id) == self.layer {
+            return Ok(());
+        }
+        self.note_cut(id);
+        self.prune(id)?;
+        self.leave(id)
+    }
+
+    /// Removes what lower layers have in a folder.
+    fn prune(&mut self, folder: NodeId) -> Result<(), Fault> {
+        let mut entered = Vec::new();
+        let mut found = self.tree.children(folder).collect::<Vec<_>>();
+        while let Some(id) = found.pop() {
+            let is_dir = self.tree.kind(id) == NodeKind::Dir;
+            if is_dir && self.tree.born(id) < self.layer {
+                found.extend(self.tree.children(id));
+                entered.push(id);
+            } else if !is_dir && self.tree.layer(id) < self.layer {
+                self.delete(id)?;
+            }
+        }
+        // Those below come after those above.
+        entered.into_iter().rev().try_for_each(|id| self.leave(id))
+    }
+
+    /// Ends the pruning of a folder: it goes, unless this layer has put something into it or named it.
+    fn leave(&mut self, id: NodeId) -> Result<(), Fault> {
+        let is_named = self.tree.layer(id) == self.layer;
+        if !is_named && self.tree.children(id).next().is_none() {
+            return self.delete(id);
+        }
+        self.tree.set_born(id, self.layer);
+        if !is_named {
+            self.tree.set_layer(id, self.layer);
+            self.tree.set_meta(id, Meta::IMPLIED);
+            self.keep_xattrs(id, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Removes a node, and all that is below it.
+    fn remove(&mut self, id: NodeId) -> Result<(), Fault> {
+        let made_by = match self.tree.kind(id) {
+            NodeKind::Dir => self.tree.born(id),
+            _ => self.tree.layer(id),
+        };
+        if made_by < self.layer {
+            self.note_cut(id);
+        }
+        let mut found = vec![id];
+        while let Some(last) = found.last().copied() {
+            let child = self.tree.children(last).next();
+            match child {
+                Some(child) => found.push(child),
+                None => {
+                    self.delete(last)?;
+                    found.pop();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a file, or an empty folder.
+    fn delete(&mut self, id: NodeId) -> Result<(), Fault> {
+        if self.tree.present(id) == self.folder {
+            self.output.remove(&self.tree, self.folder, id)?;
+        }
+        self.keep_xattrs(id, Vec::new())?;
+        self.tree.detach(id);
+        Ok(())
+    }
+
+    fn note_cut(&mut self, id: NodeId) {
+        if self.is_layered && id != ROOT {
+            let was_dir = self.tree.kind(id) == NodeKind::Dir;
+            self.cuts.insert((self.tree.parent(id), self.tree.name(id).to_vec(), was_dir));
+        }
+    }
+
+    /// Keeps the extended attributes of a node, in place of those that it had.
+    fn keep_xattrs(&mut self, id: NodeId, xattrs: XattrList) -> Result<(), Fault> {
+        let bytes = |xattrs: &XattrList| xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let added: usize = bytes(&xattrs);
+        let old = if xattrs.is_empty() { self.xattrs.remove(&id) } else { self.xattrs.insert(id, xattrs) };
+        self.xattr_bytes = self.xattr_bytes + added - old.as_ref().map_or(0, bytes);
+        if self.xattr_bytes > MAX_XATTRS {
+            let text = format!("the extended attributes of all folders are more than {MAX_XATTRS} bytes");
+            return Err(Fault::unsupported(text));
+        }
+        Ok(())
+    }
+
+    /// The folder that a path leads to, through symbolic links; what is missing of it is made.
+    fn folder_for(&mut self, path: &[u8]) -> Result<NodeId, Fault> {
+        let mut way = Way::default();
+        let mut at = ROOT;
+        let mut rest = names(path);
+        while let Some(name) = rest.pop() {
+            match &name[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    at = self.tree.parent(at);
+                    continue;
+                }
+                _ => {}
+            }
+            at = match self.tree.lookup(at, &name) {
+                None => {
+                    if way.links > 0 && self.tree.path(at).len() + 1 + name.len() > MAX_PATH {
+                        return Err(Fault::invalid(format!("the path is longer than {MAX_PATH} bytes")));
+                    }
+                    self.new_dir(at, &name, Meta::IMPLIED)?
+                }
+                Some(id) => match self.tree.kind(id) {
+                    NodeKind::Dir => id,
+                    NodeKind::Symlink => {
+                        self.follow(id, &mut at, &mut rest, &mut way)?;
+                        at
+                    }
+                    _ if self.tree.layer(id) < self.layer => {
+                        self.remove(id)?;
+                        self.new_dir(at, &name, Meta::IMPLIED)?
+                    }
+                    _ => {
+                        let text = format!("{} is no folder", shown(&self.tree.path(id)));
+                        return Err(Fault::invalid(text));
+                    }
+                },
+            };
+        }
+        Ok(at)
+    }
+
+    /// The same without making anything.
+    fn look(&self, path: &[u8], way: &mut Way) -> Result<Found, Fault> {
+        let mut at = ROOT;
+        let mut rest = names(path);
+        while let Some(name) = rest.pop() {
+            match &name[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    at = self.tree.parent(at);
+                    continue;
+                }
+                _ => {}
+            }
+            let Some(id) = self.tree.lookup(at, &name) else { return Ok(Found::Nothing) };
+            match self.tree.kind(id) {
+                NodeKind::Dir => at = id,
+                NodeKind::Symlink => self.follow(id, &mut at, &mut rest, way)?,
+                _ => return Ok(Found::Nothing),
+            }
+        }
+        Ok(Found::Folder(at))
+    }
+
+    /// Puts a symbolic link's target in front of what is left of a path.
+    fn follow(
+        &self,
+        link: NodeId,
+        at: &mut NodeId,
+        rest: &mut Vec<Vec<u8>>,
+        way: &mut Way,
+    ) -> Result<(), Fault> {
+        way.links += 1;
+        way.through_lower |= self.tree.layer(link) < self.layer;
+        if way.links > MAX_LINKS {
+            return Err(Fault::invalid(format!("it lies behind more than {MAX_LINKS} symbolic links")));
+        }
+        let target = self.tree.target(link);
+        if target.starts_with(b"/") {
+            *at = ROOT;
+        }
+        rest.extend(names(target));
+        Ok(())
+    }
+}
+
+/// The names in a path, the last first.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect()
+}

@@ -1,0 +1,32 @@
+//! Unpacks the layers of an image into a root file system.
+//!
+//! A layer's way: [`stream`] decompresses and hashes it, the room `tar` reads its entries, [`change`] makes of
+//! each what it changes, and [`merge`] applies that to the [`tree`] that the layers below it made,
+//! and to the [`output`]: a folder ([`dir`]). What the image holds is decided by the
+//! tree alone, so that every output holds the same.
+
+mod beneath;
+mod change;
+mod dir;
+mod fault;
+mod flush;
+#[allow(dead_code, reason = "folders of layers need all of it")]
+mod folder;
+mod image;
+mod merge;
+#[allow(dead_code, reason = "folders of layers need all of it")]
+mod output;
+mod path;
+mod remove;
+mod rules;
+mod run;
+mod settings;
+mod stream;
+mod tree;
+mod turn;
+
+pub use image::Unpack;
+pub use settings::{Devices, IdRange, LeftOut, Owners, Unpacked, Xattrs};
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the feature `unpack` is for Linux only");
