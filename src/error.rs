@@ -279,6 +279,13 @@ impl Error {
         format!("{}: {}", self.kind(), self.message())
     }
 
+    /// Replaces the message; kind, image, host and the rest stay.
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.facts().message = message.into();
+        self
+    }
+
     /// Names the image, unless one is named already.
     #[must_use]
     pub fn with_image(mut self, image: impl Into<String>) -> Self {

@@ -6,7 +6,7 @@ mod common;
 
 use common::pulls::{hosts_toml, quick};
 use oci_puller::testing::images::{Image, ImageBuilder};
-use oci_puller::testing::{Action, Fault, Registry, Target};
+use oci_puller::testing::{Action, Fault, Registry, Stage, Target, TokenServer};
 use oci_puller::{Credential, ErrorKind};
 
 fn image() -> Image {
@@ -125,4 +125,93 @@ fn a_layers_own_urls_are_used_only_if_the_builder_allows_and_anonymously() {
     let seen = elsewhere.requests();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].header("authorization"), None);
+}
+
+/// A registry at a vanity name, which redirects all that it is asked to the registry that has the image.
+fn vanity_and_registry() -> (Registry, Registry, String) {
+    let (vanity, registry) = (Registry::start().unwrap(), Registry::start().unwrap());
+    registry.push(&image(), "v1");
+    vanity.fault(Fault::anywhere().with(Action::Redirect(format!("{}{{path}}", registry.url()))));
+    let name = format!("{}/library/app:v1", vanity.host());
+    (vanity, registry, name)
+}
+
+#[test]
+fn a_challenge_behind_a_redirect_belongs_to_the_host_that_it_leads_to() {
+    let mut cases = Vec::new();
+    // What the registry asks for, the credential that is configured for it, and whether the pull succeeds.
+    for (name, ask) in [("token", true), ("basic", false)] {
+        for (known, expected) in [(Some("right"), true), (Some("wrong"), false), (None, false)] {
+            cases.push((name, ask, known, expected));
+        }
+    }
+    for (what, is_token, known, expected) in cases {
+        let (vanity, registry, name) = vanity_and_registry();
+        match is_token {
+            true => registry.require_token(&TokenServer::new().user("ann", "right")),
+            false => registry.require_basic("ann", "right"),
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = quick(dir.path()).credential(vanity.host(), Credential::basic("bob", "of-vanity"));
+        if let Some(password) = known {
+            builder = builder.credential(registry.host(), Credential::basic("ann", password));
+        }
+        let outcome = builder.build().unwrap().pull(&*name);
+        assert_eq!(outcome.is_ok(), expected, "{what} {known:?}: {outcome:?}");
+        if let Err(error) = outcome {
+            assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+            assert_eq!(error.host(), Some(&*registry.host()), "{error}");
+        }
+        let of_vanity = "Ym9iOm9mLXZhbml0eQ=="; // bob:of-vanity
+        for request in registry.requests() {
+            assert!(!request.header("authorization").unwrap_or_default().contains(of_vanity), "{request:?}");
+            assert!(!request.query.contains("bob"), "{request:?}");
+        }
+        assert!(vanity.requests().iter().all(|request| request.header("authorization").is_none()));
+    }
+}
+
+#[test]
+fn an_anonymous_token_is_got_behind_a_redirect() {
+    let (vanity, registry, name) = vanity_and_registry();
+    let tokens = TokenServer::new().anonymous();
+    registry.require_token(&tokens);
+    let dir = tempfile::tempdir().unwrap();
+    quick(dir.path()).build().unwrap().pull(&*name).unwrap();
+    assert_eq!(tokens.issued().len(), 1);
+    assert_eq!(vanity.stats().tokens, 0);
+}
+
+#[test]
+fn storage_that_answered_is_asked_directly_until_it_refuses() {
+    const CHUNK: u64 = 64 * 1024;
+    let (registry, cdn) = (Registry::start().unwrap(), Registry::start().unwrap());
+    let image = ImageBuilder::new("library/app").layer(24 * CHUNK as usize).build();
+    let name = registry.push(&image, "v1");
+    cdn.put_file("/cdn", image.layers()[0].data.clone());
+    registry.fault(layer_fault(&image).with(Action::Redirect(format!("{}/cdn", cdn.url()))));
+    let layer = image.layers()[0].digest.to_string();
+    let asked = |registry: &Registry| {
+        registry.requests().iter().filter(|request| request.path.contains(&layer)).count()
+    };
+    let pull = || {
+        let dir = tempfile::tempdir().unwrap();
+        quick(dir.path()).chunks(CHUNK, CHUNK).downloads_per_pull(1).build().unwrap().pull(&*name).unwrap();
+    };
+    pull();
+    assert_eq!(asked(&registry), 1, "of {} chunks", cdn.stats().requests);
+    assert!(cdn.stats().requests >= 24);
+
+    // Refused, cut off, or gone: the registry is asked again.
+    for action in [Action::Status(401), Action::Status(403), Action::Status(410), Action::Status(404)] {
+        registry.forget_requests();
+        let refused = cdn.fault(Fault::anywhere().skip(5).times(1).with(action));
+        pull();
+        assert_eq!((refused.fired(), asked(&registry)), (1, 2));
+        cdn.clear_faults();
+    }
+    registry.forget_requests();
+    cdn.fault(Fault::anywhere().skip(5).times(1).with(Action::Reset(Stage::BeforeHead)));
+    pull();
+    assert!(asked(&registry) <= 2);
 }

@@ -64,6 +64,11 @@ impl Credential {
         CredentialFingerprint::new(format!("sha256:{hex}"))
     }
 
+    /// Whether it is a user and a password.
+    pub(crate) fn is_basic(&self) -> bool {
+        matches!(self.0, CredentialKind::Basic { .. })
+    }
+
     pub(crate) fn kind(&self) -> &CredentialKind {
         &self.0
     }

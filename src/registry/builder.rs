@@ -189,6 +189,16 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Restricts the hosts of token servers to these (`HOST` or `HOST:PORT`) and the registry's own; several
+    /// calls add up. A registry that names another one fails with `InvalidConfig`.
+    ///
+    /// Default: a registry may name a token server on any host, as Docker Hub and GitLab do. Credentials that
+    /// were found for the registry are shown to that server, on another host by HTTPS only.
+    pub fn token_realm(mut self, host: impl Into<String>) -> Self {
+        self.settings.token_realms.get_or_insert_default().push(host.into());
+        self
+    }
+
     /// How long a credential helper may take. Default: 30 s.
     pub fn helper_timeout(mut self, timeout: Duration) -> Self {
         self.credentials.set_helper_timeout(timeout);

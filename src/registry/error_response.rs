@@ -62,3 +62,9 @@ fn reason(reply: Reply) -> Option<String> {
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(ENOUGH).collect();
     (!text.is_empty()).then_some(text)
 }
+
+/// Whether a body is an HTML page, such as a firewall sends with any status.
+pub(super) fn is_html(body: &[u8]) -> bool {
+    let start: Vec<u8> = body.trim_ascii_start().iter().take(15).map(u8::to_ascii_lowercase).collect();
+    start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
+}

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::range::ContentRange;
-use super::{challenge, hosts, http, retry_after, url_policy};
+use super::{auth, hosts, http, retry_after, url_policy};
 
 /// Parses a `WWW-Authenticate` header.
 pub fn challenge(header: &str) {
-    challenge::parse([header].into_iter());
+    auth::parse_challenge([header].into_iter());
 }
 
 /// Reads a `Location`.

@@ -3,7 +3,6 @@
 mod address;
 mod auth;
 mod builder;
-mod challenge;
 mod client;
 mod document;
 mod download;
@@ -22,6 +21,7 @@ mod request;
 mod resolve;
 mod retry;
 mod retry_after;
+mod session;
 mod settings;
 mod url_policy;
 mod verifier;

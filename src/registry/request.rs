@@ -1,63 +1,18 @@
-//! One request to one host: admitted, authorised, redirected, and its refusal made an error.
+//! One request to one host: admitted, authorised, redirected; and the response of it all, or an error.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::address::{AddressRule, Refusal};
-use super::auth::{Authorization, ChallengeOutcome, TokenScope};
-use super::client::Service;
+use super::auth::{Authorization, ChallengeOutcome};
 use super::error_response;
 use super::host_limits::HostPermit;
-use super::hosts::Host;
 use super::http::{Body, Http, Reply, Uri};
-use super::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
-use crate::context::PullContext;
-use crate::credentials::{Credential, CredentialQuery, Found};
+use super::session::{Origin, authority};
+use super::url_policy::{self, MAX_REDIRECTS};
+use crate::credentials::Credential;
 use crate::error::{Error, ErrorKind, Phase};
-use crate::image::reference::Reference;
-use crate::service::{CredentialFingerprint, PullSecret};
 
-/// A repository at the hosts that serve it, for one pull.
-pub(super) struct PullSession<'a> {
-    pub(super) service: &'a Service,
-    pub(super) cx: &'a PullContext,
-    pub(super) reference: &'a Reference,
-    pub(super) endpoints: Vec<Endpoint>,
-    pull_secrets: &'a [PullSecret],
-    /// The credential that a host took last.
-    accepted: Mutex<Option<CredentialFingerprint>>,
-}
-
-/// A host, and what this pull has learned of it.
-pub(super) struct Endpoint {
-    pub(super) host: Host,
-    /// `HOST[:PORT]`, for errors and progress.
-    pub(super) name: String,
-    http: Http,
-    /// For the hosts that this one redirects to: none of its own TLS settings, and no client certificate.
-    elsewhere: Http,
-    /// For token servers on other hosts: none of this host's own TLS settings.
-    token_server: Http,
-    /// The root of the host's API.
-    root: Uri,
-    /// The address that it answered from last; unknown behind a proxy.
-    peer: Mutex<Option<IpAddr>>,
-    access: Mutex<Access>,
-    /// It refused this pull, or answered nonsense: its other blobs are sought elsewhere first.
-    pub(super) has_failed: AtomicBool,
-}
-
-/// The credentials that were found, less those that were refused.
-#[derive(Default)]
-struct Access {
-    left: Option<VecDeque<Found>>,
-    /// Helpers that could not tell, and why.
-    failed: Vec<String>,
-}
+pub(super) use super::session::{Endpoint, PullSession};
 
 /// What is asked of a host.
 #[derive(Clone, Copy)]
@@ -101,7 +56,7 @@ impl<'a> Request<'a> {
             200 => Ok(response),
             206 | 416 if self.range.is_some() => Ok(response),
             status if self.tolerated.contains(&status) => Ok(response),
-            _ => Err(response.refusal()),
+            _ => Err(response.into_error()),
         }
     }
 }
@@ -110,66 +65,62 @@ impl<'a> Request<'a> {
 pub(super) struct Response {
     pub(super) reply: Reply,
     permit: HostPermit,
-    /// Who gave it, after redirects.
+    /// The host that answered, after redirects.
     host: String,
     is_at_host: bool,
-    /// From the request to the response's head, without the wait for a slot; redirects included.
+    /// From the request to the head of the response, without the wait for a permit; redirects included.
     took: Duration,
 }
 
 impl Response {
-    /// The body, and the leave to use its connection.
+    /// Returns the body, and the permit to use its connection.
     pub(super) fn into_body(self) -> (Body, HostPermit) {
         (self.reply.into_body(), self.permit)
     }
 
-    /// Passes over the body.
+    /// Discards the body.
     pub(super) fn discard(self) {
         self.reply.discard();
     }
 
-    fn refusal(self) -> Error {
+    fn into_error(self) -> Error {
         error_response::error_of(self.reply).with_host(self.host)
     }
 
+    /// Whether a host that was redirected to refuses, as one does whose signed URL has expired.
     fn is_refused_elsewhere(&self) -> bool {
         !self.is_at_host && matches!(self.reply.status(), 401 | 403 | 410)
     }
 }
 
-impl<'a> PullSession<'a> {
-    /// Finds the hosts. Asks no network, but fails for settings and secrets that are wrong.
-    ///
-    /// # Errors
-    /// `InvalidConfig`.
-    pub(super) fn open(
-        service: &'a Service,
-        cx: &'a PullContext,
-        reference: &'a Reference,
-        pull_secrets: &'a [PullSecret],
-    ) -> Result<Self, Error> {
-        service.credentials.check(pull_secrets)?;
-        let hosts = service.hosts.for_registry(reference.domain())?;
-        let endpoints =
-            hosts.into_iter().map(|host| Endpoint::open(service, host)).collect::<Result<_, _>>()?;
-        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
-    }
+/// One hop of a request.
+#[derive(Clone, Copy)]
+struct Hop<'a> {
+    endpoint: &'a Endpoint,
+    url: &'a Uri,
+    /// Which addresses the URL's host may have.
+    addresses: AddressRule,
+    request: &'a Request<'a>,
+}
 
-    /// The credential that the images' hosts took; `None` if they asked for none.
-    pub(super) fn accepted(&self) -> Option<CredentialFingerprint> {
-        self.accepted.lock().clone()
-    }
+/// What came of a credential.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+enum AuthOutcome {
+    Answered(Response),
+    /// The host told, for the first time, how it wants to be asked.
+    Challenged(Error),
+    Refused(Error),
+}
 
-    /// Asks one host. Where it asks to be left alone, every pull of the service heeds it.
+impl PullSession<'_> {
+    /// Sends a request to one host. A `Retry-After` of the host holds for every pull of the service.
     ///
     /// # Errors
     /// By status: `Unauthorized`, `Denied`, `NotFound`, `RateLimited`, `Unavailable`, `Timeout`,
     /// `Protocol`; and what the connection fails with.
     pub(super) fn request(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
-        let asked = match request.target {
-            Target::Api(_) | Target::Link(..) => self.with_credentials(endpoint, request),
-            Target::Foreign(_) => self.anonymously(endpoint, request),
-        };
+        let asked =
+            self.with_fresh_redirect(endpoint, &request).and_then(|response| request.accept_status(response));
         if let Ok(response) = &asked {
             self.service.host_limits.note_answer(&endpoint.name, response.took, request.is_for_blob());
         }
@@ -183,16 +134,85 @@ impl<'a> PullSession<'a> {
         })
     }
 
-    /// Shows one credential after the other, nobody's last, until the host takes one. When all are
-    /// refused, the refusal of the best is told.
-    fn with_credentials(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
+    /// Sends a request, at first to where the endpoint redirected the same blob before. What a host that was
+    /// redirected to refuses is asked for anew at the endpoint, once: a signed URL expires.
+    fn with_fresh_redirect(&self, endpoint: &Endpoint, request: &Request<'_>) -> Result<Response, Error> {
+        if let Some(known) = known_redirect(endpoint, request) {
+            let response = self.follow_redirects(endpoint, request, known);
+            if response.as_ref().is_ok_and(|response| matches!(response.reply.status(), 200 | 206 | 416)) {
+                return response;
+            }
+            forget_redirect(endpoint, request);
+            response?.discard();
+        }
+        let response = self.follow_redirects(endpoint, request, self.url(endpoint, request.target)?)?;
+        if !response.is_refused_elsewhere() {
+            return Ok(response);
+        }
+        response.discard();
+        let again = self.follow_redirects(endpoint, request, self.url(endpoint, request.target)?)?;
+        if again.is_refused_elsewhere() {
+            // It says nothing about our credentials.
+            let error = again.into_error();
+            let host = error.host().unwrap_or_default().to_owned();
+            let message =
+                format!("{} redirects here, and this host refuses: {}", endpoint.name, error.message());
+            return Err(Error::new(ErrorKind::Unavailable, message).with_host(host));
+        }
+        Ok(again)
+    }
+
+    fn follow_redirects(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        (mut url, mut addresses): (Uri, AddressRule),
+    ) -> Result<Response, Error> {
+        let mut took = Duration::ZERO;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_authorized(Hop { endpoint, url: &url, addresses, request })?;
+            took += response.took;
+            if !url_policy::is_redirect(response.reply.status()) {
+                if !response.is_at_host && matches!(response.reply.status(), 200 | 206) {
+                    remember_redirect(endpoint, request, url);
+                }
+                return Ok(Response { took, ..response });
+            }
+            let policy = match request.target {
+                Target::Foreign(_) => endpoint.url_policy().for_foreign_layers(),
+                _ => endpoint.url_policy(),
+            };
+            let next = policy.next_hop(&url, response.reply.header_bytes("location"));
+            (url, addresses) = next.map_err(|refusal| refused_url(refusal).with_host(&response.host))?;
+            response.discard();
+        }
+        Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// Sends one hop, with what its origin asks for: what belongs to one origin is shown to no other.
+    fn send_authorized(&self, hop: Hop<'_>) -> Result<Response, Error> {
+        if matches!(hop.request.target, Target::Foreign(_)) {
+            // A layer's own URL is asked anonymously.
+            let http = self.service.clients.for_others()?;
+            return self.send(hop, None, &http, false);
+        }
+        if url_policy::same_origin(hop.url, &hop.endpoint.origin.root) {
+            return self.with_credentials(&hop.endpoint.origin, hop, true);
+        }
+        let origin = self.redirect_origin(hop.endpoint, hop.url)?;
+        self.with_credentials(&origin, hop, false)
+    }
+
+    /// Shows one credential after the other, none last, until the host takes one. When all are refused, the
+    /// error is that of the best one.
+    fn with_credentials(&self, origin: &Origin, hop: Hop<'_>, is_at_host: bool) -> Result<Response, Error> {
         let mut challenge = None;
-        let mut told: Option<Error> = None;
+        let mut first_refusal: Option<Error> = None;
         let mut tried = Vec::new();
         loop {
-            let found = self.next_credential(endpoint)?;
+            let found = self.next_credential(origin)?;
             let credential = found.as_ref().map(|found| &found.credential);
-            let refusal = match self.with_token(endpoint, request, credential, challenge.as_ref())? {
+            let refusal = match self.with_token(origin, hop, is_at_host, credential, challenge.as_ref())? {
                 AuthOutcome::Answered(response) => return Ok(response),
                 AuthOutcome::Challenged(refusal) => {
                     challenge = Some(refusal);
@@ -200,27 +220,28 @@ impl<'a> PullSession<'a> {
                 }
                 AuthOutcome::Refused(refusal) => refusal,
             };
-            let told = &*told.get_or_insert(refusal);
+            let told = &*first_refusal.get_or_insert(refusal);
             let Some(found) = found else {
-                tried.append(&mut endpoint.access.lock().failed);
+                tried.append(&mut origin.take_failed_helpers());
                 return Err(with_sources(told, &tried));
             };
             tried.push(found.source.to_string());
-            endpoint.access.lock().refuse(&found);
+            origin.refuse(&found);
         }
     }
 
-    /// Shows one credential, or none. A challenge is learned from once, and a token that was good
-    /// before is renewed once.
+    /// Shows one credential, or none. A challenge is learned from once, and a token that was good before is
+    /// renewed once.
     fn with_token(
         &self,
-        endpoint: &Endpoint,
-        request: Request<'_>,
+        origin: &Origin,
+        hop: Hop<'_>,
+        is_at_host: bool,
         credential: Option<&Credential>,
         challenge: Option<&Error>,
     ) -> Result<AuthOutcome, Error> {
         let tokens = &self.service.tokens;
-        let token_scope = self.token_scope(endpoint);
+        let token_scope = self.token_scope(origin);
         let mut has_renewed = false;
         loop {
             let shown = match tokens.authorize(self.cx, token_scope, credential) {
@@ -228,22 +249,30 @@ impl<'a> PullSession<'a> {
                 Err(error) if is_refusal(&error) => return Ok(AuthOutcome::Refused(error)),
                 Err(error) => return Err(error),
             };
-            // Nothing to show is what the host has refused already.
+            // Without a credential this is the request that was refused already.
             if let (None, Some(refusal)) = (&shown, challenge) {
                 return Ok(AuthOutcome::Refused(refusal.clone()));
             }
-            let response = self.with_fresh_redirect(endpoint, request, shown.as_ref())?;
-            match response.reply.status() {
-                401 | 403 => {}
-                _ => {
-                    let response = request.accept_status(response)?;
-                    self.note_accepted(shown.as_ref(), credential);
-                    return Ok(AuthOutcome::Answered(response));
-                }
+            let response = self.send(hop, shown.as_ref(), &origin.http, is_at_host)?;
+            let status = response.reply.status();
+            let learned = match status {
+                401 | 403 | 404 => tokens.learn(token_scope, &response.reply),
+                _ => ChallengeOutcome::NotUnderstood,
+            };
+            // Many hosts deny that an image is there before they know who asks.
+            let is_challenge = challenge.is_none()
+                && (status == 401 || (shown.is_none() && learned != ChallengeOutcome::NotUnderstood));
+            let is_unasked = shown.is_none() && learned == ChallengeOutcome::NotUnderstood;
+            if is_unasked && matches!(status, 403 | 404) && !hop.request.tolerated.contains(&status) {
+                return self.with_unsolicited(origin, hop, response);
             }
-            let learned = tokens.learn(token_scope, &response.reply);
-            let is_challenge = response.reply.status() == 401 && challenge.is_none();
-            let refusal = response.refusal();
+            // An expired URL, or a storage service that speaks its own language.
+            let is_foreign_refusal = !is_at_host && is_unasked;
+            if !matches!(status, 401 | 403) && !is_challenge || is_foreign_refusal {
+                self.note_shown(&response, shown.as_ref(), credential);
+                return Ok(AuthOutcome::Answered(response));
+            }
+            let refusal = response.into_error();
             match (&shown, learned) {
                 (_, ChallengeOutcome::New) if is_challenge => return Ok(AuthOutcome::Challenged(refusal)),
                 // Another thread was the first to learn of it.
@@ -259,123 +288,82 @@ impl<'a> PullSession<'a> {
         }
     }
 
-    /// Nothing of ours is shown to the hosts of others.
-    fn anonymously(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
-        request.accept_status(self.follow_redirects(endpoint, request, None)?)
+    /// Shows a password that was not asked for, after a 403 or 404 without a challenge: some registries hide
+    /// so what an anonymous client may not see.
+    fn with_unsolicited(
+        &self,
+        origin: &Origin,
+        hop: Hop<'_>,
+        response: Response,
+    ) -> Result<AuthOutcome, Error> {
+        let found = self.unsolicited_credential(origin)?;
+        let shown = found.as_ref().and_then(|found| Authorization::basic(&found.credential));
+        let (Some(found), Some(shown)) = (found, shown) else {
+            return Ok(match response.reply.status() {
+                403 if response.is_at_host => AuthOutcome::Refused(response.into_error()),
+                _ => AuthOutcome::Answered(response),
+            });
+        };
+        // The permit of the first response is given back before another one is waited for.
+        let refusal = response.into_error();
+        let again = self.send(hop, Some(&shown), &origin.http, true)?;
+        match again.reply.status() {
+            401 | 403 | 404 => {
+                again.discard();
+                let tried = [found.source.to_string()];
+                Ok(AuthOutcome::Refused(with_sources(&refusal, &tried)))
+            }
+            _ => {
+                self.service.tokens.learn_basic(self.token_scope(origin));
+                self.note_shown(&again, Some(&shown), Some(&found.credential));
+                Ok(AuthOutcome::Answered(again))
+            }
+        }
     }
 
-    /// The best credential that was not refused; `None` for nobody's, also while the host has not
-    /// asked who we are: many never do.
-    fn next_credential(&self, endpoint: &Endpoint) -> Result<Option<Found>, Error> {
-        if !self.service.tokens.knows(self.token_scope(endpoint)) {
-            return Ok(None);
-        }
-        if let Some(found) = &endpoint.access.lock().left {
-            return Ok(found.front().cloned());
-        }
-        let domain = if endpoint.host.is_registry_itself { self.reference.domain() } else { &endpoint.name };
-        let query = CredentialQuery::new(domain, self.reference.repository())
-            .with_plain_http(endpoint.root.scheme_str() == Some("http"));
-        let found = self.service.credentials.lookup(self.cx, self.pull_secrets, &query);
-        let found = found.map_err(|error| error.with_phase(Phase::Credentials))?;
-        let mut access = endpoint.access.lock();
-        if access.left.is_none() {
-            access.failed = found
-                .failed
-                .into_iter()
-                .map(|(source, error)| format!("{source}: {}", error.message()))
-                .collect();
-        }
-        Ok(access.left.get_or_insert(found.found.into()).front().cloned())
-    }
-
-    fn note_accepted(&self, shown: Option<&Authorization>, credential: Option<&Credential>) {
+    fn note_shown(
+        &self,
+        response: &Response,
+        shown: Option<&Authorization>,
+        credential: Option<&Credential>,
+    ) {
         if let Some(shown) = shown {
             shown.note_accepted();
-            *self.accepted.lock() = credential.map(Credential::fingerprint);
-        }
-    }
-
-    /// Asks, and follows where the host sends us. A signed URL expires: what it refuses is asked for
-    /// anew, once.
-    fn with_fresh_redirect(
-        &self,
-        endpoint: &Endpoint,
-        request: Request<'_>,
-        shown: Option<&Authorization>,
-    ) -> Result<Response, Error> {
-        let response = self.follow_redirects(endpoint, request, shown)?;
-        if !response.is_refused_elsewhere() {
-            return Ok(response);
-        }
-        response.discard();
-        let again = self.follow_redirects(endpoint, request, shown)?;
-        if again.is_refused_elsewhere() {
-            // It says nothing about our credentials.
-            let refusal = again.refusal();
-            let message = format!("where it redirects to refuses: {}", refusal.message());
-            return Err(Error::new(ErrorKind::Unavailable, message));
-        }
-        Ok(again)
-    }
-
-    fn follow_redirects(
-        &self,
-        endpoint: &Endpoint,
-        request: Request<'_>,
-        shown: Option<&Authorization>,
-    ) -> Result<Response, Error> {
-        let (mut url, mut addresses) = self.url(endpoint, request.target)?;
-        let mut took = Duration::ZERO;
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(endpoint, (&url, addresses), request, shown)?;
-            took += response.took;
-            if !url_policy::is_redirect(response.reply.status()) {
-                return Ok(Response { took, ..response });
+            if response.is_at_host {
+                self.note_accepted(credential);
             }
-            let policy = endpoint.url_policy(request.target);
-            let next = policy.next_hop(&url, response.reply.header_bytes("location"));
-            (url, addresses) = next.map_err(|refusal| refused_url(refusal).with_host(&response.host))?;
-            response.discard();
         }
-        Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    /// One request. What is for the endpoint is shown to no other host.
+    /// Sends one hop. The endpoint's own headers are shown to no other host.
     fn send(
         &self,
-        endpoint: &Endpoint,
-        (url, addresses): (&Uri, AddressRule),
-        request: Request<'_>,
+        hop: Hop<'_>,
         shown: Option<&Authorization>,
+        http: &Http,
+        is_at_host: bool,
     ) -> Result<Response, Error> {
-        let is_at_host =
-            !matches!(request.target, Target::Foreign(_)) && url_policy::same_origin(url, &endpoint.root);
-        let host = if is_at_host {
-            endpoint.name.clone()
-        } else {
-            url.authority().map_or_else(String::new, |authority| authority.as_str().to_owned())
-        };
+        let Hop { endpoint, url, addresses, request } = hop;
+        let host = if is_at_host { endpoint.name.clone() } else { authority(url).to_owned() };
         let mut headers: Vec<(&str, &str)> = Vec::new();
         headers.extend(request.accept.map(|accept| ("accept", accept)));
         headers.extend(request.range.map(|range| ("range", range)));
         if is_at_host {
             let own = endpoint.host.headers.iter();
             headers.extend(own.map(|(name, value)| (name.as_str(), value.expose())));
-            headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));
         }
-        let http = if is_at_host { &endpoint.http } else { &endpoint.elsewhere };
+        headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));
         let named = |error: Error| error.with_host(&host);
         let permit = self.service.host_limits.admit(self.cx, &host, request.is_for_blob()).map_err(named)?;
         let asked = Instant::now();
         let reply = http.get(self.cx, url, addresses, &headers).map_err(named)?;
         if is_at_host && let Some(peer) = reply.peer() {
-            *endpoint.peer.lock() = Some(peer);
+            *endpoint.origin.peer.lock() = Some(peer);
         }
         Ok(Response { reply, permit, host, is_at_host, took: asked.elapsed() })
     }
 
-    /// A mirror is told whose image it is, as containerd tells it.
+    /// Returns the URL of a request. A mirror is told whose image it is, as containerd tells it.
     fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<(Uri, AddressRule), Error> {
         let path = match target {
             Target::Api(path) => path,
@@ -395,64 +383,33 @@ impl<'a> PullSession<'a> {
         let url = url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))?;
         Ok((url, AddressRule::Any))
     }
+}
 
-    fn token_scope<'e>(&'e self, endpoint: &'e Endpoint) -> TokenScope<'e> {
-        TokenScope {
-            http: &endpoint.http,
-            token_server: &endpoint.token_server,
-            host_limits: &self.service.host_limits,
-            root: &endpoint.root,
-            peer: *endpoint.peer.lock(),
-            repository: self.reference.repository(),
-        }
+/// Returns where the endpoint redirected the same blob to before. It is judged again, for the rule depends on
+/// the endpoint's address.
+fn known_redirect(endpoint: &Endpoint, request: &Request<'_>) -> Option<(Uri, AddressRule)> {
+    let url = endpoint.redirects.lock().get(blob_path(request)?).cloned()?;
+    let addresses = endpoint.url_policy().check(&url).ok()?;
+    Some((url, addresses))
+}
+
+fn remember_redirect(endpoint: &Endpoint, request: &Request<'_>, url: Uri) {
+    if let Some(path) = blob_path(request) {
+        endpoint.remember_redirect(path, url);
     }
 }
 
-/// What came of a credential.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
-enum AuthOutcome {
-    Answered(Response),
-    /// The host told, for the first time, how it wants to be asked.
-    Challenged(Error),
-    Refused(Error),
-}
-
-impl Endpoint {
-    /// Returns the rules for the URLs that this host, or a layer's descriptor, names.
-    fn url_policy(&self, target: Target<'_>) -> UrlPolicy<'_> {
-        let policy = UrlPolicy::new(&self.root, *self.peer.lock());
-        match target {
-            Target::Api(_) | Target::Link(..) => policy,
-            Target::Foreign(_) => policy.for_foreign_layers(),
-        }
-    }
-
-    fn open(service: &Service, host: Host) -> Result<Self, Error> {
-        let root = host.location.to_string().parse().map_err(|_| {
-            Error::new(ErrorKind::InvalidConfig, format!("{} is no URL of a registry", host.location))
-        })?;
-        Ok(Endpoint {
-            name: host.location.authority().to_owned(),
-            http: service.clients.for_host(&host)?,
-            elsewhere: service.clients.for_others()?,
-            token_server: service.clients.for_token_servers()?,
-            root,
-            peer: Mutex::default(),
-            access: Mutex::default(),
-            has_failed: AtomicBool::new(false),
-            host,
-        })
+fn forget_redirect(endpoint: &Endpoint, request: &Request<'_>) {
+    if let Some(path) = blob_path(request) {
+        endpoint.redirects.lock().remove(path);
     }
 }
 
-impl Access {
-    /// Passes over a credential, unless another thread did already.
-    fn refuse(&mut self, refused: &Found) {
-        if let Some(left) = &mut self.left
-            && left.front().is_some_and(|first| first.credential == refused.credential)
-        {
-            left.pop_front();
-        }
+/// Returns the path of a blob, which is asked for in chunks. A manifest is asked for once.
+fn blob_path<'a>(request: &Request<'a>) -> Option<&'a str> {
+    match request.target {
+        Target::Api(path) if request.is_for_blob() => Some(path),
+        _ => None,
     }
 }
 
@@ -460,27 +417,23 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Denied)
 }
 
-/// Says which kinds of credentials were refused.
+/// Adds which credentials were tried.
 fn with_sources(refusal: &Error, refused: &[String]) -> Error {
     let tried = if refused.is_empty() { "no credentials".to_owned() } else { refused.join(", ") };
-    let told = Error::new(refusal.kind(), format!("{} (tried: {tried})", refusal.message()));
-    match (refusal.phase(), refusal.host()) {
-        (Some(phase), Some(host)) => told.with_phase(phase).with_host(host),
-        _ => told,
-    }
+    refusal.clone().with_message(format!("{} (tried: {tried})", refusal.message()))
 }
 
-/// Says what to look for: a challenge that is not understood is no request of credentials.
+/// Adds what to look for: a challenge that is not understood is no question of credentials.
 fn not_understood(refusal: &Error) -> Error {
     let message =
-        format!("{}; the host wants credentials in a way that is not known here", refusal.message());
-    Error::new(refusal.kind(), message)
+        format!("{}; the host asks for a kind of authentication that is not supported", refusal.message());
+    refusal.clone().with_message(message)
 }
 
-/// The URL that a layer's descriptor names, if it may be fetched for this registry.
+/// Returns the URL that a layer's descriptor names, if it may be fetched for this registry.
 fn foreign_url(url: &str, endpoint: &Endpoint) -> Result<(Uri, AddressRule), Error> {
     let url: Uri = url.parse().map_err(|_| final_protocol_error("a layer's own URL cannot be read"))?;
-    let addresses = endpoint.url_policy(Target::Foreign("")).check(&url).map_err(refused_url)?;
+    let addresses = endpoint.url_policy().for_foreign_layers().check(&url).map_err(refused_url)?;
     Ok((url, addresses))
 }
 

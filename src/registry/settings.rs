@@ -24,6 +24,8 @@ pub(super) struct Settings {
     /// How many downloads keep this machine busy, where no time is lost on the way.
     pub(super) side_by_side: usize,
     pub(super) chunks: ChunkPolicy,
+    /// The hosts that a token server may be on, besides the registry's own; `None` for any.
+    pub(super) token_realms: Option<Vec<String>>,
     pub(super) max_image_size: u64,
     pub(super) allow_foreign_urls: bool,
     pub(super) stack_size: usize,
@@ -52,6 +54,7 @@ impl Default for Settings {
             downloads_per_pull: 16,
             side_by_side: 2 * thread::available_parallelism().map_or(1, NonZero::get),
             chunks: ChunkPolicy { from: 8 * MIB, size: 4 * MIB },
+            token_realms: None,
             max_image_size: u64::MAX,
             allow_foreign_urls: false,
             stack_size: 256 * 1024,

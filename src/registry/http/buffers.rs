@@ -1,7 +1,8 @@
 //! The memory of a connection.
 
-/// Size of the buffer for a request, bytes.
-const OUTPUT: usize = 16 * 1024;
+/// Size of the buffer for a request, bytes: a token may be as long as a token server's answer, 64 KiB. Pages
+/// that are not written to take no memory.
+const OUTPUT: usize = 80 * 1024;
 
 /// Size of the buffer for a reply, bytes; measured: 64 KiB costs a third more time on a large layer, and
 /// more than this gains nothing.

@@ -1,0 +1,14 @@
+//! What to show a host: what its challenges ask for, and the tokens of its token server.
+//!
+//! By the [distribution project's token specification](https://distribution.github.io/distribution/spec/auth/token/)
+//! and its [OAuth2 sibling](https://distribution.github.io/distribution/spec/auth/oauth/).
+
+mod cache;
+mod challenge;
+mod scheme;
+mod token_server;
+
+pub(super) use cache::{Authorization, ChallengeOutcome, TokenCache};
+#[cfg(fuzzing)]
+pub(super) use challenge::parse as parse_challenge;
+pub(super) use token_server::TokenScope;

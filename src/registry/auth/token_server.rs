@@ -1,0 +1,279 @@
+//! Asks token servers.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::scheme::{TokenSource, basic};
+use crate::context::PullContext;
+use crate::credentials::{Credential, CredentialKind, Secret};
+use crate::error::{Error, ErrorKind, Phase};
+use crate::registry::address::{AddressClass, AddressRule, Refusal};
+use crate::registry::error_response;
+use crate::registry::host_limits::{HostLimits, HostPermit};
+use crate::registry::http::{Http, Reply, Uri};
+use crate::registry::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
+
+/// Maximum size of a token server's answer, bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The life of a token whose server does not tell, by the token specification.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+
+/// The longest life that is believed.
+const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A token is not used in the last tenth of its life, and not in its last ten seconds.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// What a token is for: a repository at a host.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenScope<'a> {
+    pub(crate) http: &'a Http,
+    /// For token servers on other hosts.
+    pub(crate) token_server: &'a Http,
+    pub(crate) host_limits: &'a HostLimits,
+    /// The root of the host's API.
+    pub(crate) root: &'a Uri,
+    /// The address that the host answered from.
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) repository: &'a str,
+    /// The hosts that a token server may be on, besides the registry's own; `None` for any.
+    pub(crate) allowed_realms: Option<&'a [String]>,
+}
+
+/// A token, and how long it may be used.
+#[derive(Clone)]
+pub(super) struct Token {
+    pub(super) value: Secret,
+    pub(super) use_until: Instant,
+}
+
+impl TokenScope<'_> {
+    pub(super) fn usual_scope(&self) -> String {
+        format!("repository:{}:pull", self.repository)
+    }
+
+    /// Judges a realm: whether it is a URL that may be asked.
+    ///
+    /// # Errors
+    /// `Protocol`, `InvalidConfig`.
+    pub(super) fn may_ask(&self, realm: &str) -> Result<(Uri, AddressRule), Error> {
+        let realm: Uri = realm.parse().map_err(|_| {
+            Error::new(ErrorKind::Protocol, "the token server's URL cannot be read").with_retryable(false)
+        })?;
+        let named = |error: Error| error.with_host(authority(&realm));
+        let policy = UrlPolicy::new(self.root, self.peer);
+        let addresses = policy.check(&realm).map_err(|refusal| named(refused_url(refusal)))?;
+        if let Some(allowed) = self.allowed_realms
+            && !is_same_host(&realm, self.root)
+            && !allowed.iter().any(|host| names(host, &realm))
+        {
+            let message = "the registry names a token server on a host that the settings do not list";
+            return Err(named(Error::new(ErrorKind::InvalidConfig, message)));
+        }
+        Ok((realm, addresses))
+    }
+
+    /// Judges whether a credential may be shown to a realm. On the registry's own host it may, as the
+    /// registry itself is shown it; on another host only by HTTPS, unless all of it is on this machine.
+    fn may_show_credential(&self, realm: &Uri) -> Result<(), Error> {
+        let is_loopback =
+            |uri: &Uri| uri.host().and_then(AddressClass::of_host) == Some(AddressClass::Loopback);
+        if realm.scheme_str() == Some("https")
+            || is_same_host(realm, self.root)
+            || (is_loopback(realm) && is_loopback(self.root))
+        {
+            return Ok(());
+        }
+        let message = "credentials are shown to a token server on another host by HTTPS only";
+        Err(Error::new(ErrorKind::Unauthorized, message))
+    }
+}
+
+/// Gets a token for `credential`, or an anonymous one.
+///
+/// # Errors
+/// `Unauthorized`, `Denied` if the credential is refused; `Protocol`, `InvalidConfig`; and what the requests
+/// fail with.
+pub(super) fn fetch(
+    cx: &PullContext,
+    token_scope: TokenScope<'_>,
+    source: &TokenSource,
+    credential: Option<&Credential>,
+) -> Result<Token, Error> {
+    let token = |error: Error| error.with_phase(Phase::Token);
+    let (realm, addresses) = token_scope.may_ask(&source.realm).map_err(token)?;
+    let named = |error: Error| token(error).with_host(authority(&realm));
+    if credential.is_some() {
+        token_scope.may_show_credential(&realm).map_err(named)?;
+    }
+    let server = TokenServer { cx, token_scope, realm: &realm, addresses, source };
+    let asked_at = Instant::now();
+    let answer = match credential.map(Credential::kind) {
+        Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
+        Some(CredentialKind::Basic { username, password }) => {
+            server.by_get(Some((username.expose(), password.expose())))
+        }
+        _ => server.by_get(None),
+    };
+    answer.and_then(|(reply, _permit)| read_token(reply, asked_at)).map_err(named)
+}
+
+struct TokenServer<'a> {
+    cx: &'a PullContext,
+    token_scope: TokenScope<'a>,
+    realm: &'a Uri,
+    /// Which addresses the realm may have.
+    addresses: AddressRule,
+    source: &'a TokenSource,
+}
+
+impl TokenServer<'_> {
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, HostPermit), Error> {
+        let mut query: Vec<_> = self.source.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
+        if !self.source.service.is_empty() {
+            query.push(("service", &self.source.service));
+        }
+        if let Some((name, _)) = user {
+            query.push(("account", name));
+        }
+        let joint = if self.realm.query().is_some() { '&' } else { '?' };
+        let url: Uri = format!("{}{joint}{}", self.realm, form(&query))
+            .parse()
+            .map_err(|_| Error::new(ErrorKind::Protocol, "the token server's URL cannot be read"))?;
+        let header = user.map(|(name, password)| basic(name, password));
+        self.follow_redirects(url, header.as_ref())
+    }
+
+    /// Asks by OAuth2; a server that does not know it is asked by GET.
+    fn by_post(&self, token: &Secret) -> Result<(Reply, HostPermit), Error> {
+        let body = Zeroizing::new(form(&[
+            ("grant_type", "refresh_token"),
+            ("service", &self.source.service),
+            ("client_id", "oci-puller"),
+            ("scope", &self.source.scopes.join(" ")),
+            ("refresh_token", token.expose()),
+        ]));
+        let permit = self.token_scope.host_limits.admit(self.cx, authority(self.realm), false)?;
+        let reply = self.http_for(self.realm).post_form(self.cx, self.realm, self.addresses, &body)?;
+        if !matches!(reply.status(), 404 | 405) {
+            return Ok((reply, permit));
+        }
+        reply.discard();
+        drop(permit);
+        self.by_get(Some(("<token>", token.expose())))
+    }
+
+    /// Returns the connections for a URL. The TLS settings of the registry's host are for that host alone.
+    fn http_for(&self, url: &Uri) -> &Http {
+        match url_policy::same_origin(url, self.token_scope.root) {
+            true => self.token_scope.http,
+            false => self.token_scope.token_server,
+        }
+    }
+
+    /// Judges each hop as the first one, and shows the password to none but the realm's own origin.
+    fn follow_redirects(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, HostPermit), Error> {
+        let policy = UrlPolicy::new(self.token_scope.root, self.token_scope.peer);
+        let mut addresses = self.addresses;
+        for _ in 0..=MAX_REDIRECTS {
+            let host = authority(&url);
+            let named = |error: Error| error.with_host(host);
+            let permit = self.token_scope.host_limits.admit(self.cx, host, false).map_err(named)?;
+            let shown = header.filter(|_| url_policy::same_origin(&url, self.realm));
+            let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
+            let reply = self.http_for(&url).get(self.cx, &url, addresses, &headers).map_err(named)?;
+            if !url_policy::is_redirect(reply.status()) {
+                return Ok((reply, permit));
+            }
+            let next = policy.next_hop(&url, reply.header_bytes("location"));
+            (url, addresses) = next.map_err(refused_url)?;
+            reply.discard();
+        }
+        Err(refused_url(Refusal("it redirects too often")))
+    }
+}
+
+fn authority(url: &Uri) -> &str {
+    url.authority().map_or("", |authority| authority.as_str())
+}
+
+fn is_same_host(one: &Uri, other: &Uri) -> bool {
+    one.host().zip(other.host()).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
+/// Whether `HOST` or `HOST:PORT` is the host of `url`.
+fn names(host: &str, url: &Uri) -> bool {
+    [Some(authority(url)), url.host()].into_iter().flatten().any(|known| known.eq_ignore_ascii_case(host))
+}
+
+/// A URL that a server wrote will be no better in a moment.
+fn refused_url(refusal: Refusal) -> Error {
+    Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false)
+}
+
+/// Encodes `application/x-www-form-urlencoded`.
+fn form(fields: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in fields {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.push_str(name);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(byte.into()),
+                _ => text.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    text
+}
+
+#[derive(Deserialize)]
+struct TokenResponse {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
+    expires_in: Option<f64>,
+}
+
+/// Returns the error of a refusal. `NotFound` would say that there is no image.
+fn refusal(reply: Reply) -> Error {
+    let error = error_response::error_of(reply);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let message = format!("there is no token server: {}", error.message());
+            Error::new(ErrorKind::Protocol, message).with_retryable(false)
+        }
+        _ => error,
+    }
+}
+
+fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
+    let status = reply.status();
+    if status != 200 {
+        return Err(refusal(reply));
+    }
+    let body = Zeroizing::new(reply.read_all(MAX_ANSWER)?);
+    // The parser's own message may quote the body.
+    let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| {
+        let what =
+            if error_response::is_html(&body) { "an HTML page, as firewalls send it" } else { "no JSON" };
+        Error::new(ErrorKind::Protocol, format!("the token server's answer is {what}"))
+    })?;
+    let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+    let value = value
+        .filter(|token| token.expose().bytes().all(|byte| byte.is_ascii_graphic()))
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "the token server's answer holds no token"))?;
+    let life = answer
+        .expires_in
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|life| !life.is_zero())
+        .unwrap_or(DEFAULT_LIFE)
+        .min(MAX_LIFE);
+    Ok(Token { value, use_until: asked_at + life - MARGIN.min(life / 10) })
+}

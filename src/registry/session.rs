@@ -1,0 +1,258 @@
+//! One pull's view of the hosts that serve its repository: where they are, and which credentials are left.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::auth::TokenScope;
+use super::client::Service;
+use super::hosts::Host;
+use super::http::{Http, Uri};
+use super::url_policy::UrlPolicy;
+use crate::context::PullContext;
+use crate::credentials::{Credential, CredentialQuery, Found};
+use crate::error::{Error, ErrorKind, Phase};
+use crate::image::reference::Reference;
+use crate::service::{CredentialFingerprint, PullSecret};
+
+/// Maximum number of hosts whose redirects, and of paths whose redirect, an endpoint remembers.
+const MAX_REMEMBERED: usize = 256;
+
+/// A repository at the hosts that serve it, for one pull.
+pub(super) struct PullSession<'a> {
+    pub(super) service: &'a Service,
+    pub(super) cx: &'a PullContext,
+    pub(super) reference: &'a Reference,
+    pub(super) endpoints: Vec<Endpoint>,
+    pull_secrets: &'a [PullSecret],
+    /// The credential that a host took last.
+    accepted: Mutex<Option<CredentialFingerprint>>,
+}
+
+/// A configured host.
+pub(super) struct Endpoint {
+    pub(super) host: Host,
+    /// `HOST[:PORT]`, for errors and progress.
+    pub(super) name: String,
+    /// Where its API is.
+    pub(super) origin: Arc<Origin>,
+    /// The hosts that it redirected to, by scheme, host and port.
+    redirect_origins: Mutex<HashMap<String, Arc<Origin>>>,
+    /// Where it redirects paths of its API to, while that answers.
+    pub(super) redirects: Mutex<HashMap<String, Uri>>,
+    /// It refused this pull, or sent a wrong answer: the other blobs are asked of other hosts first.
+    pub(super) has_failed: AtomicBool,
+}
+
+/// A scheme, host and port that has challenges, credentials and tokens of its own.
+pub(super) struct Origin {
+    /// The root of the endpoint's API; of another host scheme, host and port.
+    pub(super) root: Uri,
+    pub(super) http: Http,
+    /// For token servers on other hosts: none of this host's own TLS settings.
+    token_server: Http,
+    /// The address that it answered from last; unknown behind a proxy.
+    pub(super) peer: Mutex<Option<IpAddr>>,
+    /// The host by which credentials are looked up.
+    domain: String,
+    repository: String,
+    /// Whether credentials may be shown without a challenge: to the registry itself.
+    is_registry_itself: bool,
+    access: Mutex<Access>,
+}
+
+/// The credentials that were found, less those that were refused.
+#[derive(Default)]
+struct Access {
+    left: Option<VecDeque<Found>>,
+    /// The credential helpers that failed, and why.
+    failed: Vec<String>,
+    /// Whether a credential was shown without a challenge.
+    was_unsolicited: bool,
+}
+
+impl<'a> PullSession<'a> {
+    /// Finds the hosts, without a request to any.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for settings and secrets that are wrong.
+    pub(super) fn open(
+        service: &'a Service,
+        cx: &'a PullContext,
+        reference: &'a Reference,
+        pull_secrets: &'a [PullSecret],
+    ) -> Result<Self, Error> {
+        service.credentials.check(pull_secrets)?;
+        let hosts = service.hosts.for_registry(reference.domain())?;
+        let endpoints = hosts
+            .into_iter()
+            .map(|host| Endpoint::open(service, host, reference))
+            .collect::<Result<_, _>>()?;
+        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
+    }
+
+    /// Returns the credential that the hosts took last; `None` if they asked for none.
+    pub(super) fn accepted(&self) -> Option<CredentialFingerprint> {
+        self.accepted.lock().clone()
+    }
+
+    pub(super) fn note_accepted(&self, credential: Option<&Credential>) {
+        *self.accepted.lock() = credential.map(Credential::fingerprint);
+    }
+
+    /// Returns the best credential that was not refused; `None` for an anonymous request, also as long as
+    /// the host has not challenged: many never do.
+    pub(super) fn next_credential(&self, origin: &Origin) -> Result<Option<Found>, Error> {
+        if !self.service.tokens.knows(self.token_scope(origin)) {
+            return Ok(None);
+        }
+        self.look_up(origin)?;
+        Ok(origin.access.lock().left.as_ref().and_then(|left| left.front().cloned()))
+    }
+
+    /// Returns a user and a password that were found for the registry itself and that it has not asked for;
+    /// once for a pull.
+    pub(super) fn unsolicited_credential(&self, origin: &Origin) -> Result<Option<Found>, Error> {
+        if !origin.is_registry_itself || self.service.tokens.knows(self.token_scope(origin)) {
+            return Ok(None);
+        }
+        if std::mem::replace(&mut origin.access.lock().was_unsolicited, true) {
+            return Ok(None);
+        }
+        self.look_up(origin)?;
+        let access = origin.access.lock();
+        let mut left = access.left.iter().flatten();
+        Ok(left.find(|found| found.credential.is_basic()).cloned())
+    }
+
+    fn look_up(&self, origin: &Origin) -> Result<(), Error> {
+        if origin.access.lock().left.is_some() {
+            return Ok(());
+        }
+        let query = CredentialQuery::new(&origin.domain, &origin.repository)
+            .with_plain_http(origin.root.scheme_str() == Some("http"));
+        let found = self.service.credentials.lookup(self.cx, self.pull_secrets, &query);
+        let found = found.map_err(|error| error.with_phase(Phase::Credentials))?;
+        let mut access = origin.access.lock();
+        if access.left.is_none() {
+            access.failed = found
+                .failed
+                .into_iter()
+                .map(|(source, error)| format!("{source}: {}", error.message()))
+                .collect();
+            access.left = Some(found.found.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn token_scope<'o>(&'o self, origin: &'o Origin) -> TokenScope<'o> {
+        TokenScope {
+            http: &origin.http,
+            token_server: &origin.token_server,
+            host_limits: &self.service.host_limits,
+            root: &origin.root,
+            peer: *origin.peer.lock(),
+            repository: &origin.repository,
+            allowed_realms: self.service.settings.token_realms.as_deref(),
+        }
+    }
+
+    /// Returns the origin of a URL that `endpoint` redirected to.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub(super) fn redirect_origin(&self, endpoint: &Endpoint, url: &Uri) -> Result<Arc<Origin>, Error> {
+        let (scheme, name) = (url.scheme_str().unwrap_or_default(), authority(url));
+        let key = format!("{scheme}://{name}");
+        let mut known = endpoint.redirect_origins.lock();
+        if let Some(origin) = known.get(&key) {
+            return Ok(Arc::clone(origin));
+        }
+        let origin = Arc::new(Origin {
+            root: key.parse().map_err(|_| Error::new(ErrorKind::Protocol, "a redirect names no host"))?,
+            http: self.service.clients.for_others()?,
+            token_server: self.service.clients.for_token_servers()?,
+            peer: Mutex::default(),
+            domain: name.to_owned(),
+            repository: repository_in(url.path()).unwrap_or(self.reference.repository()).to_owned(),
+            is_registry_itself: false,
+            access: Mutex::default(),
+        });
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(key, Arc::clone(&origin));
+        Ok(origin)
+    }
+}
+
+impl Endpoint {
+    fn open(service: &Service, host: Host, reference: &Reference) -> Result<Self, Error> {
+        let root = host.location.to_string().parse().map_err(|_| {
+            Error::new(ErrorKind::InvalidConfig, format!("{} is no URL of a registry", host.location))
+        })?;
+        let name = host.location.authority().to_owned();
+        let origin = Origin {
+            root,
+            http: service.clients.for_host(&host)?,
+            token_server: service.clients.for_token_servers()?,
+            peer: Mutex::default(),
+            domain: if host.is_registry_itself { reference.domain().to_owned() } else { name.clone() },
+            repository: reference.repository().to_owned(),
+            is_registry_itself: host.is_registry_itself,
+            access: Mutex::default(),
+        };
+        Ok(Endpoint {
+            name,
+            origin: Arc::new(origin),
+            redirect_origins: Mutex::default(),
+            redirects: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            host,
+        })
+    }
+
+    /// Returns the rules for the URLs that this host names.
+    pub(super) fn url_policy(&self) -> UrlPolicy<'_> {
+        UrlPolicy::new(&self.origin.root, *self.origin.peer.lock())
+    }
+
+    /// Remembers where a path of the API is redirected to.
+    pub(super) fn remember_redirect(&self, path: &str, url: Uri) {
+        let mut redirects = self.redirects.lock();
+        if redirects.len() >= MAX_REMEMBERED {
+            redirects.clear();
+        }
+        redirects.insert(path.to_owned(), url);
+    }
+}
+
+impl Origin {
+    /// Passes over a credential, unless another thread did already.
+    pub(super) fn refuse(&self, refused: &Found) {
+        if let Some(left) = &mut self.access.lock().left
+            && left.front().is_some_and(|first| first.credential == refused.credential)
+        {
+            left.pop_front();
+        }
+    }
+
+    /// Returns the credential helpers that failed, and why; once.
+    pub(super) fn take_failed_helpers(&self) -> Vec<String> {
+        std::mem::take(&mut self.access.lock().failed)
+    }
+}
+
+pub(super) fn authority(url: &Uri) -> &str {
+    url.authority().map_or("", |authority| authority.as_str())
+}
+
+/// Returns the repository in a path of the registry API.
+fn repository_in(path: &str) -> Option<&str> {
+    let path = path.strip_prefix("/v2/")?;
+    let end = ["/manifests/", "/blobs/", "/referrers/"].iter().filter_map(|part| path.rfind(part)).max()?;
+    path.get(..end).filter(|repository| !repository.is_empty())
+}
