@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("error", &["image"]),
     ("clock", &[]),
+    ("log_filter", &[]),
     ("sync", &[]),
     ("tar", &[]),
 ];
@@ -48,7 +49,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["settings", "hosts", "auth"],
             &["host_limits", "url_policy", "range", "error_response"],
             &["http", "retry_after", "link"],
-            &["address"],
+            &["address", "config_file"],
         ],
     ),
     (
