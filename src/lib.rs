@@ -90,7 +90,8 @@ pub use service::{
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
 pub use store::{
-    Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
+    Blob, Durability, ImportOptions, Imported, PrunePolicy, Removed, SkippedImage, Store, StoreBuilder,
+    StoreFsInfo, StoredImage, VerifyReport,
 };
 
 #[cfg(feature = "unpack")]
