@@ -7,6 +7,7 @@ mod common;
 
 use std::fs;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::SOON;
@@ -25,7 +26,7 @@ fn what_waits_is_answered_and_what_runs_has_its_grace() {
         let (running, queued) = (unbounded(), unbounded());
         bench.begin(request("gate/running:v1"), &running.0);
         bench.enqueue(request("gate/queued:v1"), &queued.0);
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let end = scope.spawn(|| bench.manager.shutdown(SOON));
             let answer = queued.1.recv_timeout(SOON).unwrap();
             assert_eq!(answer.outcome.unwrap_err().kind(), ErrorKind::ShutDown, "{}", bench.name);
@@ -56,7 +57,7 @@ fn after_its_grace_what_runs_is_cancelled() {
 fn a_service_that_does_not_listen_holds_nobody_up() {
     for kind in BOTH {
         let bench = Bench::new(kind);
-        let begun_at = std::thread::scope(|scope| {
+        let begun_at = thread::scope(|scope| {
             let waiting = scope.spawn(|| bench.ensure(&request("deaf/app:v1")));
             bench.node.next_started();
             let begun_at = Instant::now();
@@ -82,18 +83,82 @@ fn its_threads_are_few_and_gone_afterwards() {
     }
     let before = threads();
     let (bench, (results, answers)) = (Bench::new(Kind::Parallel(3)), unbounded());
-    assert_eq!(threads(), before + 5);
+    assert_eq!(threads(), before + 1, "one at rest");
     for n in 0..1000 {
         bench.manager.submit(PullContext::new(), request(&format!("gate/{n}:v1")), results.clone());
     }
     bench.events.wait_for(3, EventReason::Pulling);
-    assert_eq!(threads(), before + 5 + 3, "one more for each pull that runs");
+    assert_eq!(threads(), before + 5 + 3, "four for submitted requests, and one for each pull that runs");
     bench.node.open(1000);
     for _ in 0..1000 {
         answers.recv_timeout(SOON).unwrap().outcome.unwrap();
     }
     drop(bench);
     assert_eq!(threads(), before);
+}
+
+/// Keeps the name of the thread of each event.
+#[derive(Default)]
+struct ThreadNames(Mutex<Vec<String>>);
+
+impl EventSink for ThreadNames {
+    fn event(&self, event: &Event) {
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        self.0.lock().unwrap().push(format!("{} on {name}", event.reason));
+    }
+}
+
+#[test]
+fn a_pull_takes_the_thread_that_asks_and_one_that_pulls_and_finishes() {
+    let names = Arc::new(ThreadNames::default());
+    let node = Arc::new(Node::new());
+    let manager = ImageManager::builder(node).events(Arc::clone(&names) as _).build().unwrap();
+    thread::scope(|scope| {
+        let asker = thread::Builder::new().name("asker".to_owned());
+        let ensure = || manager.ensure_image_exists(&PullContext::new(), &request("app")).map(drop);
+        asker.spawn_scoped(scope, ensure).unwrap().join().unwrap().unwrap();
+    });
+    let (results, answers) = unbounded();
+    manager.submit(PullContext::new(), request("other"), results);
+    answers.recv_timeout(SOON).unwrap().outcome.unwrap();
+    assert_eq!(
+        *names.0.lock().unwrap(),
+        ["Pulling on pull-1", "Pulled on asker", "Pulling on pull-2", "Pulled on pull-2"]
+    );
+}
+
+#[test]
+fn answers_that_find_no_room_wait_for_it_and_hold_nothing_up() {
+    let bench = Bench::new(Kind::Serial);
+    bench.begin(request("gate/occupied"), &unbounded().0);
+    let (results, answers) = bounded(4);
+    let soon = PullContext::new().with_timeout(Duration::from_millis(20));
+    for id in 0..10 {
+        bench.manager.submit(soon.clone(), EnsureRequest { id, ..request("gate/queued") }, results.clone());
+    }
+    // The last of them fails by its name, after the others' deadline: by then their answers wait for room.
+    thread::sleep(Duration::from_millis(60));
+    bench.manager.submit(PullContext::new(), EnsureRequest { id: 10, ..request("no name") }, results.clone());
+    bench.node.add("there:latest");
+    bench.ensure(&request("there")).expect("full channels hold up no other request");
+    let mut ids: Vec<_> = (0..11).map(|_| answers.recv_timeout(SOON).unwrap().id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..11).collect::<Vec<_>>());
+    bench.node.open(1);
+}
+
+#[test]
+fn once_the_shutdown_is_over_an_answer_without_room_is_dropped() {
+    let bench = Bench::new(Kind::Serial);
+    let (results, answers) = bounded(1);
+    bench.node.add("there:latest");
+    for id in 0..2 {
+        bench.manager.submit(PullContext::new(), EnsureRequest { id, ..request("there") }, results.clone());
+    }
+    bench.events.wait_for(2, EventReason::Pulled);
+    bench.manager.shutdown(Duration::ZERO);
+    drop(results);
+    assert_eq!(answers.iter().count(), 1);
 }
 
 #[test]

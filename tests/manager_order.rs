@@ -13,7 +13,8 @@ use common::SOON;
 use common::node::{Bench, Kind, error};
 use crossbeam_channel::unbounded;
 use oci_puller::{
-    CancelToken, EnsureRequest, ErrorKind, EventReason, ImageManager, PrepullRequest, PullContext, Throttle,
+    CancelToken, EnsureRequest, ErrorKind, EventReason, ImageManager, ImageSource, PrepullRequest,
+    PullContext, ThrottleMode,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -60,6 +61,64 @@ fn a_pull_goes_as_soon_as_the_most_urgent_of_its_askers_would() {
     bench.enqueue(request("gate/b:v1", -1), &results);
     bench.enqueue(request("gate/b:v1", 7), &results);
     assert_eq!(order(&bench, 2), ["gate/b:v1", "gate/a:v1"]);
+}
+
+#[test]
+fn pulls_begin_in_the_order_of_their_requests_however_long_a_look_up_takes() {
+    for kind in [Kind::Serial, Kind::Parallel(3)] {
+        let bench = Bench::new(kind);
+        let (results, _answers) = unbounded();
+        bench.manager.submit(PullContext::new(), request("gate/held:v1", 0), results.clone());
+        for image in ["gate/b:v1", "gate/c:v1"] {
+            bench.enqueue(request(image, 0), &results);
+        }
+        bench.manager.submit(PullContext::new(), request("gate/urgent:v1", 1), results.clone());
+        assert_eq!(
+            bench.node.next_started(),
+            "gate/urgent:v1",
+            "{}: a higher priority waits for none",
+            bench.name
+        );
+        // It looks again when its turn comes.
+        (0..2).for_each(|_| bench.node.let_look());
+        match kind {
+            Kind::Serial => assert_eq!(order(&bench, 3), ["gate/held:v1", "gate/b:v1", "gate/c:v1"]),
+            Kind::Parallel(_) => {
+                let began: HashSet<_> = (0..2).map(|_| bench.node.next_started()).collect();
+                assert_eq!(began, HashSet::from(["gate/held:v1".to_owned(), "gate/b:v1".to_owned()]));
+                bench.node.open(4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_look_up_that_hangs_holds_later_requests_up_for_a_moment_only() {
+    let bench = Bench::new(Kind::Serial);
+    let (results, answers) = unbounded();
+    let token = CancelToken::new();
+    let cx = PullContext::new().with_cancel(&token);
+    bench.manager.submit(cx, request("held:v1", 0), results.clone());
+    bench.node.wait_for_looks(1);
+    bench.ensure(&request("app:v1", 0)).expect("it is pulled without the other one");
+    bench.node.add("there:v1");
+    bench.ensure(&request("there:v1", 0)).expect("an image that is there waits for none");
+    token.cancel();
+    let answer = answers.recv_timeout(SOON).unwrap();
+    assert_eq!(answer.outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn the_wait_is_that_of_the_request_with_its_look_up() {
+    let bench = Bench::new(Kind::Serial);
+    let (results, answers) = unbounded();
+    bench.manager.submit(PullContext::new(), request("held:v1", 0), results);
+    bench.node.wait_for_looks(1);
+    bench.clock.advance(7 * SECOND);
+    bench.node.let_look();
+    let image = answers.recv_timeout(SOON).unwrap().outcome.unwrap();
+    let ImageSource::Pulled { wait_duration, .. } = image.source else { panic!("{image:?}") };
+    assert_eq!(wait_duration, 7 * SECOND);
 }
 
 #[test]
@@ -176,7 +235,7 @@ fn images_are_had_before_somebody_asks() {
 
 #[test]
 fn the_throttle_makes_them_wait_and_refuses_none() {
-    let bench = Bench::with(Kind::Parallel(3), |b| b.qps(1.0).burst(1).throttle(Throttle::Refuse));
+    let bench = Bench::with(Kind::Parallel(3), |b| b.qps(1.0).burst(1).throttle(ThrottleMode::Refuse));
     let request = PrepullRequest::new("node", ["a:v1", "b:v1", "c:v1"]);
     let summary = std::thread::scope(|scope| {
         let prepulled = scope.spawn(|| bench.manager.prepull(&PullContext::new(), &request));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::node::{BOTH, Bench, Kind, Node, error, id};
 use oci_puller::{
     EnsureRequest, ErrorKind, ImageManager, ImageManagerBuilder, ImageSource, ParallelImagePuller,
-    PullContext, PullPolicy, SerialImagePuller, Throttle, VerificationPolicy,
+    PullContext, PullPolicy, SerialImagePuller, ThrottleMode, VerificationPolicy,
 };
 
 use PullPolicy::{Always, IfNotPresent, Never, PullIfPossible};
@@ -290,7 +290,7 @@ fn the_throttle_refuses_or_waits_and_neither_is_a_failure_of_the_image() {
         assert_eq!(bench.manager.metrics().back_off_keys, 0);
     }
     for kind in BOTH {
-        let bench = Bench::with(kind, |b| b.qps(1.0).burst(1).throttle(Throttle::Wait));
+        let bench = Bench::with(kind, |b| b.qps(1.0).burst(1).throttle(ThrottleMode::Wait));
         ask(&bench, Always).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| ask(&bench, Always));
@@ -308,7 +308,7 @@ fn the_throttle_refuses_or_waits_and_neither_is_a_failure_of_the_image() {
 
 #[test]
 fn a_wait_for_the_throttle_ends_with_its_context() {
-    let bench = Bench::with(Kind::Serial, |b| b.qps(0.01).burst(1).throttle(Throttle::Wait));
+    let bench = Bench::with(Kind::Serial, |b| b.qps(0.01).burst(1).throttle(ThrottleMode::Wait));
     ask(&bench, Always).unwrap();
     let token = oci_puller::CancelToken::new();
     std::thread::scope(|scope| {

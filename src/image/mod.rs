@@ -5,7 +5,7 @@ pub mod digest;
 mod json;
 pub mod manifest;
 pub mod platform;
-pub(crate) mod quoted;
+mod quoted;
 pub mod reference;
 mod select;
 

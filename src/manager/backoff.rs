@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::secrets::SecretsHash;
+use super::credential_hash::SecretsHash;
 use crate::error::{Error, ErrorKind};
 
 /// The longest that a registry is believed when it asks to be left alone.
@@ -15,7 +15,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whose failures are counted together: one owner's, with one image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct BackOffKey {
     pub(super) owner: String,
     /// With its tag, also where that was not typed.
     pub(super) image: String,
@@ -23,7 +23,7 @@ pub(super) struct Key {
 
 /// How the delays grow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Series {
+pub(super) struct DelaySeries {
     pub(super) initial: Duration,
     pub(super) max: Duration,
     /// Up to which part of itself a delay grows by chance.
@@ -33,13 +33,13 @@ pub(super) struct Series {
 /// The failures that are not forgotten yet.
 #[derive(Debug)]
 pub(super) struct BackOff {
-    series: Series,
-    entries: HashMap<Arc<Key>, Entry>,
+    series: DelaySeries,
+    entries: HashMap<Arc<BackOffKey>, BackOffEntry>,
     next_sweep: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct BackOffEntry {
     /// Where the series stands.
     step: Duration,
     /// The delay itself: the step with its jitter, or what the registry asked for.
@@ -60,29 +60,34 @@ pub(super) struct Failure {
 
 /// Why a pull is not tried now.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct BackedOff {
     pub(super) cause: Error,
     pub(super) left: Duration,
 }
 
 impl BackOff {
-    pub(super) fn new(series: Series) -> Self {
+    pub(super) fn new(series: DelaySeries) -> Self {
         BackOff { series, entries: HashMap::new(), next_sweep: None }
     }
 
     /// Whether the key is held back now. Other credentials than those that failed set it free.
-    pub(super) fn held(&mut self, key: &Key, credentials: &SecretsHash, now: Instant) -> Option<Held> {
+    pub(super) fn get(
+        &mut self,
+        key: &BackOffKey,
+        credentials: &SecretsHash,
+        now: Instant,
+    ) -> Option<BackedOff> {
         let entry = self.entries.get(key)?;
         if entry.failure.credentials != *credentials || entry.is_forgotten(now, self.series.max) {
             self.entries.remove(key);
             return None;
         }
         let left = entry.delay.saturating_sub(now.saturating_duration_since(entry.failed_at));
-        (!left.is_zero()).then(|| Held { cause: entry.failure.cause.clone(), left })
+        (!left.is_zero()).then(|| BackedOff { cause: entry.failure.cause.clone(), left })
     }
 
     /// Holds the key back, for longer than the last time.
-    pub(super) fn failed(&mut self, key: &Arc<Key>, failure: Failure, now: Instant) {
+    pub(super) fn failed(&mut self, key: &Arc<BackOffKey>, failure: Failure, now: Instant) {
         self.sweep_now_and_then(now);
         let last = self.entries.get(key).filter(|entry| !entry.is_forgotten(now, self.series.max));
         if last.is_some_and(|entry| entry.failure.pull == failure.pull) {
@@ -95,11 +100,11 @@ impl BackOff {
         };
         let asked_for = failure.cause.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
         let delay = self.with_jitter(step).max(asked_for);
-        self.entries.insert(Arc::clone(key), Entry { step, delay, failed_at: now, failure });
+        self.entries.insert(Arc::clone(key), BackOffEntry { step, delay, failed_at: now, failure });
     }
 
     /// Forgets the key: whether it was known.
-    pub(super) fn forget(&mut self, key: &Key) -> bool {
+    pub(super) fn forget(&mut self, key: &BackOffKey) -> bool {
         self.entries.remove(key).is_some()
     }
 
@@ -131,7 +136,7 @@ impl BackOff {
     }
 }
 
-impl Entry {
+impl BackOffEntry {
     fn is_forgotten(&self, now: Instant, max: Duration) -> bool {
         let age = now.saturating_duration_since(self.failed_at);
         age > max.saturating_mul(2) && age >= self.delay
@@ -154,23 +159,23 @@ mod tests {
 
     use super::*;
 
-    const KUBELETS: Series =
-        Series { initial: Duration::from_secs(10), max: Duration::from_secs(300), jitter: 0.0 };
+    const KUBELETS: DelaySeries =
+        DelaySeries { initial: Duration::from_secs(10), max: Duration::from_secs(300), jitter: 0.0 };
 
-    fn key(owner: &str) -> Arc<Key> {
-        Arc::new(Key { owner: owner.to_owned(), image: "app:v1".to_owned() })
+    fn key(owner: &str) -> Arc<BackOffKey> {
+        Arc::new(BackOffKey { owner: owner.to_owned(), image: "app:v1".to_owned() })
     }
 
     fn failure(kind: ErrorKind, pull: u64) -> Failure {
         Failure { cause: Error::new(kind, "as the test says"), credentials: SecretsHash::of(&[]), pull }
     }
 
-    fn left(back_off: &mut BackOff, key: &Key, now: Instant) -> Option<Duration> {
-        back_off.held(key, &SecretsHash::of(&[]), now).map(|held| held.left)
+    fn left(back_off: &mut BackOff, key: &BackOffKey, now: Instant) -> Option<Duration> {
+        back_off.get(key, &SecretsHash::of(&[]), now).map(|held| held.left)
     }
 
     /// Fails as soon as it may, `times` times, and tells the delays, seconds.
-    fn delays(series: Series, kind: ErrorKind, times: u64) -> Vec<u64> {
+    fn delays(series: DelaySeries, kind: ErrorKind, times: u64) -> Vec<u64> {
         let (mut back_off, key, mut now) = (BackOff::new(series), key("pod"), Instant::now());
         (0..times)
             .map(|pull| {
@@ -210,7 +215,8 @@ mod tests {
 
     #[test]
     fn it_is_forgotten_after_twice_the_maximum_without_use() {
-        let series = Series { initial: Duration::from_secs(1), max: Duration::from_secs(5), jitter: 0.0 };
+        let series =
+            DelaySeries { initial: Duration::from_secs(1), max: Duration::from_secs(5), jitter: 0.0 };
         let (mut back_off, key, begin) = (BackOff::new(series), key("pod"), Instant::now());
         back_off.failed(&key, failure(ErrorKind::Timeout, 1), begin);
         assert_eq!(back_off.len(begin + Duration::from_secs(6)), 1);
@@ -246,7 +252,7 @@ mod tests {
         assert_eq!(left(&mut back_off, &key, now), Some(Duration::from_secs(10)));
 
         let mended = SecretsHash::of(&[crate::service::PullSecret::docker_config_json("{}")]);
-        assert!(back_off.held(&key, &mended, now).is_none());
+        assert!(back_off.get(&key, &mended, now).is_none());
         assert_eq!(back_off.len(now), 0);
     }
 
@@ -254,7 +260,7 @@ mod tests {
         #[test]
         fn delays_keep_between_the_series_and_its_jitter(jitter in 0.0..1.0_f64, times in 1_u64..12) {
             let kubelets = delays(KUBELETS, ErrorKind::Timeout, times);
-            let ours = delays(Series { jitter, ..KUBELETS }, ErrorKind::Timeout, times);
+            let ours = delays(DelaySeries { jitter, ..KUBELETS }, ErrorKind::Timeout, times);
             for (exact, delay) in kubelets.into_iter().zip(ours) {
                 let most = (exact as f64 * (1.0 + jitter)).ceil().min(300.0) as u64;
                 prop_assert!((exact..=most).contains(&delay), "{delay} s instead of {exact} s");

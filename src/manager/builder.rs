@@ -7,21 +7,24 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::backoff::{BackOff, Series};
-use super::core::{Channels, Core};
-use super::crew::Crew;
+use super::backoff::{BackOff, DelaySeries};
 use super::events::EventSink;
-use super::flights::Flights;
+use super::image_manager::ImageManager;
+use super::in_flight::InFlight;
+use super::inner::ManagerInner;
+use super::jobs::Workers;
 use super::records::Records;
-use super::schedule::{Limits, Schedule};
-use super::throttle::TokenBucket;
-use super::verification::{Verification, VerificationPolicy};
-use super::{ImageManager, Throttle, ensure};
+use super::request::parse_reference;
+use super::schedule::{PullLimits, Schedule};
+use super::token_bucket::{ThrottleMode, TokenBucket};
+use super::verification::{VerificationPolicy, VerificationRule};
+use super::workers;
 use crate::clock::{Clock, SystemClock};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
-use crate::puller::{ImagePuller, ParallelImagePuller};
+use crate::puller::ImagePuller;
 use crate::service::{ImageService, ImageSpec};
+use crate::sync::{ThreadGroup, Timer};
 
 /// The most pulls that may run side by side.
 const MAX_PARALLEL: usize = 4096;
@@ -32,6 +35,13 @@ const MAX_BURST: u32 = 1_000_000;
 /// Longer delays than a day make no sense.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+impl ImageManager {
+    /// Returns a builder of a manager over `service`.
+    pub fn builder(service: impl ImageService + 'static) -> ImageManagerBuilder {
+        ImageManagerBuilder::new(Arc::new(service))
+    }
+}
+
 /// Builds an [`ImageManager`].
 #[must_use]
 pub struct ImageManagerBuilder {
@@ -41,8 +51,8 @@ pub struct ImageManagerBuilder {
     clock: Arc<dyn Clock>,
     qps: f64,
     burst: u32,
-    throttle: Throttle,
-    back_off: Series,
+    throttle: ThrottleMode,
+    back_off: DelaySeries,
     max_parallel: Option<usize>,
     max_per_registry: Option<usize>,
     aging: Duration,
@@ -51,7 +61,7 @@ pub struct ImageManagerBuilder {
 }
 
 impl ImageManagerBuilder {
-    pub(super) fn new(service: Arc<dyn ImageService>) -> Self {
+    fn new(service: Arc<dyn ImageService>) -> Self {
         ImageManagerBuilder {
             service,
             puller: None,
@@ -59,8 +69,12 @@ impl ImageManagerBuilder {
             clock: Arc::new(SystemClock),
             qps: 5.0,
             burst: 10,
-            throttle: Throttle::default(),
-            back_off: Series { initial: Duration::from_secs(10), max: Duration::from_secs(300), jitter: 0.1 },
+            throttle: ThrottleMode::default(),
+            back_off: DelaySeries {
+                initial: Duration::from_secs(10),
+                max: Duration::from_secs(300),
+                jitter: 0.1,
+            },
             max_parallel: None,
             max_per_registry: None,
             aging: Duration::from_secs(10),
@@ -101,8 +115,8 @@ impl ImageManagerBuilder {
     }
 
     /// What becomes of a request when too many pulls have begun. Default: it is refused, as by kubelet.
-    pub fn throttle(mut self, throttle: Throttle) -> Self {
-        self.throttle = throttle;
+    pub fn throttle(mut self, mode: ThrottleMode) -> Self {
+        self.throttle = mode;
         self
     }
 
@@ -172,32 +186,33 @@ impl ImageManagerBuilder {
         if let Some(records) = &records {
             adopt_leftovers(&*self.service, records);
         }
-        let owns_puller = self.puller.is_none();
-        let puller = match self.puller {
-            Some(puller) => puller,
-            None => own_puller(Arc::clone(&self.service), limits.in_all)?,
-        };
         let now = self.clock.now();
         let bucket = (self.qps > 0.0).then(|| TokenBucket::new(self.qps, self.burst, now));
         let schedule = Schedule::new(limits, self.aging, now);
-        let flights = Flights::new(schedule, bucket, BackOff::new(self.back_off));
-        let core = Arc::new(Core {
+        let threads = ThreadGroup::new(workers::STACK_SIZE);
+        let inner = Arc::new(ManagerInner {
             service: self.service,
-            puller,
+            puller: self.puller,
             clock: self.clock,
             sink: self.sink,
             throttle: self.throttle,
             verification,
             records,
-            flights: Mutex::new(flights),
-            flight_ended: Condvar::new(),
-            channels: Channels::new(),
+            in_flight: Mutex::new(InFlight::new(schedule, bucket, BackOff::new(self.back_off))),
+            pull_ended: Condvar::new(),
+            timer: Timer::new("manager-timer", threads.clone()),
+            threads,
+            workers: Workers::new(),
         });
-        let crew = Crew::start(&core)?;
-        Ok(ImageManager { core, crew, owns_puller })
+        let own = Arc::clone(&inner);
+        inner
+            .threads
+            .spawn("manager-clock".to_owned(), move || own.run_clock())
+            .map_err(workers::no_thread)?;
+        Ok(ImageManager(inner))
     }
 
-    fn limits(&self) -> Result<Limits, Error> {
+    fn limits(&self) -> Result<PullLimits, Error> {
         let possible = self.puller.as_ref().map_or(Some(MAX_PARALLEL), |puller| puller.capacity());
         let possible = possible.unwrap_or(MAX_PARALLEL).min(MAX_PARALLEL);
         let default = if self.puller.is_some() { possible } else { DEFAULT_PARALLEL };
@@ -205,7 +220,7 @@ impl ImageManagerBuilder {
         within("max_parallel", in_all, possible)?;
         let per_registry = self.max_per_registry.unwrap_or(in_all);
         within("max_per_registry", per_registry, in_all)?;
-        Ok(Limits { in_all, per_registry })
+        Ok(PullLimits { in_all, per_registry })
     }
 
     fn check_throttle(&self) -> Result<(), Error> {
@@ -219,7 +234,7 @@ impl ImageManagerBuilder {
     }
 
     fn check_delays(&self) -> Result<(), Error> {
-        let Series { initial, max, jitter } = self.back_off;
+        let DelaySeries { initial, max, jitter } = self.back_off;
         if initial.is_zero() || initial > max || max > LONGEST {
             let range = "the first is above 0, the longest no shorter and a day at most";
             return Err(invalid(format!("back_off is {initial:?} to {max:?}; {range}")));
@@ -233,9 +248,9 @@ impl ImageManagerBuilder {
         Ok(())
     }
 
-    fn verification(&self) -> Result<Verification, Error> {
+    fn verification(&self) -> Result<VerificationRule, Error> {
         let policy = self.verification.clone().unwrap_or_default();
-        let verification = Verification::new(&policy)?;
+        let verification = VerificationRule::new(&policy)?;
         match (&self.verification, &self.records) {
             (_, Some(_)) | (None | Some(VerificationPolicy::NeverVerify), None) => Ok(verification),
             (Some(_), None) => Err(invalid("verification_policy needs records to verify by".to_owned())),
@@ -254,12 +269,6 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
 }
 
-fn own_puller(service: Arc<dyn ImageService>, limit: usize) -> Result<Arc<dyn ImagePuller>, Error> {
-    // It is within 4,096.
-    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-    Ok(Arc::new(ParallelImagePuller::new(service, Some(limit))?))
-}
-
 fn open_records(folder: &Path) -> Result<Records, Error> {
     Records::open(folder).map_err(|error| {
         let folder = folder.display();
@@ -271,7 +280,7 @@ fn open_records(folder: &Path) -> Result<Records, Error> {
 fn adopt_leftovers(service: &dyn ImageService, records: &Records) {
     for (image, begun) in records.left_over() {
         let found = service.image_ref(&PullContext::new(), &ImageSpec::from(image.as_str()));
-        if let (Ok(Some(image_ref)), Ok(reference)) = (found, ensure::parse(&image))
+        if let (Ok(Some(image_ref)), Ok(reference)) = (found, parse_reference(&image))
             && let Err(error) = records.adopt(begun, &image_ref, &reference)
         {
             log::warn!("{image}: a pull that was cut short could not be recorded: {error}");

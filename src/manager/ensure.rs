@@ -1,349 +1,489 @@
-//! The way of one request: read, look, ask for a pull, and make of its end an answer.
+//! The way of one request, from top to bottom: request, decision, pull, answer. It follows
+//! [kubelet's `EnsureImageExists`](https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/images/image_manager.go).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
-use super::Throttle;
-use super::backoff::{Held, Key, is_permanent};
-use super::core::{Core, Settling, Submitted, panicked, shut_down};
+use super::backoff::{BackOffKey, BackedOff, is_permanent};
+use super::credential_hash::{SecretMark, SecretsHash};
 use super::events::{self, EventReason, GoDuration};
-use super::flight::{Ask, Landing, News, Stage, Ticket, Waker, report};
-use super::flights::{Refusal, Refused};
+use super::in_flight::{Refusal, Refused, RemovedWaiter};
+use super::inner::{ManagerInner, catch_panic, shut_down};
+use super::jobs::Submitted;
 use super::metrics::RequestLabels;
-use super::request::{EnsureRequest, EnsuredImage, ImageSource, PullPolicy};
-use super::secrets::{SecretMark, SecretsHash};
+use super::presence::Presence;
+use super::records::PullRecord;
+use super::request::{EnsureRequest, EnsuredImage, ImageSource, PullPolicy, parse_reference};
+use super::shared_pull::{
+    Arrival, Notify, ParsedRequest, ProgressFanout, PullOutcome, PullStage, Waiter, WaiterId, WaiterOutcome,
+    report,
+};
+use super::token_bucket::ThrottleMode;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind, Phase};
-use crate::image::reference::Reference;
-use crate::progress::ProgressEvent;
-use crate::service::{ImageRef, PulledImage};
-
-/// What a look at the store found.
-#[derive(Debug)]
-enum Found {
-    Nothing,
-    Usable(ImageRef),
-    /// It is there, and nobody knows whether this asker could have pulled it.
-    Unproven,
-}
+use crate::progress::{Progress, ProgressEvent};
+use crate::service::{ImageRef, PullRequest, PulledImage};
 
 /// What a request needs.
-enum Next {
+enum Decision {
     Answer(Box<EnsuredImage>),
     Pull,
 }
 
-impl Core {
-    /// Has the image, and waits for it on this thread.
+impl ManagerInner {
+    /// Ensures the image on this thread, which waits for the pull.
     pub(super) fn ensure(
         self: &Arc<Self>,
         cx: &PullContext,
         request: &EnsureRequest,
     ) -> Result<EnsuredImage, Error> {
-        let ask = self.read(cx, request, self.throttle)?;
-        if let Next::Answer(image) = self.decide(cx, &ask)? {
+        let asked_at = self.now();
+        let arrival = self.in_flight.lock().arrive(asked_at);
+        let request = self.parse(cx, request, arrival, self.throttle)?;
+        if let Decision::Answer(image) = self.decide(cx, &request)? {
             return Ok(*image);
         }
         let (sender, receiver) = bounded(1);
-        let ticket = match self.join(cx, &ask, Waker::Thread(sender)) {
-            Ok(ticket) => ticket,
-            Err(refused) => return self.refuse(cx, &ask, refused.why),
+        let id = match self.join(cx, &request, Notify::Thread(sender)) {
+            Ok(id) => id,
+            Err(refused) => return self.refuse(cx, &request, refused.why),
         };
-        let news = match cx.wait_for(&receiver) {
-            Ok(Some(news)) => news,
-            Ok(None) => News::Left(Error::new(ErrorKind::Panicked, "the pull's work panicked")),
+        let outcome = match cx.wait_for(&receiver) {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => WaiterOutcome::Left(Error::new(ErrorKind::Panicked, "the work on the pull panicked")),
             Err(error) => {
-                self.leave(ticket, error.clone());
-                News::Left(error)
+                self.leave(id, error.clone());
+                WaiterOutcome::Left(error)
             }
         };
-        self.settle(cx, &ask, news)
+        self.answer(cx, &request, outcome)
     }
 
-    /// The same for a request that no thread waits for, up to where it would wait.
+    /// Does the same for a submitted request, up to the pull. The thread that has the pull's outcome answers.
     pub(super) fn ensure_submitted(self: &Arc<Self>, submitted: Submitted) {
-        let Submitted { cx, request, throttle, reply } = submitted;
-        let asked = self.read(&cx, &request, throttle).and_then(|ask| Ok((self.decide(&cx, &ask)?, ask)));
-        let ask = match asked {
-            Ok((Next::Pull, ask)) => ask,
-            Ok((Next::Answer(image), _)) => return reply.answer(Ok(*image), &self.channels.closing),
-            Err(error) => return reply.answer(Err(error), &self.channels.closing),
+        let Submitted { cx, request, throttle, responder, arrival, .. } = submitted;
+        let parsed = self.parse(&cx, &request, arrival, throttle);
+        let request = match parsed.and_then(|parsed| Ok((self.decide(&cx, &parsed)?, parsed))) {
+            Ok((Decision::Pull, request)) => request,
+            Ok((Decision::Answer(image), _)) => return responder.respond(Ok(*image)),
+            Err(error) => return responder.respond(Err(error)),
         };
-        match self.join(&cx, &ask, Waker::Reply(reply)) {
-            Ok(ticket) => self.watch(&cx, ticket),
+        match self.join(&cx, &request, Notify::Responder(responder)) {
+            Ok(id) => self.watch(&cx, id),
             Err(refused) => {
-                let Refused { why, waker } = *refused;
-                let outcome = self.refuse(&cx, &ask, why);
-                if let Waker::Reply(reply) = waker {
-                    reply.answer(outcome, &self.channels.closing);
+                let Refused { why, notify } = *refused;
+                let outcome = self.refuse(&cx, &request, why);
+                if let Notify::Responder(responder) = notify {
+                    responder.respond(outcome);
                 }
             }
         }
     }
 
-    /// The rest of it.
-    pub(super) fn settle_submitted(&self, settling: Settling) {
-        let Settling { cx, ask, news, reply } = settling;
-        reply.answer(self.settle(&cx, &ask, news), &self.channels.closing);
-    }
+    // ---- request ----
 
-    /// Sees to it that a cancel reaches an asker that no thread waits for. The hook goes in after the
-    /// asker has its seat, for it may run at once.
-    fn watch(self: &Arc<Self>, cx: &PullContext, ticket: Ticket) {
-        let Some(token) = cx.cancel_token() else { return };
-        let core = Arc::downgrade(self);
-        let hook = token.on_cancel(move || {
-            if let Some(core) = core.upgrade() {
-                core.leave(ticket, Error::new(ErrorKind::Cancelled, "the caller cancelled the request"));
-            }
-        });
-        // One whose asker has left is dropped here, and not under the lock.
-        let unneeded = self.flights.lock().attach(ticket, hook);
-        drop(unneeded);
-    }
-
-    // ---- reading ----
-
-    fn read(&self, cx: &PullContext, request: &EnsureRequest, throttle: Throttle) -> Result<Arc<Ask>, Error> {
+    fn parse(
+        &self,
+        cx: &PullContext,
+        request: &EnsureRequest,
+        arrival: Arrival,
+        throttle: ThrottleMode,
+    ) -> Result<Arc<ParsedRequest>, Error> {
         if request.owner.is_empty() {
             return Err(
                 Error::new(ErrorKind::InvalidConfig, "owner is empty").with_image(&request.image.image)
             );
         }
-        let reference = parse(&request.image.image).inspect_err(|error| {
+        let reference = parse_reference(&request.image.image).inspect_err(|error| {
             self.count(request, None, None);
-            let message = events::no_name(&request.image.image, error);
-            self.tell_of(request, EventReason::InspectFailed, message);
+            let message = events::invalid_name(&request.image.image, error);
+            self.emit_for(request, EventReason::InspectFailed, message);
         })?;
         cx.check().map_err(|error| error.with_image(&request.image.image).with_phase(Phase::Queued))?;
         let mut image = request.image.clone();
         if reference.is_tagged_by_default() {
             image.image.push_str(":latest");
         }
-        let landings_before = self.flights.lock().landings();
-        Ok(Arc::new(Ask {
-            landings_before,
-            back_off_key: Arc::new(Key { owner: request.owner.clone(), image: image.image.clone() }),
+        Ok(Arc::new(ParsedRequest {
+            pulls_ended_before: self.in_flight.lock().pulls_ended(),
+            back_off_key: Arc::new(BackOffKey { owner: request.owner.clone(), image: image.image.clone() }),
             credentials: SecretsHash::of(&request.pull_secrets),
             request: request.clone(),
             image,
             reference,
-            asked_at: self.now(),
+            arrival,
             throttle,
         }))
     }
 
-    // ---- looking ----
+    // ---- decision ----
 
-    /// Whether what is there will do.
-    fn decide(&self, cx: &PullContext, ask: &Ask) -> Result<Next, Error> {
-        let request = &ask.request;
-        if !request.policy.looks_first() {
-            self.count(request, None, Some(true));
-            return Ok(Next::Pull);
+    /// Decides whether the image that is there is enough.
+    fn decide(&self, cx: &PullContext, request: &ParsedRequest) -> Result<Decision, Error> {
+        let policy = request.request.policy;
+        let count = |is_present, needs_pull| self.count(&request.request, is_present, needs_pull);
+        if !policy.looks_first() {
+            count(None, Some(true));
+            return Ok(Decision::Pull);
         }
-        let found = self.look(cx, ask).map_err(|error| {
-            self.count(request, None, None);
-            self.tell(ask, EventReason::InspectFailed, events::not_inspected(ask.typed(), &error));
-            error.with_image(ask.typed())
+        let presence = self.look(cx, request).map_err(|error| {
+            count(None, None);
+            let message = events::not_inspected(request.typed(), &error);
+            self.emit(request, EventReason::InspectFailed, message);
+            error.with_image(request.typed())
         })?;
-        match (found, request.policy) {
-            (Found::Usable(image_ref), _) => {
-                self.count(request, Some(true), Some(false));
-                let image = self.present(ask, image_ref, ImageSource::Present);
-                Ok(Next::Answer(Box::new(image)))
+        match (presence, policy) {
+            (Presence::Usable(image_ref), _) => {
+                count(Some(true), Some(false));
+                let image = self.present(request, image_ref, ImageSource::Present);
+                Ok(Decision::Answer(Box::new(image)))
             }
-            (Found::Nothing, PullPolicy::Never) => {
-                self.count(request, Some(false), None);
-                Err(self.never(ask, events::absent_and_never(ask.typed())))
+            (Presence::Absent, PullPolicy::Never) => {
+                count(Some(false), None);
+                Err(self.never(request, events::absent_and_never(request.typed())))
             }
-            (Found::Unproven, PullPolicy::Never) => {
-                self.count(request, Some(true), Some(true));
-                Err(self.never(ask, events::not_authorised_and_never(ask.typed())))
+            (Presence::Unproven, PullPolicy::Never) => {
+                count(Some(true), Some(true));
+                Err(self.never(request, events::not_authorised_and_never(request.typed())))
             }
-            (found, _) => {
-                self.count(request, Some(matches!(found, Found::Unproven)), Some(true));
-                Ok(Next::Pull)
+            (presence, _) => {
+                count(Some(matches!(presence, Presence::Unproven)), Some(true));
+                Ok(Decision::Pull)
             }
         }
     }
 
-    fn look(&self, cx: &PullContext, ask: &Ask) -> Result<Found, Error> {
-        let image_ref = self.image_ref(cx, ask)?;
-        Ok(image_ref.map_or(Found::Nothing, |image_ref| self.prove(ask, image_ref)))
-    }
-
-    /// Asks the service for the image's id; `None` if it is not there, or if the service cannot tell.
-    pub(super) fn image_ref(&self, cx: &PullContext, ask: &Ask) -> Result<Option<ImageRef>, Error> {
-        let answer = catch_unwind(AssertUnwindSafe(|| self.service.image_ref(cx, &ask.image)))
-            .unwrap_or_else(|panic| Err(panicked(&*panic, "the image service")));
-        match answer {
-            Ok(image_ref) => Ok(image_ref.filter(|image_ref| !image_ref.is_empty())),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the asker may use the image that is there, as far as it must be known.
-    fn prove(&self, ask: &Ask, image_ref: ImageRef) -> Found {
-        let Some(records) = &self.records else { return Found::Usable(image_ref) };
-        let was_pulled = records.was_pulled(&image_ref, &ask.image.image);
-        let may_use = !self.verification.is_needed(&ask.reference, was_pulled) || {
-            let marks: Vec<_> = ask.request.pull_secrets.iter().map(SecretMark::of).collect();
-            records.may_use(&image_ref, &ask.reference, &marks)
-        };
-        if may_use { Found::Usable(image_ref) } else { Found::Unproven }
-    }
-
-    /// Whether an asker whose pull has come to its turn can do without: the image came meanwhile.
-    pub(super) fn can_do_without(&self, ask: &Ask, image_ref: &ImageRef) -> bool {
-        ask.request.policy == PullPolicy::IfNotPresent
-            && matches!(self.prove(ask, image_ref.clone()), Found::Usable(_))
-    }
-
-    // ---- asking for a pull ----
+    // ---- joining a pull ----
 
     fn join(
         self: &Arc<Self>,
         cx: &PullContext,
-        ask: &Arc<Ask>,
-        waker: Waker,
-    ) -> Result<Ticket, Box<Refused>> {
+        request: &Arc<ParsedRequest>,
+        notify: Notify,
+    ) -> Result<WaiterId, Box<Refused>> {
         let now = self.now();
-        let joined = self.flights.lock().join(ask, cx, waker, now)?;
-        self.push_ready(joined.ready);
+        let joined = self.in_flight.lock().join(request, cx, notify, now)?;
+        self.start(joined.ready);
         match joined.stage {
-            Stage::Queued => report(cx, &ProgressEvent::Queued),
-            Stage::Handed => {}
-            Stage::Pulling(_) => {
-                self.tell(ask, EventReason::Pulling, events::pulling(ask.typed()));
+            PullStage::Queued => report(cx, &ProgressEvent::Queued),
+            PullStage::Started => {}
+            PullStage::Pulling(_) => {
+                self.emit(request, EventReason::Pulling, events::pulling(request.typed()));
                 report(cx, &ProgressEvent::Started);
             }
         }
-        Ok(joined.ticket)
+        Ok(joined.id)
     }
 
-    fn refuse(&self, cx: &PullContext, ask: &Ask, why: Refusal) -> Result<EnsuredImage, Error> {
+    fn refuse(&self, cx: &PullContext, request: &ParsedRequest, why: Refusal) -> Result<EnsuredImage, Error> {
         match why {
-            Refusal::ShutDown => Err(shut_down().with_image(ask.typed())),
-            Refusal::Held(held) => {
-                self.tell(ask, EventReason::BackOff, events::back_off(ask.typed()));
-                self.fall_back(cx, ask, &held.cause).unwrap_or_else(|| Err(backing_off(ask, &held)))
+            Refusal::ShutDown => Err(shut_down().with_image(request.typed())),
+            Refusal::BackedOff(backed_off) => {
+                self.emit(request, EventReason::BackOff, events::back_off(request.typed()));
+                let fallback = self.fall_back(cx, request, &backed_off.cause);
+                fallback.ok_or_else(|| backing_off(request, &backed_off))
             }
             Refusal::Throttled => {
-                let error = Error::new(ErrorKind::RateLimited, "pull QPS exceeded").with_image(ask.typed());
-                self.tell(ask, EventReason::Failed, events::failed(ask.typed(), &error));
+                let error = Error::new(ErrorKind::RateLimited, "pull QPS exceeded");
+                let error = error.with_image(request.typed());
+                self.emit(request, EventReason::Failed, events::failed(request.typed(), &error));
                 Err(error.with_phase(Phase::Queued))
             }
         }
     }
 
-    // ---- answering ----
+    /// Removes a submitted request from its pull on a cancel and at the deadline. Both are attached after the
+    /// request waits, for a cancel may run its hook at once.
+    fn watch(self: &Arc<Self>, cx: &PullContext, id: WaiterId) {
+        let leave = |kind, text: &'static str| {
+            let inner = Arc::downgrade(self);
+            move || {
+                if let Some(inner) = inner.upgrade() {
+                    inner.leave(id, Error::new(kind, text));
+                }
+            }
+        };
+        let hook = cx
+            .cancel_token()
+            .map(|token| token.on_cancel(leave(ErrorKind::Cancelled, "the caller cancelled the request")));
+        let alarm = cx.deadline().map(|deadline| {
+            self.timer.at(deadline, leave(ErrorKind::Timeout, "the request's deadline passed"))
+        });
+        // If the request waits no more, they are dropped here, and not under the lock.
+        let unneeded = self.in_flight.lock().attach(id, hook, alarm);
+        drop(unneeded);
+    }
 
-    fn settle(&self, cx: &PullContext, ask: &Ask, news: News) -> Result<EnsuredImage, Error> {
-        match news {
-            News::Present(image_ref) => Ok(self.present(ask, image_ref, ImageSource::Present)),
-            News::Left(error) => Err(error.with_image(ask.typed()).with_phase(Phase::Queued)),
-            News::Landed { landing, is_first } => match &landing.outcome {
-                Ok(image) => Ok(self.pulled(ask, image, &landing)),
-                Err(error) => self.failed(cx, ask, error, is_first),
+    fn leave(self: &Arc<Self>, id: WaiterId, why: Error) {
+        let removed = self.in_flight.lock().remove_waiter(id);
+        if let Some(removed) = removed {
+            self.notify_removed(removed, WaiterOutcome::Left(why));
+        }
+    }
+
+    fn notify_removed(self: &Arc<Self>, removed: RemovedWaiter, outcome: WaiterOutcome) {
+        self.notify(removed.waiter, outcome);
+        if let Some(pull) = removed.cancel {
+            pull.cancel();
+        }
+    }
+
+    // ---- pull ----
+
+    /// Prepares a pull whose turn has come; returns what to call the image service with.
+    pub(super) fn begin(self: &Arc<Self>, pull: u64) -> Result<(PullContext, PullRequest), Error> {
+        self.look_again(pull);
+        let parts = self
+            .in_flight
+            .lock()
+            .get_mut(pull)
+            .map(|shared| (shared.cancel.clone(), shared.request.clone(), Arc::clone(&shared.progress)));
+        let (cancel, request, waiters) = parts.ok_or_else(nobody_waits)?;
+        if cancel.is_cancelled() {
+            return Err(nobody_waits());
+        }
+        self.record_begin(pull, &request.image.image)?;
+        let progress = PullProgress { inner: Arc::downgrade(self), pull, waiters };
+        Ok((PullContext::new().with_cancel(&cancel).with_progress(Arc::new(progress)), request))
+    }
+
+    /// Looks for the image again if the pull has waited: another pull, with other credentials, may have
+    /// brought it. Requests that may use it wait no more.
+    fn look_again(self: &Arc<Self>, pull: u64) {
+        let waiting = {
+            let mut in_flight = self.in_flight.lock();
+            let waited = in_flight.get_mut(pull).filter(|shared| shared.has_waited);
+            waited.map(|shared| {
+                let waiters = shared.waiters.iter().map(|(id, waiter)| (*id, Arc::clone(&waiter.request)));
+                (PullContext::new().with_cancel(&shared.cancel), waiters.collect::<Vec<_>>())
+            })
+        };
+        let Some((cx, waiters)) = waiting else { return };
+        let Some((_, first)) = waiters.iter().find(|(_, request)| request.request.policy.looks_first())
+        else {
+            return;
+        };
+        // An image that cannot be looked for is pulled.
+        let Ok(Some(image_ref)) = self.image_ref(&cx, first) else { return };
+        let may_use = |request: &ParsedRequest| {
+            request.request.policy == PullPolicy::IfNotPresent
+                && matches!(self.prove(request, image_ref.clone()), Presence::Usable(_))
+        };
+        for (waiter, _) in waiters.iter().filter(|(_, request)| may_use(request)) {
+            let removed = self.in_flight.lock().remove_waiter(WaiterId { pull, waiter: *waiter });
+            if let Some(removed) = removed {
+                self.notify_removed(removed, WaiterOutcome::Present(image_ref.clone()));
+            }
+        }
+    }
+
+    /// Records that a pull begins. Without that record it could bring an image that nothing says was pulled.
+    fn record_begin(&self, pull: u64, image: &str) -> Result<(), Error> {
+        let Some(records) = &self.records else { return Ok(()) };
+        let record = records.begin(image).map_err(|error| {
+            Error::new(ErrorKind::Store, format!("records: the pull could not be recorded: {error}"))
+                .with_phase(Phase::Queued)
+                .with_source(error)
+        })?;
+        if let Some(shared) = self.in_flight.lock().get_mut(pull) {
+            shared.record = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Calls the image service as a puller does: pull, then size.
+    pub(super) fn pull(&self, cx: &PullContext, request: &PullRequest) -> PullOutcome {
+        const SERVICE: &str = "the image service";
+        let begun_at = Instant::now();
+        let pulled = catch_panic(SERVICE, || {
+            cx.check().map_err(|error| error.with_phase(Phase::Queued))?;
+            cx.report(&ProgressEvent::Started);
+            self.service.pull_image(cx, request)
+        });
+        let size = pulled.as_ref().ok().filter(|pulled| !pulled.image_ref.is_empty()).and_then(|_| {
+            let size = catch_panic(SERVICE, || self.service.image_size(cx, &request.image));
+            size.inspect_err(|error| log::warn!("the size of a pulled image is not known: {error}")).ok()
+        });
+        PullOutcome {
+            outcome: pulled.map_err(|error| error.with_image(&request.image.image)),
+            size,
+            pull_duration: begun_at.elapsed(),
+            began_at: None,
+        }
+    }
+
+    /// Ends a pull: records its outcome, and gives it to each request that waits. Returns the pulls to start.
+    pub(super) fn finish(self: &Arc<Self>, pull: u64, mut outcome: PullOutcome) -> Vec<u64> {
+        let record = self.in_flight.lock().take_record(pull);
+        if let Some(record) = record {
+            self.record_end(pull, record, &outcome);
+        }
+        let now = self.now();
+        let ended = self.in_flight.lock().end_pull(pull, &mut outcome, now);
+        let Some(ended) = ended else { return Vec::new() };
+        self.pull_ended.notify_all();
+        let outcome = Arc::new(outcome);
+        for waiter in ended.pull.waiters.into_values() {
+            let is_first = waiter.is_first;
+            self.notify(waiter, WaiterOutcome::Pulled { pull: Arc::clone(&outcome), is_first });
+        }
+        ended.ready
+    }
+
+    fn record_end(&self, pull: u64, record: PullRecord, outcome: &PullOutcome) {
+        let Some(records) = &self.records else { return };
+        let Ok(image) = &outcome.outcome else { return records.failed(record) };
+        let pulled = self.in_flight.lock().get_mut(pull).map(|shared| {
+            let marks = shared.request.pull_secrets.iter().map(SecretMark::of).collect::<Vec<_>>();
+            (shared.reference.clone(), marks)
+        });
+        let Some((reference, marks)) = pulled else { return };
+        if let Err(error) = records.succeeded(record, &image.image_ref, &reference, marks) {
+            log::warn!("{reference}: the pull could not be recorded, and is to be repeated for use: {error}");
+        }
+    }
+
+    // ---- answer ----
+
+    /// Gives a waiter its outcome: to its thread, or as the answer made on this one. Never blocks on a
+    /// channel.
+    pub(super) fn notify(&self, waiter: Waiter, outcome: WaiterOutcome) {
+        let Waiter { request, cx, notify, ends, .. } = waiter;
+        drop(ends);
+        match notify {
+            // It has room for one outcome, and there is only one.
+            Notify::Thread(thread) => drop(thread.try_send(outcome)),
+            Notify::Responder(responder) => {
+                responder.respond(catch_panic("the image manager", || self.answer(&cx, &request, outcome)));
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        cx: &PullContext,
+        request: &ParsedRequest,
+        outcome: WaiterOutcome,
+    ) -> Result<EnsuredImage, Error> {
+        match outcome {
+            WaiterOutcome::Present(image_ref) => Ok(self.present(request, image_ref, ImageSource::Present)),
+            WaiterOutcome::Left(error) => Err(error.with_image(request.typed()).with_phase(Phase::Queued)),
+            WaiterOutcome::Pulled { pull, is_first } => match &pull.outcome {
+                Ok(image) => Ok(self.pulled(request, image, &pull)),
+                Err(error) => self.failed(cx, request, error, is_first),
             },
         }
     }
 
-    fn pulled(&self, ask: &Ask, image: &PulledImage, landing: &Landing) -> EnsuredImage {
-        let began_at = landing.began_at.unwrap_or(ask.asked_at);
-        let wait_duration = began_at.saturating_duration_since(ask.asked_at);
-        let Landing { size, pull_duration, .. } = *landing;
-        let message = events::pulled(ask.typed(), pull_duration, wait_duration, size);
-        self.tell(ask, EventReason::Pulled, message.clone());
+    fn pulled(&self, request: &ParsedRequest, image: &PulledImage, pull: &PullOutcome) -> EnsuredImage {
+        let asked_at = request.arrival.asked_at;
+        let wait_duration = pull.began_at.unwrap_or(asked_at).saturating_duration_since(asked_at);
+        let PullOutcome { size, pull_duration, .. } = *pull;
+        let message = events::pulled(request.typed(), pull_duration, wait_duration, size);
+        self.emit(request, EventReason::Pulled, message.clone());
         EnsuredImage {
             image_ref: image.image_ref.clone(),
-            image: ask.image.clone(),
+            image: request.image.clone(),
             source: ImageSource::Pulled { image: image.clone(), size, wait_duration, pull_duration },
             message,
         }
     }
 
-    /// One failure answers all, but each by its own policy; who only joined looks again, for the image
-    /// may have come by another way since.
+    /// Makes a pull's failure the answer, as the request's policy says. A request that joined looks for the
+    /// image first, since another pull may have brought it.
     fn failed(
         &self,
         cx: &PullContext,
-        ask: &Ask,
+        request: &ParsedRequest,
         error: &Error,
         is_first: bool,
     ) -> Result<EnsuredImage, Error> {
         if !is_first
-            && ask.request.policy == PullPolicy::IfNotPresent
-            && let Ok(Found::Usable(image_ref)) = self.look(cx, ask)
+            && request.request.policy == PullPolicy::IfNotPresent
+            && let Ok(Presence::Usable(image_ref)) = self.look(cx, request)
         {
-            return Ok(self.present(ask, image_ref, ImageSource::Present));
+            return Ok(self.present(request, image_ref, ImageSource::Present));
         }
-        self.tell(ask, EventReason::Failed, events::failed(ask.typed(), error));
-        self.fall_back(cx, ask, error).unwrap_or_else(|| Err(error.clone().with_image(ask.typed())))
+        self.emit(request, EventReason::Failed, events::failed(request.typed(), error));
+        let fallback = self.fall_back(cx, request, error);
+        fallback.ok_or_else(|| error.clone().with_image(request.typed()))
     }
 
-    /// What is there, if the policy allows it when the registry cannot be reached; `None` if it does
-    /// not, or nothing is there.
-    fn fall_back(&self, cx: &PullContext, ask: &Ask, cause: &Error) -> Option<Result<EnsuredImage, Error>> {
-        if ask.request.policy != PullPolicy::PullIfPossible || !is_out_of_reach(cause) {
+    /// Returns the image that is there, if the policy allows that when the registry is out of reach.
+    fn fall_back(&self, cx: &PullContext, request: &ParsedRequest, cause: &Error) -> Option<EnsuredImage> {
+        if request.request.policy != PullPolicy::PullIfPossible || !is_out_of_reach(cause) {
             return None;
         }
-        match self.look(cx, ask) {
-            Ok(Found::Usable(image_ref)) => {
-                Some(Ok(self.present(ask, image_ref, ImageSource::Fallback { cause: cause.clone() })))
+        match self.look(cx, request) {
+            Ok(Presence::Usable(image_ref)) => {
+                Some(self.present(request, image_ref, ImageSource::Fallback { cause: cause.clone() }))
             }
-            Ok(Found::Nothing | Found::Unproven) => None,
+            Ok(Presence::Absent | Presence::Unproven) => None,
             Err(error) => {
-                log::warn!("{}: nobody can tell whether the image is there: {error}", ask.typed());
+                log::warn!("{}: whether the image is there is not known: {error}", request.typed());
                 None
             }
         }
     }
 
-    fn present(&self, ask: &Ask, image_ref: ImageRef, source: ImageSource) -> EnsuredImage {
-        let message = events::already_present(ask.typed());
-        self.flights.lock().metrics.count_present(&source);
-        self.tell(ask, EventReason::Pulled, message.clone());
-        EnsuredImage { image_ref, image: ask.image.clone(), source, message }
+    fn present(&self, request: &ParsedRequest, image_ref: ImageRef, source: ImageSource) -> EnsuredImage {
+        let message = events::already_present(request.typed());
+        self.in_flight.lock().metrics.count_present(&source);
+        self.emit(request, EventReason::Pulled, message.clone());
+        EnsuredImage { image_ref, image: request.image.clone(), source, message }
     }
 
-    fn never(&self, ask: &Ask, message: String) -> Error {
-        self.tell(ask, EventReason::ErrImageNeverPull, message.clone());
-        Error::new(ErrorKind::NeverPull, message).with_image(ask.typed())
+    fn never(&self, request: &ParsedRequest, message: String) -> Error {
+        self.emit(request, EventReason::ErrImageNeverPull, message.clone());
+        Error::new(ErrorKind::NeverPull, message).with_image(request.typed())
     }
 
     fn count(&self, request: &EnsureRequest, is_present: Option<bool>, needs_pull: Option<bool>) {
         let labels = RequestLabels::new(request.policy, is_present, needs_pull);
-        self.flights.lock().metrics.count_request(labels);
+        self.in_flight.lock().metrics.count_request(labels);
     }
 }
 
-/// Reads an image name, and names the field if it is none.
-pub(super) fn parse(image: &str) -> Result<Reference, Error> {
-    if image.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidReference, "image is empty"));
-    }
-    Reference::parse(image)
+/// Reports a pull's progress to all of its requests.
+struct PullProgress {
+    inner: Weak<ManagerInner>,
+    pull: u64,
+    waiters: Arc<ProgressFanout>,
 }
 
-fn backing_off(ask: &Ask, held: &Held) -> Error {
-    // Rounded up: zero is not left.
-    let left = GoDuration(held.left + Duration::from_micros(999));
-    let advice = if is_permanent(&held.cause) {
+impl Progress for PullProgress {
+    fn event(&self, event: &ProgressEvent<'_>) {
+        if let (ProgressEvent::Started, Some(inner)) = (event, self.inner.upgrade()) {
+            let now = inner.now();
+            let requests = inner.in_flight.lock().begin_pull(self.pull, now);
+            for request in requests {
+                inner.emit(&request, EventReason::Pulling, events::pulling(request.typed()));
+            }
+        }
+        self.waiters.report(event);
+    }
+}
+
+fn nobody_waits() -> Error {
+    Error::new(ErrorKind::Cancelled, "no request waits for the pull any more")
+}
+
+fn backing_off(request: &ParsedRequest, backed_off: &BackedOff) -> Error {
+    // Rounded up: 0 µs left would be no back-off.
+    let left = GoDuration(backed_off.left + Duration::from_micros(999));
+    let advice = if is_permanent(&backed_off.cause) {
         "; trying again does not help until the image, the request or the credentials change"
     } else {
         ""
     };
-    let message = format!("{}: {}; {left} left{advice}", events::back_off(ask.typed()), held.cause);
-    Error::new(ErrorKind::BackOff, message).with_image(ask.typed()).with_source(held.cause.clone())
+    let image = request.typed();
+    let message = format!("{}: {}; {left} left{advice}", events::back_off(image), backed_off.cause);
+    Error::new(ErrorKind::BackOff, message).with_image(image).with_source(backed_off.cause.clone())
 }
 
-/// Whether the registry could not be asked, or could not answer: which says nothing about the image.
+/// Returns whether the registry could not be asked, or could not answer: that says nothing about the image.
 fn is_out_of_reach(error: &Error) -> bool {
     use ErrorKind::*;
     matches!(error.kind(), HostNotFound | ConnectionFailed | Timeout | Unavailable | RateLimited)

@@ -98,7 +98,7 @@ pub(super) fn back_off(image: &str) -> String {
     format!("Back-off pulling image {image:?}")
 }
 
-pub(super) fn no_name(image: &str, error: &Error) -> String {
+pub(super) fn invalid_name(image: &str, error: &Error) -> String {
     format!("Failed to apply default image tag {image:?}: {error}")
 }
 

@@ -1,10 +1,11 @@
-//! What is asked of the manager, and what it answers.
+//! Requests to the manager, and their results.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
+use crate::image::reference::Reference;
 use crate::service::{ImageRef, ImageSpec, PodSandboxConfig, PullSecret, PulledImage};
 
 /// When an image is pulled: Kubernetes' `imagePullPolicy`, and one more.
@@ -165,4 +166,104 @@ pub struct EnsureResult {
     pub image: ImageSpec,
     /// The image that is there, or why it is not.
     pub outcome: Result<EnsuredImage, Error>,
+}
+
+/// The default priority of a [`PrepullRequest`].
+pub const PREPULL_PRIORITY: i8 = -100;
+
+/// A request to have a list of images before they are needed.
+#[derive(Clone, Debug)]
+pub struct PrepullRequest {
+    /// The owner of the requests; see [`EnsureRequest::owner`]. Not empty.
+    pub owner: String,
+    /// The images, as typed.
+    pub images: Vec<ImageSpec>,
+    /// Credentials for these pulls, before all others. Default: none.
+    pub pull_secrets: Vec<PullSecret>,
+    /// When to pull. Default: `IfNotPresent`.
+    pub policy: PullPolicy,
+    /// A higher priority goes first. Default: [`PREPULL_PRIORITY`].
+    pub priority: i8,
+}
+
+impl PrepullRequest {
+    /// Makes a request of `owner` for `images`: policy `IfNotPresent`, without secrets, at low priority.
+    pub fn new<T: Into<ImageSpec>>(owner: impl Into<String>, images: impl IntoIterator<Item = T>) -> Self {
+        PrepullRequest {
+            owner: owner.into(),
+            images: images.into_iter().map(Into::into).collect(),
+            pull_secrets: Vec::new(),
+            policy: PullPolicy::default(),
+            priority: PREPULL_PRIORITY,
+        }
+    }
+
+    /// Sets the policy. Default: `IfNotPresent`.
+    #[must_use]
+    pub fn with_policy(mut self, policy: PullPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets the pull secrets. Default: none.
+    #[must_use]
+    pub fn with_pull_secrets(mut self, secrets: Vec<PullSecret>) -> Self {
+        self.pull_secrets = secrets;
+        self
+    }
+
+    /// Sets the priority. Default: [`PREPULL_PRIORITY`].
+    #[must_use]
+    pub fn with_priority(mut self, priority: i8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Returns one request an image.
+    pub(super) fn requests(&self) -> impl Iterator<Item = EnsureRequest> + '_ {
+        self.images.iter().zip(0..).map(|(image, id)| EnsureRequest {
+            id,
+            policy: self.policy,
+            pull_secrets: self.pull_secrets.clone(),
+            priority: self.priority,
+            ..EnsureRequest::new(self.owner.clone(), image.clone())
+        })
+    }
+}
+
+/// The outcome of a [`PrepullRequest`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct PrepullSummary {
+    /// Images that were there already, as typed.
+    pub present: Vec<String>,
+    /// Images that were pulled, as typed.
+    pub pulled: Vec<String>,
+    /// Images that could not be pulled, as typed, and why.
+    pub failed: Vec<(String, Error)>,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl PrepullSummary {
+    pub(super) fn add(&mut self, image: String, outcome: Result<EnsuredImage, Error>) {
+        match outcome {
+            Ok(EnsuredImage { source: ImageSource::Pulled { image: pulled, .. }, .. }) => {
+                self.bytes_fetched += pulled.bytes_fetched;
+                self.pulled.push(image);
+            }
+            Ok(_) => self.present.push(image),
+            Err(error) => self.failed.push((image, error)),
+        }
+    }
+}
+
+/// Parses an image name. The error says if it is empty.
+pub(super) fn parse_reference(image: &str) -> Result<Reference, Error> {
+    if image.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidReference, "image is empty"));
+    }
+    Reference::parse(image)
 }

@@ -20,7 +20,7 @@ pub(super) struct Rank {
 
 /// How many pulls may run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct PullLimits {
     pub(super) in_all: usize,
     pub(super) per_registry: usize,
 }
@@ -28,25 +28,25 @@ pub(super) struct Limits {
 /// The pulls that wait, and the count of those that run.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    limits: Limits,
+    limits: PullLimits,
     /// How long a wait counts as much as one level of priority.
     aging: Duration,
     begin: Instant,
-    lanes: HashMap<Arc<str>, Lane>,
+    queues: HashMap<Arc<str>, RegistryQueue>,
     waiting: usize,
     running: usize,
 }
 
 /// What goes to one registry.
 #[derive(Debug, Default)]
-struct Lane {
+struct RegistryQueue {
     waiting: BTreeSet<Rank>,
     running: usize,
 }
 
 impl Schedule {
-    pub(super) fn new(limits: Limits, aging: Duration, begin: Instant) -> Self {
-        Schedule { limits, aging, begin, lanes: HashMap::new(), waiting: 0, running: 0 }
+    pub(super) fn new(limits: PullLimits, aging: Duration, begin: Instant) -> Self {
+        Schedule { limits, aging, begin, queues: HashMap::new(), waiting: 0, running: 0 }
     }
 
     pub(super) fn rank(&self, asked_at: Instant, priority: i8, pull: u64) -> Rank {
@@ -66,18 +66,18 @@ impl Schedule {
 
     /// How many registries it knows of just now.
     pub(super) fn registries(&self) -> usize {
-        self.lanes.len()
+        self.queues.len()
     }
 
     pub(super) fn enqueue(&mut self, registry: &Arc<str>, rank: Rank) {
-        self.lanes.entry(Arc::clone(registry)).or_default().waiting.insert(rank);
+        self.queues.entry(Arc::clone(registry)).or_default().waiting.insert(rank);
         self.waiting += 1;
     }
 
     /// Takes a pull out that waits: whether it did.
     pub(super) fn remove(&mut self, registry: &Arc<str>, rank: Rank) -> bool {
-        let Some(lane) = self.lanes.get_mut(registry) else { return false };
-        let did_wait = lane.waiting.remove(&rank);
+        let Some(queue) = self.queues.get_mut(registry) else { return false };
+        let did_wait = queue.waiting.remove(&rank);
         if did_wait {
             self.waiting -= 1;
         }
@@ -90,33 +90,33 @@ impl Schedule {
         if self.running >= self.limits.in_all {
             return None;
         }
-        let open = self.lanes.iter().filter(|(_, lane)| lane.running < self.limits.per_registry);
-        let heads = open.filter_map(|(registry, lane)| Some((registry, *lane.waiting.first()?)));
+        let open = self.queues.iter().filter(|(_, queue)| queue.running < self.limits.per_registry);
+        let heads = open.filter_map(|(registry, queue)| Some((registry, *queue.waiting.first()?)));
         heads.min_by_key(|(_, rank)| *rank).map(|(registry, rank)| (Arc::clone(registry), rank))
     }
 
     /// Counts a pull that waited as running.
     pub(super) fn start(&mut self, registry: &Arc<str>, rank: Rank) {
-        let Some(lane) = self.lanes.get_mut(registry) else { return };
-        if lane.waiting.remove(&rank) {
+        let Some(queue) = self.queues.get_mut(registry) else { return };
+        if queue.waiting.remove(&rank) {
             self.waiting -= 1;
-            lane.running += 1;
+            queue.running += 1;
             self.running += 1;
         }
     }
 
     /// A pull that ran has ended.
     pub(super) fn finish(&mut self, registry: &Arc<str>) {
-        if let Some(lane) = self.lanes.get_mut(registry) {
-            lane.running = lane.running.saturating_sub(1);
+        if let Some(queue) = self.queues.get_mut(registry) {
+            queue.running = queue.running.saturating_sub(1);
             self.running = self.running.saturating_sub(1);
         }
         self.drop_if_idle(registry);
     }
 
     fn drop_if_idle(&mut self, registry: &Arc<str>) {
-        if self.lanes.get(registry).is_some_and(|lane| lane.waiting.is_empty() && lane.running == 0) {
-            self.lanes.remove(registry);
+        if self.queues.get(registry).is_some_and(|queue| queue.waiting.is_empty() && queue.running == 0) {
+            self.queues.remove(registry);
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
     const AGING: Duration = Duration::from_secs(10);
 
     fn schedule(in_all: usize, per_registry: usize, begin: Instant) -> Schedule {
-        Schedule::new(Limits { in_all, per_registry }, AGING, begin)
+        Schedule::new(PullLimits { in_all, per_registry }, AGING, begin)
     }
 
     /// Starts what may, and tells which pulls those are.

@@ -26,31 +26,31 @@ pub enum VerificationPolicy {
 
 /// The policy with its list read.
 #[derive(Clone, Debug)]
-pub(super) enum Verification {
+pub(super) enum VerificationRule {
     Never,
     OfPulled,
-    OfUnlisted(Vec<Pattern>),
+    OfUnlisted(Vec<AllowPattern>),
     Always,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Pattern {
+pub(super) enum AllowPattern {
     Name(String),
     /// Ends with a slash.
     Below(String),
 }
 
-impl Verification {
+impl VerificationRule {
     /// # Errors
     /// `InvalidConfig`, which names the entry of the list that is none.
     pub(super) fn new(policy: &VerificationPolicy) -> Result<Self, Error> {
         Ok(match policy {
-            VerificationPolicy::NeverVerify => Verification::Never,
-            VerificationPolicy::NeverVerifyPreloadedImages => Verification::OfPulled,
-            VerificationPolicy::NeverVerifyAllowlistedImages(list) => Verification::OfUnlisted(
-                list.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?,
+            VerificationPolicy::NeverVerify => VerificationRule::Never,
+            VerificationPolicy::NeverVerifyPreloadedImages => VerificationRule::OfPulled,
+            VerificationPolicy::NeverVerifyAllowlistedImages(list) => VerificationRule::OfUnlisted(
+                list.iter().map(|text| AllowPattern::parse(text)).collect::<Result<_, _>>()?,
             ),
-            VerificationPolicy::AlwaysVerify => Verification::Always,
+            VerificationPolicy::AlwaysVerify => VerificationRule::Always,
         })
     }
 
@@ -58,15 +58,15 @@ impl Verification {
     /// manager pulled it, or began to.
     pub(super) fn is_needed(&self, image: &Reference, was_pulled: bool) -> bool {
         match self {
-            Verification::Never => false,
-            Verification::OfPulled => was_pulled,
-            Verification::OfUnlisted(list) => !list.iter().any(|pattern| pattern.matches(image.name())),
-            Verification::Always => true,
+            VerificationRule::Never => false,
+            VerificationRule::OfPulled => was_pulled,
+            VerificationRule::OfUnlisted(list) => !list.iter().any(|pattern| pattern.matches(image.name())),
+            VerificationRule::Always => true,
         }
     }
 }
 
-impl Pattern {
+impl AllowPattern {
     fn parse(text: &str) -> Result<Self, Error> {
         let refused = |why: &str| {
             let field = "verification_policy";
@@ -89,15 +89,15 @@ impl Pattern {
         }
         let name = reference.name();
         Ok(match name.strip_suffix('x') {
-            Some(prefix) if is_prefix => Pattern::Below(prefix.to_owned()),
-            _ => Pattern::Name(name.to_owned()),
+            Some(prefix) if is_prefix => AllowPattern::Below(prefix.to_owned()),
+            _ => AllowPattern::Name(name.to_owned()),
         })
     }
 
     fn matches(&self, name: &str) -> bool {
         match self {
-            Pattern::Name(own) => own == name,
-            Pattern::Below(prefix) => name.starts_with(prefix.as_str()),
+            AllowPattern::Name(own) => own == name,
+            AllowPattern::Below(prefix) => name.starts_with(prefix.as_str()),
         }
     }
 }
@@ -106,9 +106,9 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    fn listed(list: &[&str]) -> Result<Verification, Error> {
+    fn listed(list: &[&str]) -> Result<VerificationRule, Error> {
         let list = list.iter().map(|text| (*text).to_owned()).collect();
-        Verification::new(&VerificationPolicy::NeverVerifyAllowlistedImages(list))
+        VerificationRule::new(&VerificationPolicy::NeverVerifyAllowlistedImages(list))
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         ];
         let image = Reference::parse("r.io/app:v1").unwrap();
         for (policy, preloaded, pulled) in table {
-            let verification = Verification::new(&policy).unwrap();
+            let verification = VerificationRule::new(&policy).unwrap();
             assert_eq!(verification.is_needed(&image, false), preloaded, "{policy:?}");
             assert_eq!(verification.is_needed(&image, true), pulled, "{policy:?}");
         }

@@ -17,8 +17,8 @@ use super::clock::ManualClock;
 
 /// An image service that has images. A pull of an image whose name holds `gate` waits for
 /// [`open`](Node::open), of one that holds `deaf` also when it is cancelled; of one that holds `panic`
-/// panics; one that was told to fail fails; all others
-/// succeed, and the image is there.
+/// panics; one that was told to fail fails; all others succeed, and the image is there. A look-up of an image
+/// whose name holds `held` waits for [`let_look`](Node::let_look).
 pub struct Node {
     /// Each pull that begins, by its image.
     pub started: Receiver<String>,
@@ -29,6 +29,10 @@ pub struct Node {
     start: Sender<String>,
     end: Sender<(String, Option<ErrorKind>)>,
     gate: (Sender<()>, Receiver<()>),
+    /// Each look-up that begins, by its image.
+    pub looked: Receiver<String>,
+    look: Sender<String>,
+    look_gate: (Sender<()>, Receiver<()>),
     state: Mutex<State>,
 }
 
@@ -44,6 +48,7 @@ impl Node {
     pub fn new() -> Self {
         let (start, started) = unbounded();
         let (end, ended) = unbounded();
+        let (look, looked) = unbounded();
         Node {
             ended,
             end,
@@ -52,6 +57,9 @@ impl Node {
             most_running: AtomicUsize::new(0),
             start,
             gate: unbounded(),
+            looked,
+            look,
+            look_gate: unbounded(),
             state: Mutex::default(),
         }
     }
@@ -84,6 +92,16 @@ impl Node {
         for _ in 0..pulls {
             self.gate.0.send(()).unwrap();
         }
+    }
+
+    /// Lets one look-up that is held go on.
+    pub fn let_look(&self) {
+        self.look_gate.0.send(()).unwrap();
+    }
+
+    /// Waits until so many look-ups have begun.
+    pub fn wait_for_looks(&self, count: usize) {
+        (0..count).for_each(|_| drop(self.looked.recv_timeout(super::SOON).expect("a look-up")));
     }
 
     /// Waits until a pull has begun, and tells its image.
@@ -145,8 +163,12 @@ impl ImageService for Node {
         Ok(42)
     }
 
-    fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
+    fn image_ref(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
         self.note("GetImageRef");
+        let _ = self.look.send(image.image.clone());
+        if image.image.contains("held") {
+            cx.wait_for(&self.look_gate.1)?;
+        }
         assert!(!image.image.contains("no-look"), "a panic that is meant");
         let state = self.state.lock().unwrap();
         match &state.inspect_error {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Grant;
+use super::grant::Grant;
 
 /// How many records there are at most for one image: kubelet's number. The oldest go.
 const MAX_GRANTS: usize = 100;
@@ -36,7 +36,7 @@ impl FileName {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct RecordIndex {
     /// By the hash of the image.
     pulling: HashMap<String, BTreeSet<FileName>>,
     /// Those of them that a process before this one began.
@@ -46,7 +46,7 @@ pub(super) struct Index {
     highest_number: u64,
 }
 
-impl Index {
+impl RecordIndex {
     pub(super) fn next_number(&self) -> u64 {
         self.highest_number + 1
     }

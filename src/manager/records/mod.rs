@@ -12,6 +12,7 @@
 //! is there before the pull begins, and goes after the one that says "pulled" is durable: a cut leaves
 //! at worst a pull whose asker has to ask again.
 
+mod grant;
 mod index;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::index::{FileName, Index};
-use super::secrets::{SecretMark, hash};
+use self::grant::Grant;
+use self::index::{FileName, RecordIndex};
+use super::credential_hash::{SecretMark, hash};
 use crate::durable::{Disk, DiskFile, Flush, Lock, OpenMode, RealDisk, create_dirs, replace};
 use crate::image::reference::Reference;
 use crate::service::ImageRef;
@@ -41,39 +43,6 @@ const TEMP: &str = "tmp-";
 /// A record is some hundred bytes for each secret; what is larger is none of ours.
 const MAX_RECORD: u64 = 1 << 20;
 
-/// A pull succeeded, and with what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Grant {
-    image_ref: String,
-    /// Without tag and digest: who may pull a repository may pull all of it.
-    repository: String,
-    /// It needed no pull secrets.
-    everyone: bool,
-    /// The pull secrets it was given. Which one of them worked is not known: who has all of them has
-    /// that one, too.
-    secrets: Vec<SecretMark>,
-}
-
-impl Grant {
-    /// The mark of who it is for: a renewed secret takes the place of the one it was.
-    fn who(&self) -> String {
-        let secret = |mark: &SecretMark| match mark.uid.as_str() {
-            "" => mark.credential_hash.clone(),
-            uid => format!("{}/{}/{uid}", mark.namespace, mark.name),
-        };
-        let mut who: Vec<String> = self.secrets.iter().map(secret).collect();
-        who.sort_unstable();
-        hash(format!("{}\n{}\n{}", self.repository, self.everyone, who.join("\n")).as_bytes())
-    }
-
-    fn holds_for(&self, repository: &str, secrets: &[SecretMark]) -> bool {
-        let has = |wanted: &SecretMark| secrets.iter().any(|own| own.is_same_as(wanted));
-        let may = self.everyone || (!self.secrets.is_empty() && self.secrets.iter().all(has));
-        self.repository == repository && may
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pulling {
@@ -83,7 +52,7 @@ struct Pulling {
 /// A pull that was recorded as begun.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Begun {
+pub(super) struct PullRecord {
     file: FileName,
 }
 
@@ -91,7 +60,7 @@ pub(super) struct Begun {
 #[derive(Debug)]
 pub(super) struct Records {
     disk: Box<dyn Disk>,
-    index: Mutex<Index>,
+    index: Mutex<RecordIndex>,
     next_number: AtomicU64,
     /// Two who answer from memory would not know of each other's pulls.
     _lock: Box<dyn DiskFile>,
@@ -115,7 +84,7 @@ impl Records {
         for leftover in disk.read_dir("")?.iter().filter(|name| name.starts_with(TEMP)) {
             disk.unlink(leftover)?;
         }
-        let mut index = Index::default();
+        let mut index = RecordIndex::default();
         for name in disk.read_dir(PULLING)? {
             index.add_leftover(&name);
         }
@@ -140,17 +109,17 @@ impl Records {
     }
 
     /// Pulls that a process before this one began and did not end, by their images.
-    pub(super) fn left_over(&self) -> Vec<(String, Begun)> {
+    pub(super) fn left_over(&self) -> Vec<(String, PullRecord)> {
         let files = self.index.lock().leftovers();
         let read = files.into_iter().filter_map(|file| {
             let pulling: Pulling = read_json(&*self.disk, &file.path(PULLING)).ok()?;
-            Some((pulling.image, Begun { file }))
+            Some((pulling.image, PullRecord { file }))
         });
         read.collect()
     }
 
     /// Records that a pull of `image` begins. Without that record there must be no pull.
-    pub(super) fn begin(&self, image: &str) -> io::Result<Begun> {
+    pub(super) fn begin(&self, image: &str) -> io::Result<PullRecord> {
         let file = FileName::new(&hash(image.as_bytes()), self.number());
         self.index.lock().add_pulling(&file);
         let written = self.write(&file.path(PULLING), &Pulling { image: image.to_owned() });
@@ -158,13 +127,13 @@ impl Records {
             self.index.lock().remove_pulling(&file);
             return Err(error);
         }
-        Ok(Begun { file })
+        Ok(PullRecord { file })
     }
 
     /// Records that the pull gave this image, to who has these secrets; to all, if there are none.
     pub(super) fn succeeded(
         &self,
-        begun: Begun,
+        begun: PullRecord,
         image_ref: &ImageRef,
         image: &Reference,
         secrets: Vec<SecretMark>,
@@ -181,7 +150,7 @@ impl Records {
     }
 
     /// Records that there is such an image, pulled by nobody knows whom.
-    pub(super) fn adopt(&self, begun: Begun, image_ref: &ImageRef, image: &Reference) -> io::Result<()> {
+    pub(super) fn adopt(&self, begun: PullRecord, image_ref: &ImageRef, image: &Reference) -> io::Result<()> {
         self.grant(Grant {
             image_ref: image_ref.as_str().to_owned(),
             repository: image.name().to_owned(),
@@ -193,7 +162,7 @@ impl Records {
     }
 
     /// Forgets that the pull began: it failed, and gave nothing.
-    pub(super) fn failed(&self, begun: Begun) {
+    pub(super) fn failed(&self, begun: PullRecord) {
         self.index.lock().remove_pulling(&begun.file);
         self.unlink_all(PULLING, &[begun.file]);
     }

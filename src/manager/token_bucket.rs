@@ -1,8 +1,22 @@
-//! How many pulls may begin in a time, whichever service they go to.
+//! The throttle: how many pulls may begin in a time.
 
 use std::time::{Duration, Instant};
 
-/// A bucket that fills at a rate and holds so many tokens; it begins full.
+/// What happens to a request that needs a pull while the throttle has no token.
+///
+/// Neither is a failure of the image, so there is no back-off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ThrottleMode {
+    /// The request is refused with `RateLimited`, whatever its policy, as by kubelet. The default. Sharing a
+    /// pull that waits or runs needs no token.
+    #[default]
+    Refuse,
+    /// The request waits for its turn, and can be cancelled meanwhile.
+    Wait,
+}
+
+/// A bucket that fills at a rate, up to its size. It begins full.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     /// Tokens a second.
@@ -18,12 +32,9 @@ impl TokenBucket {
         TokenBucket { rate, size, tokens: size, filled_at: now }
     }
 
-    /// Takes a token.
-    ///
-    /// # Errors
-    /// How long it takes until there is one.
+    /// Takes a token, or returns how long it takes until there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        // What a sum of many small parts may lack of a whole token.
+        // What the sum of many small parts may lack of a whole token.
         const ROUNDING: f64 = 1e-6;
         let filled = now.saturating_duration_since(self.filled_at).as_secs_f64() * self.rate;
         self.tokens = (self.tokens + filled).min(self.size);

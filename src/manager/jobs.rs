@@ -1,0 +1,62 @@
+//! Work for the manager's threads, and the channels that carry it.
+
+use std::convert::Infallible;
+use std::sync::atomic::AtomicUsize;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+
+use super::request::EnsureRequest;
+use super::responder::Responder;
+use super::schedule::Rank;
+use super::shared_pull::Arrival;
+use super::token_bucket::ThrottleMode;
+use crate::context::{CancelToken, PullContext};
+use crate::puller::PullResult;
+
+/// The channels of the manager's threads.
+pub(super) struct Workers {
+    pub(super) jobs: (Sender<Job>, Receiver<Job>),
+    /// Results of a caller's puller.
+    pub(super) results: (Sender<PullResult>, Receiver<PullResult>),
+    /// Wakes `manager-clock` when its times have changed.
+    pub(super) times: (Sender<()>, Receiver<()>),
+    /// Cancelled at the end.
+    pub(super) closing: CancelToken,
+    pub(super) started: Mutex<usize>,
+    /// Number of `pull-N` threads ever started, for their names.
+    pub(super) pull_threads: AtomicUsize,
+}
+
+pub(super) enum Job {
+    Decide(Box<Submitted>),
+    /// Hands a pull whose turn has come to the caller's puller.
+    HandOver(u64),
+}
+
+/// A request that was submitted.
+pub(super) struct Submitted {
+    pub(super) cx: PullContext,
+    pub(super) request: EnsureRequest,
+    pub(super) throttle: ThrottleMode,
+    pub(super) responder: Responder,
+    pub(super) arrival: Arrival,
+    pub(super) rank: Rank,
+}
+
+impl Workers {
+    pub(super) fn new() -> Self {
+        Workers {
+            jobs: unbounded(),
+            results: unbounded(),
+            times: bounded(1),
+            closing: CancelToken::new(),
+            started: Mutex::new(0),
+            pull_threads: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn closing(&self) -> &Receiver<Infallible> {
+        self.closing.cancelled()
+    }
+}
