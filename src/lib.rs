@@ -25,6 +25,11 @@
 //! }
 //! # Ok::<(), oci_puller::Error>(())
 //! ```
+//!
+//! # Logging
+//!
+//! The crate logs by [`log`], and no secret at any level. **At level trace, the HTTP library ureq logs requests
+//! with their `Authorization` headers**: a logger that is enabled for all crates uses [`log_filter`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
@@ -37,6 +42,7 @@ mod decoders;
 mod durable;
 mod error;
 pub mod image;
+mod log_filter;
 mod manager;
 mod progress;
 mod puller;
@@ -64,6 +70,7 @@ pub use image::digest::{Algorithm, Digest};
 pub use image::manifest::{Descriptor, Document, Index, Manifest};
 pub use image::platform::{Platform, Preference};
 pub use image::reference::Reference;
+pub use log_filter::log_filter;
 pub use manager::{
     EnsureRequest, EnsureResult, EnsuredImage, Event, EventReason, EventSink, Histogram, ImageManager,
     ImageManagerBuilder, ImageSource, ManagerMetrics, PREPULL_PRIORITY, PrepullRequest, PrepullSummary,
@@ -83,7 +90,8 @@ pub use service::{
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
 pub use store::{
-    Blob, Durability, PrunePolicy, Removed, Store, StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
+    Blob, Durability, ImportOptions, Imported, PrunePolicy, Removed, SkippedImage, Store, StoreBuilder,
+    StoreFsInfo, StoredImage, VerifyReport,
 };
 
 #[cfg(feature = "unpack")]
@@ -96,5 +104,5 @@ pub mod fuzzing {
     pub use crate::credentials::docker_config;
     #[cfg(feature = "cri")]
     pub use crate::cri::fuzzing::exchange as cri_exchange;
-    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml};
+    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml, location, no_proxy};
 }

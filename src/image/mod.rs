@@ -5,7 +5,7 @@ pub mod digest;
 mod json;
 pub mod manifest;
 pub mod platform;
-mod quoted;
+pub(crate) mod quoted;
 pub mod reference;
 mod select;
 

@@ -62,6 +62,7 @@ impl RegistryImageServiceBuilder {
     /// platform fails with `NoMatchingPlatform`. Default: this machine's platform; such an image is pulled
     /// then, with a warning.
     pub fn platform(mut self, platform: Platform) -> Self {
+        self.store = self.store.platform(platform.clone());
         self.settings.platform = platform;
         self.settings.is_platform_explicit = true;
         self

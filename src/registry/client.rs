@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::auth::TokenCache;
+use super::config_file;
 use super::host_limits::{HostLimits, Slots};
 use super::hosts::{Host, Hosts};
 use super::http::{Http, Limits, Proxies, Resolver, Trust};
@@ -124,13 +125,6 @@ impl fmt::Debug for Clients {
 }
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
-    use std::io::Read;
-    let invalid = |what: String| Error::new(ErrorKind::InvalidConfig, format!("{}: {what}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| invalid(error.to_string()))?;
-    file.take(MAX_PEM + 1).read_to_end(&mut bytes).map_err(|error| invalid(error.to_string()))?;
-    if bytes.len() as u64 > MAX_PEM {
-        return Err(invalid(format!("more than {MAX_PEM} bytes")));
-    }
-    Ok(bytes)
+    config_file::read(path, MAX_PEM)
+        .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("{}: {error}", path.display())))
 }

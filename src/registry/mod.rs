@@ -4,6 +4,7 @@ mod address;
 mod auth;
 mod builder;
 mod client;
+mod config_file;
 mod document;
 mod download;
 mod error_response;

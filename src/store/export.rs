@@ -6,43 +6,90 @@ use std::io::{self, Read, Write};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Hasher;
-use crate::image::manifest::Descriptor;
+use crate::image::manifest::{Descriptor, Document};
+use crate::image::platform::Platform;
+use crate::store::blob::Blob;
+use crate::store::children::ImageTree;
 use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
 use crate::store::layout::{BLOBS, INDEX, LAYOUT, LAYOUT_TEXT, blob_path};
-use crate::store::read::{Blob, StoredImage};
+use crate::store::lookup::StoredImage;
+use crate::store::names;
 use crate::store::tar;
+
+/// How many platforms an error lists.
+const MAX_LISTED: usize = 16;
 
 impl Store {
     /// Writes the image that `key` stands for as an OCI archive: a tar file of an image layout with
     /// this image alone. The same image by the same name makes the same bytes, wherever and whenever.
     /// Every byte is hashed on its way. What was written before an error is no archive.
     ///
+    /// An image that was pulled by the digest of an image index comes with that index, so that the
+    /// archive proves its name; the index's other images are not in it.
+    ///
     /// # Errors
-    /// `NotFound`; `DigestMismatch`, `SizeMismatch` if a blob is damaged; `Cancelled`, `Timeout`;
-    /// `Store`, also for what `archive` fails with.
+    /// `NotFound`; `NoMatchingPlatform` if `key` stands for images of other platforms only;
+    /// `DigestMismatch`, `SizeMismatch` if a blob is damaged; `Cancelled`, `Timeout`; `Store`, also for
+    /// what `archive` fails with.
     pub fn export(&self, cx: &PullContext, key: &str, archive: impl Write) -> Result<(), Error> {
-        let image = self.find(key)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "the image is not in the store").with_image(key)
-        })?;
+        let image = self.find(key)?.map_or_else(|| Err(self.nothing_for(key)), Ok)?;
         let manifest = self.manifest(&image.manifest.digest)?;
+        let root = self.root_of(&image, key)?;
         let transaction = self.transaction();
         let mut writer = tar::Writer::new(archive);
-        let text = index_of(&image, key);
+        let text = root.index_json();
         let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];
+        let failed = |error: io::Error| not_written(cx, error);
         for (path, content) in head {
-            writer.file(path, content.len() as u64, content).map_err(not_written)?;
+            writer.file(path, content.len() as u64, content).map_err(failed)?;
         }
-        let blobs: Vec<_> = std::iter::once(&image.manifest).chain(manifest.blobs()).collect();
-        write_folders(&mut writer, &blobs).map_err(not_written)?;
+        let indexes = root.indexes.iter();
+        let blobs: Vec<_> = indexes.chain([&image.manifest]).chain(manifest.blobs()).collect();
+        write_folders(&mut writer, &blobs).map_err(failed)?;
         for blob in blobs {
             // Where nothing may be written nothing is removed by us either.
             let _ = self.hold(cx, &transaction, &[&blob.digest]);
             self.export_blob(cx, blob, &mut writer)?;
         }
-        writer.finish().map_err(not_written)?;
+        writer.finish().map_err(failed)?;
         self.touch(&image.manifest.digest);
         Ok(())
+    }
+
+    /// Returns why there is no image to export.
+    fn nothing_for(&self, key: &str) -> Error {
+        let others = self.other_platforms(key).unwrap_or_default();
+        let error = match &others[..] {
+            [] => Error::new(ErrorKind::NotFound, format!("it is not in {}", self.dir().display())),
+            others => {
+                let listed: Vec<_> = others.iter().take(MAX_LISTED).map(Platform::to_string).collect();
+                let (wanted, listed) = (&self.0.settings.platform, listed.join(", "));
+                Error::new(
+                    ErrorKind::NoMatchingPlatform,
+                    format!("the store has nothing for {wanted}, but for {listed}"),
+                )
+            }
+        };
+        error.with_image(key)
+    }
+
+    /// Returns what the archive's index lists: the image by the name that was asked for, or else by its
+    /// first. A name with the digest of an index stands for that index.
+    fn root_of(&self, image: &StoredImage, key: &str) -> Result<Root, Error> {
+        let asked = image.names.iter().find(|name| *name == key);
+        let name = asked.or_else(|| image.names.iter().min()).cloned();
+        let manifest = &image.manifest.digest;
+        let pinned = name.as_deref().and_then(names::pinned).map(|(_, digest)| digest);
+        let way = pinned.and_then(|digest| ImageTree::new(self).way(&digest, manifest));
+        let mut indexes = Vec::new();
+        for digest in way.iter().flat_map(|way| way.iter()) {
+            let bytes = self.document(digest)?;
+            let document = Document::parse(None, &bytes)?;
+            indexes.push(Descriptor::new(document.media_type(), digest.clone(), bytes.len() as u64));
+        }
+        let target = indexes.first().unwrap_or(&image.manifest).clone();
+        Ok(Root { name, target, indexes })
     }
 
     fn export_blob(
@@ -58,10 +105,9 @@ impl Store {
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
         let mut hashed = Hashed { content, hasher: Hasher::new(blob.digest.algorithm()), cx };
-        writer.file(&blob_path(&blob.digest), blob.size, &mut hashed).map_err(|error| match cx.check() {
-            Err(ended) => ended,
-            Ok(()) => not_written(error),
-        })?;
+        writer
+            .file(&blob_path(&blob.digest), blob.size, &mut hashed)
+            .map_err(|error| not_written(cx, error))?;
         if hashed.hasher.finish() == blob.digest {
             return Ok(());
         }
@@ -70,12 +116,19 @@ impl Store {
     }
 }
 
-/// An index with this image alone, by the name that was asked for, or else by its first.
-fn index_of(image: &StoredImage, key: &str) -> Vec<u8> {
-    let asked = image.names.iter().find(|name| *name == key);
-    let name = asked.or_else(|| image.names.iter().min());
-    let entry = IndexEntry::new(name.map(String::as_str), &image.manifest, None, None);
-    format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entry.text()).into_bytes()
+/// What an archive's index lists.
+struct Root {
+    name: Option<String>,
+    target: Descriptor,
+    /// The indexes on the way to the manifest.
+    indexes: Vec<Descriptor>,
+}
+
+impl Root {
+    fn index_json(&self) -> Vec<u8> {
+        let entry = IndexEntry::new(self.name.as_deref(), &self.target, None, None);
+        format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entry.text()).into_bytes()
+    }
 }
 
 fn write_folders(writer: &mut tar::Writer<impl Write>, blobs: &[&Descriptor]) -> io::Result<()> {
@@ -89,7 +142,11 @@ fn write_folders(writer: &mut tar::Writer<impl Write>, blobs: &[&Descriptor]) ->
     Ok(())
 }
 
-fn not_written(error: io::Error) -> Error {
+/// The error of a write; one that the context's end interrupted is that end's.
+fn not_written(cx: &PullContext, error: io::Error) -> Error {
+    if let Err(ended) = cx.check() {
+        return ended;
+    }
     Error::new(ErrorKind::Store, format!("cannot write the archive: {error}")).with_source(error)
 }
 

@@ -9,11 +9,13 @@ use crate::durable::{DiskFile, Lock, OpenMode, read_limited};
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_DOCUMENT_BYTES, media_type};
+use crate::store::children::{Child, ImageTree};
 use crate::store::error::refused;
 use crate::store::handle::Store;
 use crate::store::index::{IndexEntry, StoreIndex};
 use crate::store::layout::{self, COLLECT_LOCK, blob_path};
-use crate::store::read::{Key, StoredImage};
+use crate::store::lookup::{Meaning, StoredImage, meaning};
+use crate::store::names::ImageKey;
 use crate::store::{lease, retry_io};
 
 /// What a removal took away.
@@ -70,19 +72,20 @@ impl PrunePolicy {
 impl Store {
     /// Removes the image that `key` stands for, and those of its blobs that no other image uses and
     /// no pull in progress counts on. By a name, only this name goes while the image has others; by
-    /// digest or id, all names go. One that is not there is no error.
+    /// digest or id, all names go. Of an image index, a name and the index's own digest take all images,
+    /// and one image's digest or id takes that one only. One that is not there is no error.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `Store`, `DiskFull` (an index, too, is written anew before the old one
     /// goes).
     pub fn remove(&self, cx: &PullContext, key: &str) -> Result<Removed, Error> {
-        let (index, wanted) = (self.0.group_commit.index()?, Key::of(key));
-        let by_name: Vec<_> = index.entries().filter(|entry| wanted.is_name_of(entry)).collect();
-        let doomed = match by_name.is_empty() {
-            false => by_name,
-            true => index.entries().filter(|entry| self.meant_by(&wanted, entry).is_some()).collect(),
-        };
-        self.remove_entries(cx, &doomed, &mut ReferenceGraph::default())
+        let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
+        let mut tree = ImageTree::new(self);
+        let doomed = index.entries().filter_map(|entry| match meaning(&mut tree, &wanted, entry)? {
+            Meaning::Entry => Some(Removal::of(entry)),
+            Meaning::Child(child) => Some(Removal::of_children(&mut tree, entry, |it| *it == child.digest)),
+        });
+        self.remove_entries(cx, doomed.collect(), &mut ReferenceGraph::default())
     }
 
     /// Collects images as the policy says, the least recently used first and pinned ones never; and
@@ -141,11 +144,15 @@ impl Store {
     ) -> Result<Removed, Error> {
         let index = self.0.group_commit.index()?;
         let digests: HashSet<_> = images.iter().map(|image| &image.manifest.digest).collect();
-        let is_doomed = |entry: &&IndexEntry| {
-            !entry.pinned && self.manifests_listed_by(entry).iter().any(|manifest| digests.contains(manifest))
-        };
-        let doomed: Vec<_> = index.entries().filter(is_doomed).collect();
-        self.remove_entries(cx, &doomed, references)
+        let mut tree = ImageTree::new(self);
+        let is_doomed = |digest: &Digest| digests.contains(digest);
+        let mut doomed = Vec::new();
+        for entry in index.entries().filter(|entry| !entry.pinned) {
+            if tree.images(entry).present.iter().any(|child| is_doomed(&child.digest)) {
+                doomed.push(Removal::of_children(&mut tree, entry, is_doomed));
+            }
+        }
+        self.remove_entries(cx, doomed, references)
     }
 
     /// Keeps the image that `key` stands for from being collected, or no longer: whether it is there.
@@ -153,10 +160,11 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
     pub fn pin(&self, cx: &PullContext, key: &str, pinned: bool) -> Result<bool, Error> {
-        let (index, wanted) = (self.0.group_commit.index()?, Key::of(key));
+        let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
+        let mut tree = ImageTree::new(self);
         let meant: HashSet<Box<str>> = index
             .entries()
-            .filter(|entry| self.meant_by(&wanted, entry).is_some())
+            .filter(|entry| meaning(&mut tree, &wanted, entry).is_some())
             .map(|entry| entry.text().into())
             .collect();
         if meant.is_empty() {
@@ -176,30 +184,38 @@ impl Store {
         Ok(u64::try_from(u128::from(used).saturating_sub(allowed)).unwrap_or(u64::MAX))
     }
 
-    /// Takes the entries out of the index, unless they have changed meanwhile, and then their blobs.
+    /// Takes the entries out of the index, or puts others in their places, unless they have changed
+    /// meanwhile; and then removes their blobs.
     fn remove_entries(
         &self,
         cx: &PullContext,
-        doomed: &[&IndexEntry],
+        doomed: Vec<Removal<'_>>,
         references: &mut ReferenceGraph,
     ) -> Result<Removed, Error> {
         if doomed.is_empty() {
             return Ok(Removed::default());
         }
-        let mut candidates = HashSet::new();
-        for entry in doomed {
-            references.follow(self, cx, entry, &mut candidates)?;
+        let mut candidates = Used::default();
+        for removal in &doomed {
+            references.follow(self, cx, removal.entry, &mut candidates)?;
         }
         // A lock or a lease that is in the way fails the removal now, and not after the names are gone.
         drop(self.lock_collection(cx)?);
         lease::digests_held(cx, &*self.0.disk)?;
-        let texts: HashSet<Box<str>> = doomed.iter().map(|entry| entry.text().into()).collect();
-        self.0
-            .group_commit
-            .change_index(cx, Vec::new(), move |index| index.remove(|entry| texts.contains(entry.text())))?;
-        let mut removed = self.collect(cx, candidates, references)?;
-        removed.names = doomed.iter().filter_map(|entry| called(entry)).collect();
-        Ok(removed)
+        let (mut names, mut gone, mut changed) = (Vec::new(), HashSet::new(), HashMap::new());
+        for Removal { entry, instead, names: its_names } in doomed {
+            let text: Box<str> = entry.text().into();
+            match instead {
+                None => drop(gone.insert(text)),
+                Some(instead) => drop(changed.insert(text, instead)),
+            }
+            names.extend(its_names);
+        }
+        self.0.group_commit.change_index(cx, Vec::new(), move |index| {
+            index.remove(|entry| gone.contains(entry.text())) | index.replace(changed)
+        })?;
+        let removed = self.collect(cx, candidates.blobs, references)?;
+        Ok(Removed { names, ..removed })
     }
 
     /// Removes those of `candidates` that no image uses and no pull counts on.
@@ -267,6 +283,37 @@ impl Removed {
     }
 }
 
+/// What is to go of an entry.
+#[derive(Debug)]
+struct Removal<'a> {
+    entry: &'a IndexEntry,
+    /// The entry that stays in its place.
+    instead: Option<IndexEntry>,
+    /// What stands for nothing then.
+    names: Vec<String>,
+}
+
+impl<'a> Removal<'a> {
+    /// The whole entry.
+    fn of(entry: &'a IndexEntry) -> Self {
+        Removal { entry, instead: None, names: called(entry).into_iter().collect() }
+    }
+
+    /// Those of its manifests that `go`, and what is said about them alone; all of it if no image is left.
+    fn of_children(tree: &mut ImageTree<'_>, entry: &'a IndexEntry, goes: impl Fn(&Digest) -> bool) -> Self {
+        let images = tree.images(entry);
+        let stays = |child: &&Child| !goes(&child.digest) && !child.about.as_ref().is_some_and(&goes);
+        let (left, gone): (Vec<&Child>, Vec<&Child>) = images.present.iter().partition(stays);
+        if left.iter().all(|child| child.is_attestation) {
+            return Removal::of(entry);
+        }
+        let left: Vec<_> = left.into_iter().map(|child| child.digest.clone()).collect();
+        let gone = gone.into_iter().filter(|child| !child.is_attestation);
+        let names = gone.map(|child| child.digest.to_string()).collect();
+        Removal { entry, instead: Some(entry.taking(&left)), names }
+    }
+}
+
 fn called(entry: &IndexEntry) -> Option<String> {
     entry.name.as_deref().map(str::to_owned).or_else(|| entry.digest.as_ref().map(Digest::to_string))
 }
@@ -278,8 +325,24 @@ pub(super) struct ReferenceGraph(HashMap<Digest, Vec<BlobReference>>);
 #[derive(Clone, Debug)]
 struct BlobReference {
     digest: Digest,
-    /// It is a manifest or an index, which names others.
-    is_document: bool,
+    kind: Kind,
+}
+
+/// What a digest is named as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Index,
+    Manifest,
+    /// Anything that names no others.
+    Blob,
+}
+
+/// Blobs that entries lead to.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    pub(super) blobs: HashSet<Digest>,
+    /// Those of which all that they name was followed.
+    followed: HashSet<Digest>,
 }
 
 impl ReferenceGraph {
@@ -290,33 +353,38 @@ impl ReferenceGraph {
         cx: &PullContext,
         index: &StoreIndex,
     ) -> Result<HashSet<Digest>, Error> {
-        let mut used = HashSet::new();
+        let mut used = Used::default();
         for entry in index.entries() {
             self.follow(store, cx, entry, &mut used)?;
         }
-        Ok(used)
+        Ok(used.blobs)
     }
 
-    /// Adds all that the entry leads to.
+    /// Adds all that the entry leads to, but for the manifests of an index that were not taken.
     pub(super) fn follow(
         &mut self,
         store: &Store,
         cx: &PullContext,
         entry: &IndexEntry,
-        used: &mut HashSet<Digest>,
+        used: &mut Used,
     ) -> Result<(), Error> {
-        used.extend(entry.pulled_index());
+        used.blobs.extend(entry.pulled_index());
         let Some(digest) = &entry.digest else { return Ok(()) };
-        // Of the entry alone: that a digest is used does not mean that what it names was followed. The
-        // pulled digest may be the manifest's own.
-        let mut seen = HashSet::new();
-        let mut ahead = vec![BlobReference { digest: digest.clone(), is_document: true }];
-        while let Some(reference) = ahead.pop() {
-            if seen.insert(reference.digest.clone()) && reference.is_document {
-                ahead.extend_from_slice(self.of(store, cx, &reference.digest)?);
+        let taken: Option<HashSet<&Digest>> = entry.taken.as_ref().map(|taken| taken.iter().collect());
+        // Where some are left out, only what this entry takes was followed.
+        let mut own = HashSet::new();
+        // A document whatever it is listed as: rather too many blobs are kept than one too few.
+        let mut ahead = vec![BlobReference { digest: digest.clone(), kind: Kind::Index }];
+        while let Some(BlobReference { digest, kind }) = ahead.pop() {
+            if kind == Kind::Manifest && taken.as_ref().is_some_and(|taken| !taken.contains(&digest)) {
+                continue;
+            }
+            used.blobs.insert(digest.clone());
+            let followed = if taken.is_some() { &mut own } else { &mut used.followed };
+            if kind != Kind::Blob && followed.insert(digest.clone()) {
+                ahead.extend_from_slice(self.of(store, cx, &digest)?);
             }
         }
-        used.extend(seen);
         Ok(())
     }
 
@@ -360,9 +428,12 @@ fn find_references(value: &serde_json::Value, found: &mut Vec<BlobReference>) {
         Value::Object(fields) => {
             let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
             if let Ok(digest) = Digest::parse(text("digest")) {
-                let named = text("mediaType");
-                let is_document = media_type::is_manifest(named) || media_type::is_index(named);
-                found.push(BlobReference { digest, is_document });
+                let kind = match text("mediaType") {
+                    named if media_type::is_index(named) => Kind::Index,
+                    named if media_type::is_manifest(named) => Kind::Manifest,
+                    _ => Kind::Blob,
+                };
+                found.push(BlobReference { digest, kind });
             }
             fields.values().for_each(|field| find_references(field, found));
         }

@@ -3,7 +3,7 @@
 //! Other tools write it too. Each entry is kept as the text it was read as, and so is every field
 //! that is not ours: what somebody else put there goes back as it came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
+use crate::image::platform::Platform;
 
 /// The name by which `oci:DIR:NAME` finds an image, in skopeo and its kin.
 /// [Image spec, annotations](https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md#pre-defined-annotation-keys).
@@ -25,6 +26,9 @@ pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 pub(super) const REPO_DIGEST: &str = "io.oci-puller.image.repo-digest";
 /// The image's id, so that no manifest need be read to find an image by it.
 pub(super) const IMAGE_ID: &str = "io.oci-puller.image.id";
+/// The manifests of an image index that an import took, their digests joined by commas; the index's
+/// other manifests were left out. Without it, all are meant to be there.
+pub(super) const TAKEN: &str = "io.oci-puller.image.taken";
 /// Never to be collected; the key and the value that CRI's containerd uses.
 pub(super) const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
@@ -48,6 +52,9 @@ pub(super) struct IndexEntry {
     pub(super) media_type: String,
     pub(super) repo_digest: Option<Box<str>>,
     pub(super) id: Option<Digest>,
+    pub(super) platform: Option<Platform>,
+    /// The manifests that were taken of an index; `None` means all of them.
+    pub(super) taken: Option<Box<[Digest]>>,
     pub(super) pinned: bool,
 }
 
@@ -98,8 +105,14 @@ impl StoreIndex {
         self.entries.iter().map(|entry| &**entry)
     }
 
-    /// Puts the entry in, in place of those that have its name: whether that changed anything.
+    /// Puts the entry in, in place of those that have its name; one without a name only if no other
+    /// entry says the same. Returns whether that changed anything.
     pub(super) fn put(&mut self, mut entry: IndexEntry) -> bool {
+        let says_the_same =
+            |other: &Arc<IndexEntry>| other.digest == entry.digest && other.taken == entry.taken;
+        if entry.name.is_none() && self.entries.iter().any(says_the_same) {
+            return false;
+        }
         let has_its_name =
             |other: &Arc<IndexEntry>, entry: &IndexEntry| other.name.is_some() && other.name == entry.name;
         let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
@@ -122,6 +135,18 @@ impl StoreIndex {
         self.entries.len() != before
     }
 
+    /// Puts other entries in place of those that have these texts: whether there were any.
+    pub(super) fn replace(&mut self, mut by_text: HashMap<Box<str>, IndexEntry>) -> bool {
+        let mut changed = false;
+        for entry in &mut self.entries {
+            if let Some(new) = by_text.remove(entry.text()) {
+                *entry = Arc::new(new);
+                changed = true;
+            }
+        }
+        changed
+    }
+
     /// Pins or unpins the entries for which `is_meant` holds: whether that changed anything.
     pub(super) fn pin(&mut self, pinned: bool, is_meant: impl Fn(&IndexEntry) -> bool) -> bool {
         let mut changed = false;
@@ -141,11 +166,24 @@ impl IndexEntry {
         id: Option<&Digest>,
         repo_digest: Option<&str>,
     ) -> Self {
+        Self::with_taken(name, target, id, repo_digest, None)
+    }
+
+    /// The same entry of an image index of which only the manifests `taken` are meant to be there.
+    pub(super) fn with_taken(
+        name: Option<&str>,
+        target: &Descriptor,
+        id: Option<&Digest>,
+        repo_digest: Option<&str>,
+        taken: Option<&[Digest]>,
+    ) -> Self {
+        let joined = taken.map(join);
         let mut annotations = BTreeMap::new();
         annotations.extend(name.map(|name| (REF_NAME, name)));
         annotations.extend(name.map(|name| (CONTAINERD_NAME, name)));
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
+        annotations.extend(joined.as_deref().map(|text| (TAKEN, text)));
         let written = Written {
             annotations,
             digest: target.digest.as_str(),
@@ -166,6 +204,8 @@ impl IndexEntry {
             media_type: target.media_type.clone(),
             repo_digest: repo_digest.map(Into::into),
             id: id.cloned(),
+            platform: target.platform.clone(),
+            taken: taken.map(Into::into),
             pinned: false,
         }
     }
@@ -203,7 +243,17 @@ impl IndexEntry {
             #[serde(default)]
             size: u64,
             #[serde(default)]
+            platform: Option<PlatformView>,
+            #[serde(default)]
             annotations: Option<BTreeMap<String, String>>,
+        }
+        #[derive(serde::Deserialize)]
+        struct PlatformView {
+            #[serde(default)]
+            os: String,
+            #[serde(default)]
+            architecture: String,
+            variant: Option<String>,
         }
         let view: View = serde_json::from_str(text).unwrap_or_default();
         let mut annotations = view.annotations.unwrap_or_default();
@@ -216,22 +266,48 @@ impl IndexEntry {
             media_type: view.media_type,
             repo_digest: annotations.remove(REPO_DIGEST).map(String::into_boxed_str),
             id: annotations.get(IMAGE_ID).and_then(|id| Digest::parse(id).ok()),
+            platform: view.platform.map(|view| Platform {
+                variant: view.variant.filter(|variant| !variant.is_empty()),
+                ..Platform::new(view.os, view.architecture)
+            }),
+            // What is no digest here takes nothing along.
+            taken: annotations
+                .get(TAKEN)
+                .map(|text| text.split(',').filter_map(|digest| Digest::parse(digest).ok()).collect()),
             pinned: annotations.get(PINNED.0).is_some_and(|value| value == PINNED.1),
         }
     }
 
     /// The same entry, pinned or not.
     fn pinned(self, pinned: bool) -> Self {
+        self.annotated(PINNED.0, pinned.then(|| PINNED.1.to_owned()))
+    }
+
+    /// The same entry, of which only the manifests `taken` are meant to be there.
+    pub(super) fn taking(&self, taken: &[Digest]) -> Self {
+        IndexEntry::read(&self.text).annotated(TAKEN, Some(join(taken)))
+    }
+
+    /// The same entry with this annotation, or without it.
+    fn annotated(self, key: &str, text: Option<String>) -> Self {
         let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&self.text) else { return self };
         let Some(fields) = value.as_object_mut() else { return self };
         let annotations = fields.entry("annotations").or_insert_with(|| json!({}));
+        // Some tools write `null` for none.
+        if annotations.is_null() {
+            *annotations = json!({});
+        }
         let Some(annotations) = annotations.as_object_mut() else { return self };
-        match pinned {
-            true => annotations.insert(PINNED.0.to_owned(), json!(PINNED.1)),
-            false => annotations.remove(PINNED.0),
+        match text {
+            Some(text) => annotations.insert(key.to_owned(), json!(text)),
+            None => annotations.remove(key),
         };
         IndexEntry::read(&value.to_string())
     }
+}
+
+fn join(digests: &[Digest]) -> String {
+    digests.iter().map(Digest::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// An entry of our own, its fields in the order of their names.
@@ -295,11 +371,13 @@ mod tests {
                 (None, None, None),
                 (Some("docker.io/library/a:1"), Some(&id), Some("docker.io/library/a@sha256:0")),
             ] {
-                let entry = IndexEntry::new(name, &target, id, repo_digest);
-                assert_eq!(format!("{:?}", IndexEntry::read(entry.text())), format!("{entry:?}"));
-                let value: serde_json::Value = serde_json::from_str(entry.text()).unwrap();
-                assert_eq!(value.to_string(), entry.text(), "the fields are in the order of their names");
-                assert_eq!(entry.whole_name().as_deref(), name);
+                for taken in [None, Some(&[id.unwrap_or(&digest).clone(), digest.clone()][..])] {
+                    let entry = IndexEntry::with_taken(name, &target, id, repo_digest, taken);
+                    assert_eq!(format!("{:?}", IndexEntry::read(entry.text())), format!("{entry:?}"));
+                    let value: serde_json::Value = serde_json::from_str(entry.text()).unwrap();
+                    assert_eq!(value.to_string(), entry.text(), "the fields are in the order of their names");
+                    assert_eq!(entry.whole_name().as_deref(), name);
+                }
             }
         }
     }

@@ -30,6 +30,8 @@
 //! place. Commits that are ready at the same moment share their flushes ([`group_commit`]). Where nothing is
 //! flushed, small blobs take a shorter way ([`ingest::SMALL`]).
 
+mod blob;
+mod children;
 mod create;
 mod disk_usage;
 mod error;
@@ -45,9 +47,10 @@ mod ingest;
 mod layout;
 mod lease;
 mod leftovers;
+mod lookup;
+mod names;
 mod open;
 mod partial_gc;
-mod read;
 mod repair;
 mod retry_io;
 mod settings;
@@ -58,11 +61,13 @@ mod tests;
 mod transaction;
 mod verify;
 
+pub use blob::Blob;
 pub use disk_usage::StoreFsInfo;
 pub use gc::{PrunePolicy, Removed};
 pub use handle::Store;
+pub use import::{ImportOptions, Imported, SkippedImage};
 pub(crate) use ingest::{BeginIngest, Chunk, ChunkedIngest, Ingest, SMALL};
-pub use read::{Blob, StoredImage};
+pub use lookup::StoredImage;
 pub use settings::{Durability, StoreBuilder};
 pub(crate) use transaction::{Naming, Transaction};
 pub use verify::VerifyReport;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::durable::Flush;
+use crate::image::platform::Platform;
 
 /// What an answered pull survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,9 @@ pub(super) struct FlushInterval {
 }
 
 /// The settings of an open store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StoreSettings {
+    pub(super) platform: Platform,
     pub(super) durability: Durability,
     pub(super) keep_partials: Duration,
     pub(super) partials_share: f64,
@@ -44,6 +46,7 @@ pub(super) struct StoreSettings {
 impl Default for StoreSettings {
     fn default() -> Self {
         StoreSettings {
+            platform: Platform::host(),
             durability: Durability::Full,
             keep_partials: Duration::from_secs(24 * 60 * 60),
             partials_share: 0.1,
@@ -79,6 +82,14 @@ impl StoreBuilder {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.settings.durability = durability;
+        self
+    }
+
+    /// Sets the platform whose image is meant by a name that stands for the images of several.
+    /// Default: this machine's.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.settings.platform = platform;
         self
     }
 

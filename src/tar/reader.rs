@@ -9,6 +9,8 @@ use super::sparse::{self, Layout, Segment};
 
 /// The longest extended header, long name or map of a sparse file that is read, bytes.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// How many global headers may stand before an entry.
+const MAX_GLOBALS: usize = 100;
 
 /// Reads an archive entry by entry. Between two entries it reads, as [`BufRead`], the content of the
 /// first. What comes out may be anything that an attacker wants.
@@ -46,10 +48,17 @@ impl<R: BufRead> Reader<R> {
     pub(crate) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         self.skip()?;
         let (mut extension, mut long_path, mut long_link) = (None, None, None);
+        let mut globals = 0;
         while let Some(header) = self.next_header()? {
             let twice = || invalid("an entry has two extended headers of one kind");
             match header.flag() {
                 b'g' => {
+                    globals += 1;
+                    if globals > MAX_GLOBALS {
+                        return Err(invalid(format!(
+                            "more than {MAX_GLOBALS} global headers follow one another"
+                        )));
+                    }
                     self.enter(header.size()?)?;
                     self.skip()?;
                 }

@@ -8,3 +8,6 @@ mod write;
 
 pub use super::json::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES};
 pub use types::{Descriptor, Document, Index, Manifest};
+
+/// How deep indexes may be nested; the outermost has depth 0.
+pub(crate) const MAX_INDEX_DEPTH: usize = 4;

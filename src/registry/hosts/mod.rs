@@ -7,10 +7,11 @@ mod go_duration;
 mod location;
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::config_file;
 use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind};
 
@@ -208,17 +209,13 @@ fn folder_name(domain: &str) -> String {
 /// `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, Error> {
     let unreadable = |e: io::Error| invalid(path, e.to_string());
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(unreadable(e)),
-    };
-    let mut text = String::new();
-    let length = file.take(MAX_FILE_LEN + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if length as u64 > MAX_FILE_LEN {
-        return Err(invalid(path, format!("more than {MAX_FILE_LEN} bytes")));
+    match config_file::read(path, MAX_FILE_LEN) {
+        Ok(bytes) => {
+            String::from_utf8(bytes).map(Some).map_err(|_| invalid(path, "it is not UTF-8".to_owned()))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unreadable(e)),
     }
-    Ok(Some(text))
 }
 
 /// What Docker reads from a folder without a `hosts.toml`: `*.crt` are authorities, and a `*.cert`

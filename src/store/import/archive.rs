@@ -1,0 +1,167 @@
+//! Reading an archive, once from its beginning to its end: it may be a pipe. Each file becomes a blob at
+//! once, under the digest that its bytes have or must have; which of them make images is known when all
+//! was read.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io::{self, Read};
+
+use crate::context::PullContext;
+use crate::error::Error;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::store::import::error::{invalid, unreadable};
+use crate::store::import::session::Import;
+use crate::store::layout::{self, BLOBS, INDEX, LAYOUT};
+use crate::store::tar;
+
+/// What `docker save` lists its images in.
+pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
+
+/// What an archive held beside its blobs.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// The few files that say what the others are.
+    documents: HashMap<String, Vec<u8>>,
+    /// The other files and links, by their paths.
+    files: HashMap<String, File>,
+}
+
+#[derive(Debug)]
+enum File {
+    Blob(Digest, u64),
+    /// Another name of the file at this path.
+    Alias(String),
+}
+
+impl Contents {
+    /// Returns one of the files that say what the others are.
+    pub(super) fn document(&self, path: &str) -> Option<&[u8]> {
+        self.documents.get(path).map(Vec::as_slice)
+    }
+
+    /// Returns the blob at `path`, or at the path that this is another name of.
+    pub(super) fn blob(&self, path: &str) -> Option<(&Digest, u64)> {
+        let file = match self.files.get(path)? {
+            File::Alias(target) => self.files.get(target)?,
+            file => file,
+        };
+        match file {
+            File::Blob(digest, size) => Some((digest, *size)),
+            File::Alias(_) => None,
+        }
+    }
+
+    fn insert(&mut self, path: String, file: File) -> Result<(), Error> {
+        if self.documents.contains_key(&path) {
+            return Err(twice(&path));
+        }
+        match self.files.entry(path) {
+            Entry::Vacant(place) => drop(place.insert(file)),
+            Entry::Occupied(place) => return Err(twice(place.key())),
+        }
+        Ok(())
+    }
+}
+
+fn twice(path: &str) -> Error {
+    invalid(format!("the archive cannot be used: {path:?} is there twice"))
+}
+
+impl Import<'_> {
+    /// Puts all files of the archive into the store.
+    pub(super) fn unpack(&mut self, archive: impl Read) -> Result<Contents, Error> {
+        let cx = self.cx;
+        let archive = refuse_compressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
+        let mut contents = Contents::default();
+        let mut reader = tar::Reader::new(archive);
+        while let Some(entry) = reader.next_entry().map_err(|error| unreadable(cx, error))? {
+            match entry {
+                tar::Entry::Alias { path, target } => {
+                    self.limits.keep(&path)?;
+                    self.limits.keep(&target)?;
+                    contents.insert(path, File::Alias(target))?;
+                }
+                tar::Entry::File { path, size } => {
+                    self.unpack_file(path, size, &mut reader, &mut contents)?
+                }
+            }
+        }
+        Ok(contents)
+    }
+
+    fn unpack_file(
+        &mut self,
+        path: String,
+        size: u64,
+        content: &mut impl Read,
+        contents: &mut Contents,
+    ) -> Result<(), Error> {
+        self.limits.keep(&path)?;
+        if matches!(&*path, LAYOUT | INDEX | DOCKER_MANIFEST) {
+            if size > MAX_DOCUMENT_BYTES as u64 {
+                return Err(invalid(format!(
+                    "{path} is {size} bytes long, and more than 4 MiB are not read"
+                )));
+            }
+            let mut text = Vec::new();
+            content.read_to_end(&mut text).map_err(|error| unreadable(self.cx, error))?;
+            return match contents.documents.insert(path.clone(), text) {
+                Some(_) => Err(twice(&path)),
+                None => Ok(()),
+            };
+        }
+        // Other names stand among the blobs, too: some builders' layers, and what a file manager left.
+        let named = path
+            .strip_prefix(BLOBS)
+            .and_then(|rest| rest.strip_prefix('/')?.rsplit_once('/'))
+            .and_then(|(algorithm, name)| layout::digest_in(algorithm, name));
+        let digest = match named {
+            Some(digest) => {
+                self.copy(&Descriptor::new("", digest.clone(), size), content)?;
+                digest
+            }
+            None => self.copy_unnamed(size, content)?,
+        };
+        contents.insert(path, File::Blob(digest, size))
+    }
+}
+
+/// Reads as long as the context lasts.
+struct Checked<'a, R> {
+    archive: R,
+    cx: &'a PullContext,
+}
+
+impl<R: Read> Read for Checked<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.cx.check().map_err(io::Error::other)?;
+        self.archive.read(buffer)
+    }
+}
+
+/// The beginnings of compressed files, and the programs that decompress them.
+const COMPRESSED: [(&[u8], &str, &str); 4] = [
+    (b"\x1f\x8b", "gzip", "gzip -dc"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
+    (b"\xfd7zXZ\0", "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bzip2 -dc"),
+];
+
+/// Looks at the archive's first bytes.
+///
+/// # Errors
+/// `InvalidData` if it is compressed.
+fn refuse_compressed<R: Read>(mut archive: R) -> io::Result<impl Read> {
+    let mut first = Vec::new();
+    archive.by_ref().take(8).read_to_end(&mut first)?;
+    for (magic, name, program) in COMPRESSED {
+        if first.starts_with(magic) {
+            let text = format!(
+                "it is compressed with {name}, which is not read here: `{program} FILE | oci-puller import -`"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+    }
+    Ok(io::Cursor::new(first).chain(archive))
+}

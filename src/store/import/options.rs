@@ -1,0 +1,55 @@
+//! How images are imported, and what an import answers.
+
+use crate::image::digest::Digest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+
+/// How images are imported.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    pub(super) name: Option<Reference>,
+    pub(super) platform: Option<Platform>,
+}
+
+impl ImportOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The name of the one image that is imported, in place of those that it comes with. Default: those.
+    #[must_use]
+    pub fn name(mut self, name: Reference) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// The one platform whose images are taken. Default: all that are whole, and at least the one for
+    /// the store's platform where there is one.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+}
+
+/// What an import brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Imported {
+    /// The images' names, each once; of an image without one, the digest of its manifest or index.
+    pub names: Vec<String>,
+    /// The images of other platforms that were listed and left out, because they were not there, not
+    /// whole, or not asked for.
+    pub left_out: Vec<SkippedImage>,
+}
+
+/// An image that an import left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedImage {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// What it is for, as far as that is known.
+    pub platform: Option<Platform>,
+}
