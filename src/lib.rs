@@ -48,6 +48,8 @@ mod progress;
 mod puller;
 mod registry;
 mod service;
+#[cfg(feature = "signatures")]
+pub mod signatures;
 mod store;
 mod sync;
 mod tar;
@@ -105,4 +107,6 @@ pub mod fuzzing {
     #[cfg(feature = "cri")]
     pub use crate::cri::fuzzing::exchange as cri_exchange;
     pub use crate::registry::fuzzing::{challenge, headers, hosts_toml, location, no_proxy};
+    #[cfg(feature = "signatures")]
+    pub use crate::signatures::fuzzing::{bundle, policy_json, simple_signing, spki};
 }

@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("registry", &["store", "credentials", "service"]),
     ("cri", &["service", "credentials"]),
     ("unpack", &["store", "decoders"]),
+    ("signatures", &["registry", "store"]),
     ("credentials", &["service"]),
     ("store", &["durable", "image", "context", "tar"]),
     ("testing", &["image"]),

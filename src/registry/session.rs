@@ -26,10 +26,10 @@ pub(super) struct PullSession<'a> {
     pub(super) service: &'a Service,
     pub(super) cx: &'a PullContext,
     pub(super) reference: &'a Reference,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Arc<[Endpoint]>,
     pull_secrets: &'a [PullSecret],
     /// The credential that a host took last.
-    accepted: Mutex<Option<CredentialFingerprint>>,
+    accepted: Arc<Mutex<Option<CredentialFingerprint>>>,
 }
 
 /// A configured host.
@@ -91,7 +91,20 @@ impl<'a> PullSession<'a> {
             .into_iter()
             .map(|host| Endpoint::open(service, host, reference))
             .collect::<Result<_, _>>()?;
-        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Mutex::default() })
+        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Arc::default() })
+    }
+
+    /// Returns the same session for requests that end with `cx`.
+    #[cfg(feature = "signatures")]
+    pub(super) fn with_context<'b>(&'b self, cx: &'b PullContext) -> PullSession<'b> {
+        PullSession {
+            service: self.service,
+            cx,
+            reference: self.reference,
+            endpoints: Arc::clone(&self.endpoints),
+            pull_secrets: self.pull_secrets,
+            accepted: Arc::clone(&self.accepted),
+        }
     }
 
     /// Returns the credential that the hosts took last; `None` if they asked for none.

@@ -12,6 +12,8 @@ use super::document;
 use super::referrers;
 use super::request::PullSession;
 use super::resolve::Resolved;
+#[cfg(feature = "signatures")]
+use crate::context::CancelToken;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document};
@@ -147,6 +149,16 @@ impl Candidate<'_> {
         reference::check_tag(reference)
             .map_err(|why| Error::new(ErrorKind::InvalidReference, format!("{reference:?}: {why}")))?;
         document::by_tag(self.session, reference, MAX_FETCH as usize).map(FetchedManifest::from)
+    }
+
+    /// Runs `check` with a candidate whose requests also end when the token is cancelled.
+    #[cfg(feature = "signatures")]
+    pub(crate) fn with_stop<T>(&self, check: impl FnOnce(&Candidate<'_>, &CancelToken) -> T) -> T {
+        let stop = CancelToken::new();
+        let cx = self.session.cx.or_cancelled_by(&stop);
+        let session = self.session.with_context(&cx);
+        let candidate = Candidate { session: &session, resolved: self.resolved, manifests: Mutex::default() };
+        check(&candidate, &stop)
     }
 
     fn manifest_by_digest(

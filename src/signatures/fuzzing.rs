@@ -1,0 +1,31 @@
+//! Entry points for the fuzz targets in `tests/fuzz`; compiled only for fuzzing.
+
+use super::bundle::Bundle;
+use super::key::PublicKey;
+use super::policy_json;
+use super::simple_signing::SimpleSignature;
+
+/// Parses a bundle and its statement.
+pub fn bundle(bytes: &[u8]) {
+    if let Some(Bundle::Statement(envelope)) = Bundle::parse(bytes) {
+        let _ = envelope.signed_bytes();
+        let _ = envelope.claim();
+    }
+}
+
+/// Parses a payload of simple signing.
+pub fn simple_signing(bytes: &[u8]) {
+    let _ = SimpleSignature { payload: bytes.to_vec(), signature: Vec::new() }.claim();
+}
+
+/// Parses a policy. Key files that it names are read.
+pub fn policy_json(bytes: &[u8]) {
+    let _ = policy_json::parse(bytes);
+}
+
+/// Parses a SubjectPublicKeyInfo, and verifies with it.
+pub fn spki(bytes: &[u8]) {
+    if let Ok(key) = PublicKey::from_spki(bytes) {
+        assert!(!key.verifies(b"message", b"signature"));
+    }
+}

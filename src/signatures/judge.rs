@@ -1,0 +1,149 @@
+//! Judges signatures: which of them count for an image, and why the others do not.
+
+use std::collections::BTreeMap;
+
+use super::bundle::{Bundle, Claim};
+use super::identity::{Identity, SignedName};
+use super::signer::{SignatureFormat, Signer};
+use super::simple_signing::SimpleSignature;
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+
+/// A signature that was found, not verified yet.
+#[derive(Clone, Debug)]
+pub(super) enum Signature {
+    Simple(SimpleSignature),
+    Bundle(Bundle),
+    /// Something in the place of a signature that cannot be one, and why.
+    Unusable(String),
+}
+
+/// The image that must be signed: its manifest, and the index it was chosen from.
+pub(super) struct Image<'a> {
+    pub(super) reference: &'a Reference,
+    /// Digest and bytes of each; a signature of one of them counts.
+    pub(super) manifests: Vec<(&'a Digest, &'a [u8])>,
+}
+
+impl Image<'_> {
+    fn has(&self, digest: &str) -> bool {
+        self.manifests.iter().any(|(own, _)| own.as_str() == digest)
+    }
+}
+
+/// Collects signatures until each signer has signed.
+pub(super) struct Judge<'a> {
+    image: Image<'a>,
+    /// The signers that no signature was found of.
+    missing: Vec<&'a Signer>,
+    found: usize,
+    /// Why signatures do not count, and how often.
+    flaws: BTreeMap<String, usize>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(image: Image<'a>, signers: Vec<&'a Signer>) -> Self {
+        Judge { image, missing: signers, found: 0, flaws: BTreeMap::new() }
+    }
+
+    /// Reports whether each signer has signed.
+    pub(super) fn is_satisfied(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Judges one more signature.
+    pub(super) fn add(&mut self, signature: &Signature) {
+        self.found += 1;
+        let mut flaw = None;
+        let image = &self.image;
+        self.missing
+            .retain(|signer| check(signature, signer, image).map_err(|why| flaw = Some(why)).is_err());
+        if let Some(flaw) = flaw {
+            *self.flaws.entry(flaw).or_default() += 1;
+        }
+    }
+
+    /// Returns the reason for a denial: how many signatures were found, and why each does not count.
+    pub(super) fn reason(&self) -> String {
+        match self.found {
+            0 => "no signature was found, and the policy requires one".to_owned(),
+            1 => {
+                format!("1 signature, {}", self.flaws.keys().next().map_or("of another signer", |flaw| flaw))
+            }
+            found => {
+                let flaws: Vec<_> =
+                    self.flaws.iter().map(|(flaw, count)| format!("{count} {flaw}")).collect();
+                format!("{found} signatures: {}", flaws.join("; "))
+            }
+        }
+    }
+}
+
+/// Checks one signature against one signer. Says why it does not count.
+fn check(signature: &Signature, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+    match signature {
+        Signature::Unusable(why) => Err(why.clone()),
+        Signature::Simple(simple) => check_simple(simple, signer, image),
+        Signature::Bundle(bundle) => check_bundle(bundle, signer, image),
+    }
+}
+
+fn check_simple(simple: &SimpleSignature, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+    if !signer.takes(SignatureFormat::SimpleSigning) {
+        return Err("in a format that the policy does not accept".into());
+    }
+    if !signer.has_key_of(&simple.payload, &simple.signature) {
+        return Err("by another key".into());
+    }
+    let claim = simple.claim().ok_or("whose payload is not cosign's")?;
+    if !image.has(&claim.digest) {
+        return Err(format!("which signs {}", quoted(&claim.digest)));
+    }
+    let identity = signer.explicit_identity().unwrap_or(&Identity::MatchRepository);
+    let name = SignedName::parse(&claim.name);
+    if name.is_some_and(|name| identity.accepts(image.reference, &name)) {
+        return Ok(());
+    }
+    let remedy = match identity {
+        Identity::MatchRepoDigestOrExact | Identity::MatchExact => {
+            "; cosign records no tag: use the identity matchRepository"
+        }
+        _ => "",
+    };
+    Err(format!("which names {}{remedy}", quoted(&claim.name)))
+}
+
+fn check_bundle(bundle: &Bundle, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+    if !signer.takes(SignatureFormat::Bundle) {
+        return Err("in a format that the policy does not accept".into());
+    }
+    if signer.explicit_identity().is_some() {
+        return Err("in a bundle, which names no repository: the policy requires an identity".into());
+    }
+    match bundle {
+        Bundle::Message(signature) => {
+            let is_of = |(_, bytes): &(_, &[u8])| signer.has_key_of(bytes, signature);
+            if image.manifests.iter().any(is_of) { Ok(()) } else { Err("by another key".into()) }
+        }
+        Bundle::Statement(envelope) => {
+            let signed = envelope.signed_bytes();
+            if !envelope.signatures.iter().any(|signature| signer.has_key_of(&signed, signature)) {
+                return Err("by another key".into());
+            }
+            match envelope.claim().ok_or("whose statement is not understood")? {
+                Claim::Attestation => Err("which is an attestation, not a signature".into()),
+                Claim::Signed(digests) if digests.iter().any(|digest| image.has(digest)) => Ok(()),
+                Claim::Signed(digests) => {
+                    let first = digests.first().map_or("nothing", String::as_str);
+                    Err(format!("which signs {}", quoted(first)))
+                }
+            }
+        }
+    }
+}
+
+/// Returns text from a signature as it may stand in a message.
+fn quoted(text: &str) -> String {
+    let cut: String = text.chars().take(200).collect();
+    cut.escape_debug().to_string()
+}

@@ -1,0 +1,269 @@
+//! Which signatures count, where they are found, and what is said of those that do not count.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use oci_puller::signatures::{Identity, SignatureFormat, SignaturePolicy, Signer};
+use oci_puller::testing::{Action, Fault, Stage, Target};
+use oci_puller::{Digest, Error, ErrorKind, PulledImage};
+use serde_json::json;
+
+use crate::sign::*;
+
+#[track_caller]
+fn denied(pulled: Result<PulledImage, Error>, part: &str) {
+    let error = pulled.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, false), "{error}");
+    assert!(error.message().contains(part), "{error}");
+}
+
+#[test]
+fn without_a_signature_nothing_is_pulled() {
+    let world = World::new();
+    denied(world.pull(&world.name, &world.policy(Key::new().signer())), "no signature");
+    assert_eq!(world.registry.stats().blobs, 0, "no blob is fetched before the verdict");
+}
+
+#[test]
+fn a_signature_under_cosigns_tag_counts_if_a_key_of_the_rule_made_it() {
+    let (k1, k2) = (Key::new(), Key::new());
+    let world = World::new();
+    world.sign_simple(&[&k1]);
+    world.pull(&world.name, &world.policy(k1.signer())).unwrap();
+    world.sign_simple(&[&k2]);
+    denied(world.pull(&world.name, &world.policy(k1.signer())), "1 signature, by another key");
+    world.sign_simple(&[&k2, &k1]);
+    world.pull(&world.name, &world.policy(k1.signer())).unwrap();
+    world.sign_simple(&[&k2, &k2]);
+    denied(world.pull(&world.name, &world.policy(k1.signer())), "2 signatures: 2 by another key");
+}
+
+#[test]
+fn each_of_several_signers_must_have_signed_and_one_of_rotated_keys() {
+    let (k1, k2, k3) = (Key::new(), Key::new(), Key::new());
+    let world = World::new();
+    world.sign_simple(&[&k1, &k2]);
+    let host = world.registry.host();
+    let both = |one: &Key, other: &Key| {
+        SignaturePolicy::builder()
+            .require(&host, one.signer())
+            .require(&host, other.signer())
+            .build()
+            .unwrap()
+    };
+    world.pull(&world.name, &both(&k1, &k2)).unwrap();
+    denied(world.pull(&world.name, &both(&k1, &k3)), "by another key");
+    let rotated = Signer::any_of([k3.pem(), k2.pem()]).unwrap();
+    world.pull(&world.name, &world.policy(rotated)).unwrap();
+    let in_one_file = Signer::key(format!("{}{}", k3.pem(), k1.pem())).unwrap();
+    world.pull(&world.name, &world.policy(in_one_file)).unwrap();
+}
+
+#[test]
+fn a_signature_of_another_image_or_another_repository_does_not_count() {
+    let (key, world) = (Key::new(), World::new());
+    let other = Digest::sha256(b"another image");
+    let foreign = payload(&other, &world.repository());
+    world.put_simple(world.image.digest(), &[(foreign.clone(), key.sign(&foreign))]);
+    denied(world.pull(&world.name, &world.policy(key.signer())), &format!("signs {other}"));
+    world.sign_simple_as(world.image.digest(), "other.io/team/app", &[&key]);
+    denied(world.pull(&world.name, &world.policy(key.signer())), "names other.io/team/app");
+}
+
+#[test]
+fn identities_decide_about_tags_and_mirrors() {
+    let (key, world) = (Key::new(), World::new());
+    let repository = world.repository();
+    let by_digest = format!("{repository}@{}", world.image.digest());
+    let prefix = Identity::Remap { prefix: world.registry.host(), signed_prefix: "upstream.io".into() };
+    for (signed, image, identity, accepts) in [
+        (format!("{repository}:v2"), &world.name, Identity::MatchRepository, true),
+        (format!("{repository}:v2"), &world.name, Identity::MatchRepoDigestOrExact, false),
+        (repository.clone(), &world.name, Identity::MatchRepository, true),
+        (repository.clone(), &world.name, Identity::MatchRepoDigestOrExact, false),
+        (repository.clone(), &by_digest, Identity::MatchRepoDigestOrExact, true),
+        (format!("{repository}:v1"), &world.name, Identity::MatchExact, true),
+        ("upstream.io/team/app:v1".to_owned(), &world.name, Identity::MatchRepository, false),
+        ("upstream.io/team/app:v1".to_owned(), &world.name, prefix, true),
+    ] {
+        world.sign_simple_as(world.image.digest(), &signed, &[&key]);
+        let policy = world.policy(key.signer().identity(identity.clone()));
+        let pulled = world.pull(image, &policy);
+        assert_eq!(pulled.is_ok(), accepts, "{signed} {image} {identity:?}: {pulled:?}");
+        if let Err(error) = pulled
+            && identity == Identity::MatchRepoDigestOrExact
+        {
+            assert!(error.message().contains("matchRepository"), "it names the remedy: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_index_or_this_platforms_manifest_must_be_signed() {
+    let (key, world) = (Key::new(), World::new());
+    world.sign_simple_as(&world.platform("linux/arm64"), &world.repository(), &[&key]);
+    denied(world.pull(&world.name, &world.policy(key.signer())), "no signature");
+    world.sign_simple_as(&world.platform("linux/amd64"), &world.repository(), &[&key]);
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+}
+
+#[test]
+fn a_bundle_is_found_by_the_referrers_tag_with_and_without_its_type() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    let mut entry = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
+    world.list_by_tag(digest, std::slice::from_ref(&entry));
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+    entry.as_object_mut().unwrap().remove("artifactType");
+    world.list_by_tag(digest, &[entry]);
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+    denied(world.pull(&world.name, &world.policy(Key::new().signer())), "by another key");
+}
+
+#[test]
+fn a_bundle_is_found_by_the_referrers_api_on_any_page() {
+    let (key, world) = (Key::new(), World::new().with_referrers_api());
+    let digest = world.image.digest();
+    let entry = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
+    let path = format!("/v2/team/app/referrers/{digest}");
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+
+    let link = format!("<{path}?page=2>; rel=\"next\"");
+    let page = |is_second: bool, entries: &[serde_json::Value]| {
+        Fault::on(Target::Referrers)
+            .path_containing(digest.as_str())
+            .when(move |request| request.query.contains("page=2") == is_second)
+            .with(Action::Body(index(entries)))
+    };
+    world.registry.fault(page(false, &[]).with(Action::header("Link", &link)));
+    world.registry.fault(page(true, &[entry]));
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+}
+
+#[test]
+fn a_bundle_must_be_a_signature_of_this_image_and_unchanged() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    let other = Digest::sha256(b"another image");
+    let signed = |statement: &[u8]| bundle(&key, statement);
+    let good = statement(&[digest], COSIGN_SIGN);
+    let mut changed = signed(&statement(&[&other], COSIGN_SIGN));
+    changed["dsseEnvelope"]["payload"] = STANDARD.encode(&good).into();
+    let mut cut = signed(&good);
+    cut["dsseEnvelope"]["signatures"][0]["sig"] = STANDARD.encode(b"\x30\x06").into();
+    let mut odd_type = signed(&good);
+    odd_type["mediaType"] = "application/vnd.dev.sigstore.bundle.v9+json".into();
+    let mut both = signed(&good);
+    both["messageSignature"] = json!({ "signature": "AA==" });
+    for (bundle, part) in [
+        (signed(&statement(&[digest], "https://spdx.dev/Document")), "an attestation, not a signature"),
+        (signed(&statement(&[digest], "https://slsa.dev/provenance/v1")), "an attestation, not a signature"),
+        (signed(&statement(&[&other], COSIGN_SIGN)), &*format!("signs {other}")),
+        (signed(&statement(&[], COSIGN_SIGN)), "signs nothing"),
+        (signed(b"no json"), "not understood"),
+        (changed, "by another key"),
+        (cut, "by another key"),
+        (odd_type, "not understood"),
+        (both, "not understood"),
+    ] {
+        let entry = world.put_bundle(digest, &bundle);
+        world.list_by_tag(digest, &[entry]);
+        denied(world.pull(&world.name, &world.policy(key.signer())), part);
+    }
+    let two = world.put_bundle(digest, &signed(&statement(&[&other, digest], COSIGN_SIGN)));
+    world.list_by_tag(digest, &[two]);
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+}
+
+#[test]
+fn a_message_signature_is_over_the_manifests_bytes() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    for (signed, accepts) in [(world.image.manifest_bytes(), true), (&b"something else"[..], false)] {
+        let bundle = json!({
+            "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.2",
+            "verificationMaterial": {},
+            "messageSignature": { "signature": STANDARD.encode(key.sign(signed)) },
+        });
+        let entry = world.put_bundle(digest, &bundle);
+        world.list_by_tag(digest, &[entry]);
+        assert_eq!(world.pull(&world.name, &world.policy(key.signer())).is_ok(), accepts);
+    }
+}
+
+#[test]
+fn a_bundle_does_not_meet_an_identity_that_was_asked_for() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    let entry = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
+    world.list_by_tag(digest, &[entry]);
+    let named = world.policy(key.signer().identity(Identity::MatchRepository));
+    denied(world.pull(&world.name, &named), "names no repository");
+    let simple_only = world.policy(key.signer().formats([SignatureFormat::SimpleSigning]));
+    denied(world.pull(&world.name, &simple_only), "a format that the policy does not accept");
+}
+
+#[test]
+fn payloads_that_are_changed_or_of_another_type_do_not_count() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    let good = payload(digest, &world.repository());
+    let mut other_type: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    other_type["critical"]["type"] = "atomic container signature".into();
+    let other_type = other_type.to_string().into_bytes();
+    for (payload, signature, part) in [
+        ([&good[..], b" "].concat(), key.sign(&good), "by another key"),
+        (good.clone(), key.sign(&good)[..40].to_vec(), "by another key"),
+        (good.clone(), Vec::new(), "without the annotation"),
+        (other_type.clone(), key.sign(&other_type), "not cosign's"),
+        (b"{}".to_vec(), key.sign(b"{}"), "not cosign's"),
+    ] {
+        world.put_simple(digest, &[(payload, signature)]);
+        denied(world.pull(&world.name, &world.policy(key.signer())), part);
+    }
+}
+
+#[test]
+fn the_most_specific_rule_counts_alone() {
+    let (key, world) = (Key::new(), World::new());
+    let host = world.registry.host();
+    let builder = || SignaturePolicy::builder().require(&host, key.signer());
+    let repository = world.repository();
+    world.pull(&world.name, &builder().accept_unsigned(&repository).build().unwrap()).unwrap();
+    denied(world.pull(&world.name, &builder().reject(&repository).build().unwrap()), "refuses");
+    denied(
+        world.pull(&world.name, &SignaturePolicy::builder().require("r.io", key.signer()).build().unwrap()),
+        "no rule of the signature policy covers it",
+    );
+}
+
+#[test]
+fn trouble_on_the_way_keeps_its_kind() {
+    let (key, world) = (Key::new(), World::new().with_referrers_api());
+    for (target, action, kind) in [
+        (Target::Manifest, Action::Status(401), ErrorKind::Unauthorized),
+        (Target::Manifest, Action::Status(429), ErrorKind::RateLimited),
+        (Target::Referrers, Action::Status(500), ErrorKind::Unavailable),
+        (Target::Manifest, Action::Reset(Stage::BeforeHead), ErrorKind::ConnectionFailed),
+    ] {
+        let fault = world.registry.fault(
+            Fault::on(target)
+                .path_containing(if target == Target::Manifest { ".sig" } else { "" })
+                .with(action),
+        );
+        let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        fault.remove();
+    }
+}
+
+#[test]
+fn a_good_signature_does_not_wait_for_the_other_places() {
+    let (key, world) = (Key::new(), World::new().with_referrers_api());
+    world.sign_simple(&[&key]);
+    let held = Fault::on(Target::Referrers);
+    let held = world.registry.fault(held.with(Action::Hold(Stage::BeforeHead)));
+    let began = std::time::Instant::now();
+    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    held.release();
+}
