@@ -109,6 +109,30 @@ fn a_look_up_that_hangs_holds_later_requests_up_for_a_moment_only() {
 }
 
 #[test]
+fn a_cancel_and_a_deadline_reach_a_request_that_no_worker_has_come_to() {
+    let bench = Bench::new(Kind::Serial);
+    let token = CancelToken::new();
+    for n in 0..4 {
+        bench.manager.submit(PullContext::new(), request(&format!("held{n}:v1"), 0), unbounded().0);
+    }
+    bench.node.wait_for_looks(4);
+    let (results, answers) = unbounded();
+    let contexts = [
+        (PullContext::new().with_cancel(&token), ErrorKind::Cancelled),
+        (PullContext::new().with_timeout(Duration::from_millis(20)), ErrorKind::Timeout),
+    ];
+    for (cx, expected) in contexts {
+        bench.manager.submit(cx, request("app:v1", 0), results.clone());
+        if expected == ErrorKind::Cancelled {
+            token.cancel();
+        }
+        let error = answers.recv_timeout(SOON).unwrap().outcome.unwrap_err();
+        assert_eq!((error.kind(), error.image()), (expected, Some("app:v1")));
+    }
+    (0..4).for_each(|_| bench.node.let_look());
+}
+
+#[test]
 fn the_wait_is_that_of_the_request_with_its_look_up() {
     let bench = Bench::new(Kind::Serial);
     let (results, answers) = unbounded();

@@ -197,22 +197,9 @@ impl ManagerInner {
     /// Removes a submitted request from its pull on a cancel and at the deadline. Both are attached after the
     /// request waits, for a cancel may run its hook at once.
     fn watch(self: &Arc<Self>, cx: &PullContext, id: WaiterId) {
-        let leave = |kind, text: &'static str| {
-            let inner = Arc::downgrade(self);
-            move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.leave(id, Error::new(kind, text));
-                }
-            }
-        };
-        let hook = cx
-            .cancel_token()
-            .map(|token| token.on_cancel(leave(ErrorKind::Cancelled, "the caller cancelled the request")));
-        let alarm = cx.deadline().map(|deadline| {
-            self.timer.at(deadline, leave(ErrorKind::Timeout, "the request's deadline passed"))
-        });
+        let ends = self.at_end_of(cx, move |inner, why| inner.leave(id, why));
         // If the request waits no more, they are dropped here, and not under the lock.
-        let unneeded = self.in_flight.lock().attach(id, hook, alarm);
+        let unneeded = self.in_flight.lock().attach(id, ends);
         drop(unneeded);
     }
 

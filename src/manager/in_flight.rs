@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 use super::backoff::{BackOff, BackedOff, Failure};
 use super::metrics::ManagerMetrics;
 use super::records::PullRecord;
-use super::request::EnsureResult;
 use super::schedule::{Rank, Schedule};
 use super::shared_pull::{
-    Arrival, Notify, ParsedRequest, ProgressFanout, PullKey, PullOutcome, PullStage, SharedPull, Waiter,
-    WaiterId,
+    Arrival, Ends, Notify, ParsedRequest, ProgressFanout, PullKey, PullOutcome, PullStage, SharedPull,
+    Waiter, WaiterId,
 };
 use super::token_bucket::{ThrottleMode, TokenBucket};
-use crate::context::{CancelHook, CancelToken, PullContext};
+use crate::context::{CancelToken, PullContext};
 use crate::error::ErrorKind;
 use crate::service::PullRequest;
-use crate::sync::Alarm;
 
 /// How long a submitted request that is not decided yet holds back the pulls of later requests. Bounds what a
 /// look-up that hangs costs other requests.
@@ -284,15 +282,10 @@ impl InFlight {
     }
 
     /// Attaches what removes the waiter. Returns it if the waiter is gone, to be dropped without the lock.
-    pub(super) fn attach(
-        &mut self,
-        id: WaiterId,
-        hook: Option<CancelHook>,
-        alarm: Option<Alarm<EnsureResult>>,
-    ) -> Option<(Option<CancelHook>, Option<Alarm<EnsureResult>>)> {
+    pub(super) fn attach(&mut self, id: WaiterId, ends: Ends) -> Option<Ends> {
         match self.pulls.get_mut(&id.pull).and_then(|pull| pull.waiters.get_mut(&id.waiter)) {
-            Some(waiter) => waiter.ends.replace((hook, alarm)),
-            None => Some((hook, alarm)),
+            Some(waiter) => waiter.ends.replace(ends),
+            None => Some(ends),
         }
     }
 

@@ -13,10 +13,11 @@ use super::in_flight::InFlight;
 use super::jobs::Workers;
 use super::records::Records;
 use super::request::{EnsureRequest, EnsureResult};
-use super::shared_pull::ParsedRequest;
+use super::shared_pull::{Ends, ParsedRequest};
 use super::token_bucket::ThrottleMode;
 use super::verification::VerificationRule;
 use crate::clock::Clock;
+use crate::context::PullContext;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::puller::ImagePuller;
 use crate::service::ImageService;
@@ -50,6 +51,27 @@ impl ManagerInner {
     pub(super) fn alarm(&self, due: Instant) -> Receiver<Instant> {
         let delay = due.saturating_duration_since(self.now());
         catch_unwind(AssertUnwindSafe(|| self.clock.after(delay))).unwrap_or_else(|_| after(delay))
+    }
+
+    /// Has `leave` called on a cancel and at the deadline of the context, until the result is dropped.
+    pub(super) fn at_end_of(
+        self: &Arc<Self>,
+        cx: &PullContext,
+        leave: impl Fn(&Arc<Self>, Error) + Clone + Send + 'static,
+    ) -> Ends {
+        let leave = |kind, text: &'static str| {
+            let (inner, leave) = (Arc::downgrade(self), leave.clone());
+            move || {
+                if let Some(inner) = inner.upgrade() {
+                    leave(&inner, Error::new(kind, text));
+                }
+            }
+        };
+        let cancelled = || leave(ErrorKind::Cancelled, "the caller cancelled the request");
+        let expired = || leave(ErrorKind::Timeout, "the request's deadline passed");
+        let hook = cx.cancel_token().map(|token| token.on_cancel(cancelled()));
+        let alarm = cx.deadline().map(|deadline| self.timer.at(deadline, expired()));
+        (hook, alarm)
     }
 
     pub(super) fn emit(&self, request: &ParsedRequest, reason: EventReason, message: String) {

@@ -1,6 +1,7 @@
 //! Work for the manager's threads, and the channels that carry it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use super::request::EnsureRequest;
 use super::responder::Responder;
 use super::schedule::Rank;
-use super::shared_pull::Arrival;
+use super::shared_pull::{Arrival, Ends};
 use super::token_bucket::ThrottleMode;
 use crate::context::{CancelToken, PullContext};
 use crate::puller::PullResult;
@@ -29,9 +30,37 @@ pub(super) struct Workers {
 }
 
 pub(super) enum Job {
-    Decide(Box<Submitted>),
+    Decide(Arc<Undecided>),
     /// Hands a pull whose turn has come to the caller's puller.
     HandOver(u64),
+}
+
+/// A submitted request in the channel. The first of four takes it out and owes the answer: a worker, its
+/// cancel, its deadline, and the thread that refuses all jobs.
+pub(super) struct Undecided {
+    pub(super) rank: Rank,
+    request: Mutex<Option<(Submitted, Option<Ends>)>>,
+}
+
+impl Undecided {
+    pub(super) fn new(rank: Rank, submitted: Submitted) -> Arc<Self> {
+        Arc::new(Undecided { rank, request: Mutex::new(Some((submitted, None))) })
+    }
+
+    pub(super) fn take(&self) -> Option<Submitted> {
+        let (submitted, ends) = self.request.lock().take()?;
+        drop(ends);
+        Some(submitted)
+    }
+
+    /// Keeps what ends the wait until the request is taken out.
+    pub(super) fn attach(&self, ends: Ends) {
+        let unneeded = match &mut *self.request.lock() {
+            Some((_, own)) => own.replace(ends),
+            None => Some(ends),
+        };
+        drop(unneeded);
+    }
 }
 
 /// A request that was submitted.
@@ -41,7 +70,6 @@ pub(super) struct Submitted {
     pub(super) throttle: ThrottleMode,
     pub(super) responder: Responder,
     pub(super) arrival: Arrival,
-    pub(super) rank: Rank,
 }
 
 impl Workers {

@@ -122,8 +122,11 @@ pub(super) struct Waiter {
     /// Whether the pull was begun for this request.
     pub(super) is_first: bool,
     /// Removes the waiter on a cancel and at the deadline, if no thread waits that could.
-    pub(super) ends: Option<(Option<CancelHook>, Option<Alarm<EnsureResult>>)>,
+    pub(super) ends: Option<Ends>,
 }
+
+/// Ends a wait on a cancel and at a deadline. Dropped without a lock: they may own code of the caller's.
+pub(super) type Ends = (Option<CancelHook>, Option<Alarm<EnsureResult>>);
 
 /// How a waiter gets its outcome.
 pub(super) enum Notify {

@@ -28,14 +28,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, at, never, select};
 
 use super::inner::{ManagerInner, catch_panic, shut_down};
-use super::jobs::{Job, Submitted};
+use super::jobs::{Job, Submitted, Undecided};
 use super::request::{EnsureRequest, EnsureResult};
 use super::responder::Responder;
 use super::schedule::Rank;
 use super::shared_pull::{PullOutcome, SharedPull, WaiterOutcome};
 use super::token_bucket::ThrottleMode;
 use crate::context::{CancelToken, PullContext};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Phase};
 use crate::puller::{ImagePuller, PullResult};
 use crate::sync::LISTENING_TIME;
 
@@ -57,18 +57,38 @@ impl ManagerInner {
     ) {
         let responder = Responder::new(&request, results, &self.timer);
         let asked_at = self.now();
-        {
+        let context = cx.clone();
+        let undecided = {
             let mut in_flight = self.in_flight.lock();
             if !in_flight.is_open {
                 drop(in_flight);
                 return responder.respond(Err(shut_down().with_image(request.image.image)));
             }
             let (arrival, rank) = in_flight.arrive_submitted(asked_at, request.priority);
-            let submitted = Submitted { cx, request, throttle, responder, arrival, rank };
+            let submitted = Submitted { cx, request, throttle, responder, arrival };
+            let undecided = Undecided::new(rank, submitted);
             // It has no bound, and both its ends are here.
-            let _ = self.workers.jobs.0.send(Job::Decide(Box::new(submitted)));
-        }
+            let _ = self.workers.jobs.0.send(Job::Decide(Arc::clone(&undecided)));
+            undecided
+        };
         self.ensure_worker();
+        if context.cancel_token().is_some() || context.deadline().is_some() {
+            let weak = Arc::downgrade(&undecided);
+            undecided.attach(self.at_end_of(&context, move |inner, why| {
+                if let Some(undecided) = weak.upgrade() {
+                    inner.refuse_undecided(&undecided, why);
+                }
+            }));
+        }
+    }
+
+    /// Answers a submitted request that no worker has come to.
+    fn refuse_undecided(self: &Arc<Self>, undecided: &Undecided, why: Error) {
+        if let Some(Submitted { request, responder, .. }) = undecided.take() {
+            let why = why.with_image(request.image.image).with_phase(Phase::Queued);
+            responder.respond(Err(why));
+            self.release(undecided.rank);
+        }
     }
 
     fn ensure_worker(self: &Arc<Self>) {
@@ -96,11 +116,7 @@ impl ManagerInner {
     fn refuse_jobs(self: &Arc<Self>, error: &Error) {
         while let Ok(job) = self.workers.jobs.1.try_recv() {
             match job {
-                Job::Decide(submitted) => {
-                    let Submitted { request, responder, rank, .. } = *submitted;
-                    responder.respond(Err(error.clone().with_image(request.image.image)));
-                    self.release(rank);
-                }
+                Job::Decide(undecided) => self.refuse_undecided(&undecided, error.clone()),
                 Job::HandOver(pull) => self.end_pull(pull, PullOutcome::never_begun(error.clone())),
             }
         }
@@ -131,14 +147,14 @@ impl ManagerInner {
 
     fn run(self: &Arc<Self>, job: Job) {
         match job {
-            Job::Decide(submitted) => {
-                let rank = submitted.rank;
+            Job::Decide(undecided) => {
+                let Some(submitted) = undecided.take() else { return };
                 // After a panic the responder has answered.
                 let _ = catch_panic("the image manager", || {
-                    self.ensure_submitted(*submitted);
+                    self.ensure_submitted(submitted);
                     Ok(())
                 });
-                self.release(rank);
+                self.release(undecided.rank);
             }
             Job::HandOver(pull) => self.hand_over(pull),
         }
