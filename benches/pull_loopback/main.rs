@@ -5,6 +5,10 @@
 //! their own, and so has the registry; they take turns, and each is measured as a whole, its start
 //! included. With `--peers` the other pullers of this machine take part. `--help` tells the rest.
 //!
+//! This is no criterion bench: criterion measures a function that it calls many times in its own process.
+//! It cannot take turns between processes, and it reports no ratio of two contenders in the same minute,
+//! which is the figure that a noisy machine leaves meaningful.
+//!
 //! Over a wide area it is round trips and the rate of a connection that cost, not what a program does. So
 //! there this crate has its default of 16 connections, or half of them, and the floor has as many. It is
 //! no goal there, but tells where the time goes: it fetches whole blobs, so on work A it waits for the

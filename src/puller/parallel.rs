@@ -27,7 +27,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::pulls::Pulls;
-use super::queued::{Pending, Queued};
+use super::queued::{Pending, Queued, Requests};
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
@@ -54,7 +54,8 @@ struct Parallel<S> {
     pulls: Arc<Pulls<S>>,
     /// `None` is no limit.
     tokens: Option<(Sender<()>, Receiver<()>)>,
-    queue: (Sender<Queued>, Receiver<Queued>),
+    requests: Requests,
+    queue: Receiver<Queued>,
     /// How many requests may be open: waiting, or running.
     max_open: usize,
     /// Tokens taken, also where there is no limit.
@@ -89,6 +90,7 @@ impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
 
     fn shutdown(&self, grace: Duration) {
         self.0.pulls.close();
+        self.0.requests.close();
         self.0.refuse_all(&RejectReason::ShutDown.into_error());
         self.0.pulls.end(grace);
     }
@@ -97,9 +99,12 @@ impl<S: ImageService + 'static> ImagePuller for ParallelImagePuller<S> {
 impl<S: ImageService + 'static> Parallel<S> {
     /// Takes the request in, and sees to it that a thread comes for it.
     fn enqueue(self: &Arc<Self>, pending: Pending) -> Result<(), Rejected> {
+        let Some(requests) = self.requests.sender() else {
+            return Err(Rejected::new(pending, RejectReason::ShutDown));
+        };
         let queued = self.pulls.admit(pending, self.max_open)?;
-        // It has no bound, and both its ends are here.
-        let _ = self.queue.0.send(queued.clone());
+        // It has no bound, and its other end is here.
+        let _ = requests.send(queued.clone());
         self.pulls.watch(&queued);
         if self.take_token() {
             self.start_thread();
@@ -138,7 +143,7 @@ impl<S: ImageService + 'static> Parallel<S> {
         loop {
             self.pull_while_any();
             self.return_token();
-            if self.queue.1.is_empty() || !self.take_token() {
+            if self.queue.is_empty() || !self.take_token() {
                 return;
             }
         }
@@ -146,7 +151,7 @@ impl<S: ImageService + 'static> Parallel<S> {
 
     fn pull_while_any(&self) {
         let idle_time = if self.tokens.is_some() { IDLE_TIME } else { Duration::ZERO };
-        while let Ok(queued) = self.queue.1.recv_timeout(idle_time) {
+        while let Ok(queued) = self.queue.recv_timeout(idle_time) {
             let Some(mut pull) = self.pulls.begin(&queued) else { continue };
             let pulled = pull.pull_image();
             let size = pull.image_size(&pulled);
@@ -156,7 +161,7 @@ impl<S: ImageService + 'static> Parallel<S> {
 
     /// Answers all that waits.
     fn refuse_all(&self, error: &Error) {
-        self.queue.1.try_iter().for_each(|queued| self.pulls.refuse_queued(&queued, error));
+        self.queue.try_iter().for_each(|queued| self.pulls.refuse_queued(&queued, error));
     }
 }
 
@@ -234,10 +239,12 @@ impl<S: ImageService + 'static> ParallelImagePullerBuilder<S> {
             return Err(Error::new(ErrorKind::InvalidConfig, text));
         }
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+        let (requests, queue) = unbounded();
         Ok(ParallelImagePuller(Arc::new(Parallel {
             pulls: Pulls::new(self.service, self.stack_size),
             tokens: limit.map(bounded),
-            queue: unbounded(),
+            requests: Requests::new(requests),
+            queue,
             max_open: self.max_queued.saturating_add(limit.unwrap_or(usize::MAX)),
             taken: AtomicUsize::new(0),
             started: AtomicUsize::new(0),

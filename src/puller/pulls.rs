@@ -112,16 +112,11 @@ impl<S: ImageService> Pulls<S> {
 
     /// Takes a request in and counts it, unless there are `limit` of them that are not answered.
     pub(super) fn admit(&self, pending: Pending, limit: usize) -> Result<Queued, Rejected> {
-        let one_more = |open: usize| (open < limit && !self.is_closing()).then_some(open + 1);
+        let one_more = |open: usize| (open < limit).then_some(open + 1);
         match self.counts.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
             Ok(_) => Ok(Queued::new(pending)),
-            Err(_) => Err(Rejected::new(pending, self.reason_to_reject())),
+            Err(_) => Err(Rejected::new(pending, RejectReason::Full)),
         }
-    }
-
-    /// Returns why there is no room for a request.
-    pub(super) fn reason_to_reject(&self) -> RejectReason {
-        if self.is_closing() { RejectReason::ShutDown } else { RejectReason::Full }
     }
 
     /// Begins the pull of a request that was popped; `None` if it was answered meanwhile.

@@ -15,12 +15,34 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::PullResult;
 use crate::context::{CancelHook, CancelToken, PullContext};
 use crate::service::PullRequest;
 use crate::sync::Alarm;
+
+/// The end of a queue that requests are sent into, until it is closed.
+///
+/// A closed queue is disconnected as soon as the last caller that sends into it has come back, so its
+/// readers find the end of it, as they do of a channel that is closed in Go.
+pub(super) struct Requests(RwLock<Option<Sender<Queued>>>);
+
+impl Requests {
+    pub(super) fn new(requests: Sender<Queued>) -> Self {
+        Requests(RwLock::new(Some(requests)))
+    }
+
+    /// Returns the sending end; `None` once it is closed.
+    pub(super) fn sender(&self) -> Option<Sender<Queued>> {
+        self.0.read().clone()
+    }
+
+    pub(super) fn close(&self) {
+        let last = self.0.write().take();
+        drop(last);
+    }
+}
 
 /// A request, and all that is needed to answer it.
 pub(super) struct Pending {

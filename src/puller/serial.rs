@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::pulls::Pulls;
-use super::queued::{Pending, Queued};
+use super::queued::{Pending, Queued, Requests};
 use super::until::until_by;
 use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::clock::{Clock, SystemClock};
@@ -48,7 +48,8 @@ pub struct SerialImagePuller<S: ImageService + 'static>(Arc<Serial<S>>);
 
 struct Serial<S> {
     pulls: Arc<Pulls<S>>,
-    queue: (Sender<Queued>, Receiver<Queued>),
+    requests: Requests,
+    queue: Receiver<Queued>,
     /// The right to offer a request to the queue.
     turn: Semaphore,
     /// Callers that wait for their turn, or for room.
@@ -77,13 +78,14 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
     }
 
     fn stats(&self) -> PullerStats {
-        self.0.pulls.stats(self.0.queue.1.len(), self.0.waiting.load(Ordering::Relaxed))
+        self.0.pulls.stats(self.0.queue.len(), self.0.waiting.load(Ordering::Relaxed))
     }
 
     fn shutdown(&self, grace: Duration) {
         let shut_down = RejectReason::ShutDown.into_error();
         self.0.pulls.close();
-        self.0.queue.1.try_iter().for_each(|queued| self.0.pulls.refuse_queued(&queued, &shut_down));
+        self.0.requests.close();
+        self.0.queue.try_iter().for_each(|queued| self.0.pulls.refuse_queued(&queued, &shut_down));
         self.0.pulls.end(grace);
     }
 }
@@ -91,27 +93,30 @@ impl<S: ImageService + 'static> ImagePuller for SerialImagePuller<S> {
 impl<S: ImageService + 'static> Serial<S> {
     /// Puts the request into the queue if there is room and no other caller waits.
     fn try_enqueue(&self, pending: Pending) -> Result<(), Rejected> {
-        let turn = self.turn.try_acquire().filter(|_| !self.queue.0.is_full());
+        let Some(requests) = self.requests.sender() else {
+            return Err(Rejected::new(pending, RejectReason::ShutDown));
+        };
+        let turn = self.turn.try_acquire().filter(|_| !requests.is_full());
         if turn.is_none() {
-            return Err(Rejected::new(pending, self.pulls.reason_to_reject()));
+            return Err(Rejected::new(pending, RejectReason::Full));
         }
         let queued = self.pulls.admit(pending, usize::MAX)?;
         // There is room: only the caller whose turn it is sends.
-        let _ = self.queue.0.send(queued.clone());
+        let _ = requests.send(queued.clone());
         self.pulls.watch(&queued);
         Ok(())
     }
 
     /// Waits for its turn and then for room, until the context ends or the shutdown begins.
     fn wait_and_enqueue(&self, rejected: Rejected) -> Result<(), Rejected> {
-        if rejected.reason() != RejectReason::Full {
-            return Err(rejected);
-        }
         let (pending, _) = rejected.into_pending();
+        let Some(requests) = self.requests.sender() else {
+            return Err(Rejected::new(pending, RejectReason::ShutDown));
+        };
         let cx = pending.cx.clone();
         let queued = self.pulls.admit(pending, usize::MAX)?;
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let is_sent = self.offer_in_turn(&cx, &queued);
+        let is_sent = self.offer_in_turn(&requests, &cx, &queued);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         if is_sent {
             self.pulls.watch(&queued);
@@ -121,7 +126,7 @@ impl<S: ImageService + 'static> Serial<S> {
         Ok(())
     }
 
-    fn offer_in_turn(&self, cx: &PullContext, queued: &Queued) -> bool {
+    fn offer_in_turn(&self, requests: &Sender<Queued>, cx: &PullContext, queued: &Queued) -> bool {
         let waiter = self.turn.acquire();
         let turn = select! {
             recv(waiter.granted()) -> turn => turn.ok(),
@@ -131,7 +136,7 @@ impl<S: ImageService + 'static> Serial<S> {
         };
         turn.is_some_and(|_turn| {
             select! {
-                send(self.queue.0, queued.clone()) -> sent => sent.is_ok(),
+                send(requests, queued.clone()) -> sent => sent.is_ok(),
                 recv(cx.cancelled()) -> _ => false,
                 recv(cx.expired()) -> _ => false,
                 recv(self.pulls.closing()) -> _ => false,
@@ -142,7 +147,7 @@ impl<S: ImageService + 'static> Serial<S> {
     /// The life of the `pull-serial` thread.
     fn run(&self, clock: &dyn Clock) {
         until_by(clock, self.pulls.closing(), RESTART_PERIOD, || {
-            while let Some(queued) = self.next() {
+            while let Ok(queued) = self.queue.recv() {
                 let Some(mut pull) = self.pulls.begin(&queued) else { continue };
                 let pulled = pull.pull_image();
                 let size = pull.image_size(&pulled);
@@ -152,14 +157,6 @@ impl<S: ImageService + 'static> Serial<S> {
                 }
             }
         });
-    }
-
-    /// Waits for the next request; `None` once the shutdown has begun.
-    fn next(&self) -> Option<Queued> {
-        select! {
-            recv(self.queue.1) -> queued => queued.ok(),
-            recv(self.pulls.closing()) -> _ => None,
-        }
     }
 }
 
@@ -216,9 +213,11 @@ impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
     /// # Errors
     /// `ResourceExhausted` if the thread cannot be started.
     pub fn build(self) -> Result<SerialImagePuller<S>, Error> {
+        let (requests, queue) = bounded(MAX_IMAGE_PULL_REQUESTS);
         let serial = Arc::new(Serial {
             pulls: Pulls::new(self.service, self.stack_size),
-            queue: bounded(MAX_IMAGE_PULL_REQUESTS),
+            requests: Requests::new(requests),
+            queue,
             turn: Semaphore::new(1),
             waiting: AtomicUsize::new(0),
         });
