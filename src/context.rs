@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
 use crate::progress::{Progress, ProgressEvent};
+use crate::sync::{Permit, Semaphore};
 
 /// Cancels whatever was given it, a clone or a child of it; once, and for good.
 #[derive(Clone, Default)]
@@ -261,6 +262,21 @@ impl PullContext {
             recv(messages) -> message => Ok(message.ok()),
             recv(self.cancelled()) -> _ => Err(self.ended()),
             recv(self.expired()) -> _ => Err(self.ended()),
+        }
+    }
+
+    /// Waits for a permit.
+    ///
+    /// # Errors
+    /// `Cancelled` or `Timeout`, as soon as the context ends.
+    pub(crate) fn acquire(&self, semaphore: &Semaphore) -> Result<Permit, Error> {
+        loop {
+            if let Some(permit) = semaphore.try_acquire() {
+                return Ok(permit);
+            }
+            if let Some(permit) = self.wait_for(semaphore.acquire().granted())? {
+                return Ok(permit);
+            }
         }
     }
 

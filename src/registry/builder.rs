@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::auth::TokenCache;
 use super::client::{Clients, Service};
-use super::host_limits::{HostLimits, Slots};
+use super::host_limits::HostLimits;
 use super::hosts::Hosts;
 use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
 use super::image_service::RegistryImageService;
@@ -17,6 +17,7 @@ use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
 use crate::store::{Durability, SMALL, Store, StoreBuilder};
+use crate::sync::Semaphore;
 
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
@@ -345,7 +346,7 @@ impl RegistryImageServiceBuilder {
             credentials: self.credentials,
             tokens: TokenCache::default(),
             host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side),
-            downloads: Slots::new(self.downloads),
+            downloads: Semaphore::new(self.downloads),
             store: self.store.open()?,
             clients,
             settings,

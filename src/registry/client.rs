@@ -9,13 +9,14 @@ use parking_lot::Mutex;
 
 use super::auth::TokenCache;
 use super::config_file;
-use super::host_limits::{HostLimits, Slots};
+use super::host_limits::HostLimits;
 use super::hosts::{Host, Hosts};
 use super::http::{Http, Limits, Proxies, Resolver, Trust};
 use super::settings::Settings;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
+use crate::sync::Semaphore;
 
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -30,7 +31,7 @@ pub(super) struct Service {
     pub(super) credentials: Credentials,
     pub(super) tokens: TokenCache,
     pub(super) host_limits: HostLimits,
-    pub(super) downloads: Slots,
+    pub(super) downloads: Semaphore,
     pub(super) store: Store,
     pub(super) clients: Clients,
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::progress::ProgressEvent;
+use crate::sync::{Permit, Semaphore};
 
 /// A host that failed is tried after the others for this long.
 const QUARANTINE: Duration = Duration::from_secs(60);
@@ -64,8 +65,8 @@ pub(crate) struct HostLimits {
 
 #[derive(Debug)]
 struct HostState {
-    slots: Slots,
-    slots_if_near: Slots,
+    slots: Semaphore,
+    slots_if_near: Semaphore,
     times: Mutex<Times>,
     rtt: Mutex<RttEstimate>,
 }
@@ -89,75 +90,13 @@ struct Times {
     quarantined_until: Option<Instant>,
 }
 
-/// A number of places, each of which one may have at a time.
-#[derive(Clone, Debug)]
-pub(crate) struct Slots {
-    taken: Sender<()>,
-    given_back: Receiver<()>,
-}
-
-/// A place among [`Slots`], until dropped.
-#[derive(Debug)]
-pub(crate) struct Slot(Slots);
-
 /// The leave to use a connection to a host, until dropped.
 #[derive(Debug)]
 pub(crate) struct HostPermit {
-    _slot: Slot,
-    _if_near: Option<Slot>,
+    _slot: Permit,
+    _if_near: Option<Permit>,
     /// A host that is being asked is remembered.
     _state: Arc<HostState>,
-}
-
-impl Slots {
-    pub(crate) fn new(places: usize) -> Self {
-        let (taken, given_back) = bounded(places);
-        Slots { taken, given_back }
-    }
-
-    /// Waits for a place.
-    ///
-    /// # Errors
-    /// `Cancelled`, `Timeout`.
-    pub(crate) fn acquire(&self, cx: &PullContext) -> Result<Slot, Error> {
-        if self.taken.try_send(()).is_err() {
-            select! {
-                send(self.taken, ()) -> _ => {}
-                recv(cx.cancelled()) -> _ => return Err(cx.ended()),
-                recv(cx.expired()) -> _ => return Err(cx.ended()),
-            }
-        }
-        Ok(Slot(self.clone()))
-    }
-
-    /// Waits for a place; `None` when `needed` is disconnected first.
-    fn acquire_while(&self, cx: &PullContext, needed: &Receiver<Infallible>) -> Result<Option<Slot>, Error> {
-        if self.taken.try_send(()).is_err() {
-            select! {
-                send(self.taken, ()) -> _ => {}
-                recv(needed) -> _ => return Ok(None),
-                recv(cx.cancelled()) -> _ => return Err(cx.ended()),
-                recv(cx.expired()) -> _ => return Err(cx.ended()),
-            }
-        }
-        Ok(Some(Slot(self.clone())))
-    }
-
-    /// Whether a place is free now.
-    pub(crate) fn has_free(&self) -> bool {
-        !self.taken.is_full()
-    }
-
-    /// A place, if one is free now.
-    pub(crate) fn try_acquire(&self) -> Option<Slot> {
-        self.taken.try_send(()).is_ok().then(|| Slot(self.clone()))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let _ = self.0.given_back.try_recv();
-    }
 }
 
 impl HostLimits {
@@ -177,7 +116,7 @@ impl HostLimits {
             wait_at_gate(cx, host, &state)?;
             // What is small need not wait until a large body has come.
             let if_near = if is_blob { state.acquire_if_near(cx)? } else { None };
-            let slot = state.slots.acquire(cx)?;
+            let slot = cx.acquire(&state.slots)?;
             // The gate may have closed while there was no slot.
             if state.closed_for().is_none() {
                 return Ok(HostPermit { _slot: slot, _if_near: if_near, _state: state });
@@ -246,8 +185,8 @@ impl HostLimits {
             hosts.retain(|_, state| Arc::strong_count(state) > 1 || state.closed_for().is_some());
         }
         let state = Arc::new(HostState {
-            slots: Slots::new(self.slots_per_host),
-            slots_if_near: Slots::new(self.slots_if_near),
+            slots: Semaphore::new(self.slots_per_host),
+            slots_if_near: Semaphore::new(self.slots_if_near),
             times: Mutex::default(),
             rtt: Mutex::default(),
         });
@@ -261,10 +200,20 @@ impl HostState {
         self.rtt.lock().near.is_some()
     }
 
-    /// Waits for one of the fewer slots, as long as the host answers soon.
-    fn acquire_if_near(&self, cx: &PullContext) -> Result<Option<Slot>, Error> {
+    /// Waits for one of the fewer slots, as long as the host is near.
+    fn acquire_if_near(&self, cx: &PullContext) -> Result<Option<Permit>, Error> {
         let near = self.rtt.lock().near.as_ref().map(|(_, near)| near.clone());
-        near.map_or(Ok(None), |near| self.slots_if_near.acquire_while(cx, &near))
+        let Some(near) = near else { return Ok(None) };
+        if let Some(permit) = self.slots_if_near.try_acquire() {
+            return Ok(Some(permit));
+        }
+        let waiter = self.slots_if_near.acquire();
+        select! {
+            recv(waiter.granted()) -> permit => Ok(permit.ok()),
+            recv(near) -> _ => Ok(None),
+            recv(cx.cancelled()) -> _ => Err(cx.ended()),
+            recv(cx.expired()) -> _ => Err(cx.ended()),
+        }
     }
 
     fn closed_for(&self) -> Option<Duration> {

@@ -1,60 +1,40 @@
-//! Who in this process fetches a blob: one thread a digest.
-
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+//! The digests that threads of this process fetch: one thread a digest.
 
 use crate::context::PullContext;
 use crate::error::Error;
 use crate::image::digest::Digest;
+use crate::sync::{Joined, Leader, Outcome, SingleFlight};
 
-/// Which digests threads of this process are fetching, and who waits for them.
+/// The digests that are being fetched. A single flight without a value: each thread that waits takes over
+/// when the one before it has ended, and finds the blob in the store or fetches it.
 #[derive(Debug, Default)]
-pub(super) struct InProgress(Mutex<HashMap<Digest, Waiters>>);
+pub(super) struct InProgress(SingleFlight<Digest, ()>);
 
-/// Notices the end of the claim when the sender is dropped.
-#[derive(Debug)]
-struct Waiters {
-    _ends: Sender<()>,
-    ended: Receiver<()>,
-}
-
-/// The right to fetch a digest, alone in this process.
+/// The right to fetch a digest, alone in this process, until dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
-    in_progress: Arc<InProgress>,
-    digest: Digest,
+    _leader: Leader<Digest, ()>,
 }
 
 impl InProgress {
-    pub(super) fn claim(self: &Arc<Self>, cx: &PullContext, digest: &Digest) -> Result<Claim, Error> {
-        while let Some(ended) = self.taken(digest) {
-            cx.wait_for(&ended)?;
+    /// Waits for the right to fetch the digest.
+    ///
+    /// # Errors
+    /// `Cancelled` or `Timeout`, as soon as the context ends.
+    pub(super) fn claim(&self, cx: &PullContext, digest: &Digest) -> Result<Claim, Error> {
+        loop {
+            let follower = match self.0.join(digest) {
+                Joined::Leader(leader) => return Ok(Claim { _leader: leader }),
+                Joined::Follower(follower) => follower,
+            };
+            if let Some(Outcome::Lead(leader)) = cx.wait_for(follower.outcome())? {
+                return Ok(Claim { _leader: leader });
+            }
         }
-        Ok(Claim { in_progress: self.clone(), digest: digest.clone() })
     }
 
-    /// Whether a thread is fetching the digest just now.
+    /// Returns whether a thread fetches the digest just now.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.0.lock().contains_key(digest)
-    }
-
-    /// Takes the digest, or answers what to wait for.
-    fn taken(&self, digest: &Digest) -> Option<Receiver<()>> {
-        let mut claims = self.0.lock();
-        if let Some(waiters) = claims.get(digest) {
-            return Some(waiters.ended.clone());
-        }
-        let (ends, ended) = bounded(0);
-        claims.insert(digest.clone(), Waiters { _ends: ends, ended });
-        None
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.in_progress.0.lock().remove(&self.digest);
+        self.0.is_led(digest)
     }
 }

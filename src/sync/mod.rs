@@ -5,9 +5,6 @@
 //! started or foreign code runs. The tests run each state under the model checker
 //! [shuttle](https://docs.rs/shuttle).
 
-// The rooms move to these one after the other.
-#![allow(dead_code, unused_imports)]
-
 mod agenda;
 mod blocking_pool;
 mod delivery;

@@ -17,8 +17,9 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 
 use super::credential::{Credential, Secret};
+use crate::sync::Outcome;
 use process::{MAX_ANSWER_LEN, Run};
-use shared::{Asker, Question};
+use shared::Question;
 
 /// No server's URL is longer, bytes.
 const MAX_SERVER_LEN: usize = 2 * 1024;
@@ -62,10 +63,10 @@ impl Helpers {
         let question =
             Question { name: name.to_owned(), program: self.program(name), server: server.to_owned() };
         let asker =
-            Asker::new(question).map_err(|e| failed(ErrorKind::ResourceExhausted, name, &e.to_string()))?;
-        match self.limited(cx).wait_for(asker.answer()) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(failed(ErrorKind::Panicked, name, "the thread that ran it panicked")),
+            shared::ask(&question).map_err(|e| failed(ErrorKind::ResourceExhausted, name, &e.to_string()))?;
+        match self.limited(cx).wait_for(asker.outcome()) {
+            Ok(Some(Outcome::Done(answer))) => answer,
+            Ok(_) => Err(failed(ErrorKind::Panicked, name, "the thread that ran it panicked")),
             Err(_) => {
                 cx.check()?;
                 Err(failed(ErrorKind::Timeout, name, &format!("no answer within {:?}", self.timeout)))

@@ -175,13 +175,14 @@ fn who_asks_the_same_at_the_same_time_shares_one_run() {
     let path = |ending: &str| hanging.directory.path().join(format!("docker-credential-hang{ending}"));
     assert!(Command::new("mkfifo").arg(path(".answer")).status().unwrap().success());
     let question = Question { name: "hang".to_owned(), program: path(""), server: "shared.io".to_owned() };
-    let mut askers: Vec<Asker> = (0..9).map(|_| Asker::new(question.clone()).unwrap()).collect();
+    let mut askers: Vec<_> = (0..9).map(|_| shared::ask(&question).unwrap()).collect();
     let _fifo = hanging.opened_fifo();
     // One who leaves does not end it for the others.
     drop(askers.remove(0));
     fs::write(path(".answer"), "{\"Username\":\"u\",\"Secret\":\"s\"}\n").unwrap();
     for asker in askers {
-        assert_eq!(asker.answer().recv().unwrap().unwrap(), Some(Credential::basic("u", "s")));
+        let Ok(Outcome::Done(answer)) = asker.outcome().recv() else { panic!("the run was given up") };
+        assert_eq!(answer.unwrap(), Some(Credential::basic("u", "s")));
     }
     assert_eq!(fs::read_to_string(path(".runs")).unwrap(), "run\n");
 }

@@ -12,10 +12,10 @@ use super::stats::TransferStats;
 use crate::context::CancelToken;
 use crate::error::{Error, Phase};
 use crate::image::manifest::Descriptor;
-use crate::registry::host_limits::{Slot, Slots};
 use crate::registry::request::PullSession;
 use crate::registry::settings::Settings;
 use crate::store::Transaction;
+use crate::sync::{Permit, Semaphore};
 
 /// The blobs that one pull fetches, and the threads that fetch them. The pull's own thread begins; a thread
 /// that takes a task starts another one if there is more to do. So a pull has one thread for each download,
@@ -31,7 +31,7 @@ pub(super) struct DownloadPool<'a> {
     /// Notified when a helper has left.
     helper_left: Condvar,
     /// The permit held by the one thread that waits for another pull's blob.
-    may_wait: Slots,
+    may_wait: Semaphore,
     pub(super) stats: TransferStats,
 }
 
@@ -48,9 +48,9 @@ struct PoolState<'a> {
 /// What a thread does next.
 pub(super) enum Task<'a> {
     /// Fetches a blob; or, with the permit to wait, waits until another pull has fetched it or failed.
-    Fetch(&'a Descriptor, Option<Slot>),
+    Fetch(&'a Descriptor, Option<Permit>),
     /// Fetches chunks of a blob that another thread leads.
-    Help(Arc<ChunkedDownload<'a>>, Slot),
+    Help(Arc<ChunkedDownload<'a>>, Permit),
 }
 
 impl<'a> DownloadPool<'a> {
@@ -77,7 +77,7 @@ impl<'a> DownloadPool<'a> {
             missing,
             state: Mutex::new(state),
             helper_left: Condvar::new(),
-            may_wait: Slots::new(1),
+            may_wait: Semaphore::new(1),
             stats: TransferStats::default(),
         }
     }

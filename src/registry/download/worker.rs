@@ -14,8 +14,8 @@ use super::stats::TransferStats;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
-use crate::registry::host_limits::Slot;
 use crate::store::{BeginIngest, Ingest};
+use crate::sync::Permit;
 
 /// One of a pool's threads.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ impl<'a> Worker<'_, '_, 'a> {
 
     /// Fetches a blob that the store lacks. If another pull was fetching it and failed, this one
     /// fetches what is left of it.
-    fn fetch(self, blob: &'a Descriptor, wait_permit: Option<Slot>) -> Result<(), Error> {
+    fn fetch(self, blob: &'a Descriptor, wait_permit: Option<Permit>) -> Result<(), Error> {
         self.spawn_helper();
         let (cx, stats) = (self.pool.session.cx, &self.pool.stats);
         let source = self.pool.source(blob);
@@ -86,7 +86,7 @@ impl<'a> Worker<'_, '_, 'a> {
             return commit_inline(ingest, data);
         }
         let service = self.pool.session.service;
-        let _permit = service.downloads.acquire(self.pool.session.cx)?;
+        let _permit = self.pool.session.cx.acquire(&service.downloads)?;
         let is_large = source.blob.size >= service.settings.chunks.from;
         if source.blob.urls.is_empty() && (is_large || ingest.has_gaps()) {
             return self.complete_in_chunks(source, ingest);
