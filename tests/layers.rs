@@ -56,6 +56,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "manager",
         &[
+            &["tests"],
             &["builder"],
             &["image_manager"],
             &["workers"],

@@ -1,7 +1,7 @@
-//! How long a pull that failed is not tried again.
+//! How long an image whose pull failed is not pulled again.
 //!
 //! The series is that of [client-go's back-off](https://pkg.go.dev/k8s.io/client-go/util/flowcontrol#Backoff):
-//! doubled with each failure, and forgotten after twice the longest delay without one.
+//! it doubles with each failure, and is forgotten after twice the longest delay without one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use std::time::{Duration, Instant};
 use super::credential_hash::SecretsHash;
 use crate::error::{Error, ErrorKind};
 
-/// The longest that a registry is believed when it asks to be left alone.
+/// The longest `Retry-After` of a registry that is respected.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whose failures are counted together: one owner's, with one image.
+/// Failures are counted for each owner and image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BackOffKey {
     pub(super) owner: String,
-    /// With its tag, also where that was not typed.
+    /// With its tag, also where the request has none.
     pub(super) image: String,
 }
 
-/// How the delays grow.
+/// The series of delays.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DelaySeries {
     pub(super) initial: Duration,
     pub(super) max: Duration,
-    /// Up to which part of itself a delay grows by chance.
+    /// The part of itself, 0 to 1, by which a delay grows at most by chance.
     pub(super) jitter: f64,
 }
 
-/// The failures that are not forgotten yet.
+/// The failures that still count.
 #[derive(Debug)]
 pub(super) struct BackOff {
     series: DelaySeries,
@@ -40,7 +40,7 @@ pub(super) struct BackOff {
 
 #[derive(Debug)]
 struct BackOffEntry {
-    /// Where the series stands.
+    /// The place in the series.
     step: Duration,
     /// The delay itself: the step with its jitter, or what the registry asked for.
     delay: Duration,
@@ -52,13 +52,13 @@ struct BackOffEntry {
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) cause: Error,
-    /// The asker's credentials; with others there is no back-off.
+    /// The request's credentials. Other credentials are not backed off.
     pub(super) credentials: SecretsHash,
-    /// Which pull it was: one that several containers of an owner waited for counts once.
+    /// The pull's number. A pull that several requests of an owner shared counts once.
     pub(super) pull: u64,
 }
 
-/// Why a pull is not tried now.
+/// Why an image is not pulled now, and for how long.
 #[derive(Debug)]
 pub(super) struct BackedOff {
     pub(super) cause: Error,
@@ -70,7 +70,7 @@ impl BackOff {
         BackOff { series, entries: HashMap::new(), next_sweep: None }
     }
 
-    /// Whether the key is held back now. Other credentials than those that failed set it free.
+    /// Returns the key's back-off, if there is one now. Other credentials than those that failed end it.
     pub(super) fn get(
         &mut self,
         key: &BackOffKey,
@@ -86,7 +86,7 @@ impl BackOff {
         (!left.is_zero()).then(|| BackedOff { cause: entry.failure.cause.clone(), left })
     }
 
-    /// Holds the key back, for longer than the last time.
+    /// Backs the key off, for longer than the last time.
     pub(super) fn failed(&mut self, key: &Arc<BackOffKey>, failure: Failure, now: Instant) {
         self.sweep_now_and_then(now);
         let last = self.entries.get(key).filter(|entry| !entry.is_forgotten(now, self.series.max));
@@ -103,12 +103,12 @@ impl BackOff {
         self.entries.insert(Arc::clone(key), BackOffEntry { step, delay, failed_at: now, failure });
     }
 
-    /// Forgets the key: whether it was known.
+    /// Forgets the key's failures. Returns whether there were any.
     pub(super) fn forget(&mut self, key: &BackOffKey) -> bool {
         self.entries.remove(key).is_some()
     }
 
-    /// How many keys are not forgotten at `now`.
+    /// Returns how many keys have failures that count at `now`.
     pub(super) fn len(&mut self, now: Instant) -> usize {
         self.sweep(now);
         self.entries.len()
@@ -118,8 +118,8 @@ impl BackOff {
         step.mul_f64(1.0 + self.series.jitter * fastrand::f64()).min(self.series.max)
     }
 
-    /// Keys that nobody asks about any more must not stay: what is old is thrown out as new ones
-    /// come in.
+    /// Removes old keys as new ones come in: a key that no request has any more would stay for
+    /// ever.
     fn sweep_now_and_then(&mut self, now: Instant) {
         if self.next_sweep.is_none_or(|at| at <= now) {
             self.sweep(now);
@@ -143,7 +143,7 @@ impl BackOffEntry {
     }
 }
 
-/// Whether only a change, of the request or at the registry, can make the pull succeed.
+/// Returns whether the pull can only succeed after a change of the request or at the registry.
 pub(super) fn is_permanent(error: &Error) -> bool {
     use ErrorKind::*;
     let is_of_a_lasting_kind = matches!(
@@ -174,7 +174,7 @@ mod tests {
         back_off.get(key, &SecretsHash::of(&[]), now).map(|held| held.left)
     }
 
-    /// Fails as soon as it may, `times` times, and tells the delays, seconds.
+    /// Fails `times` times, each as soon as the back-off allows; returns the delays, seconds.
     fn delays(series: DelaySeries, kind: ErrorKind, times: u64) -> Vec<u64> {
         let (mut back_off, key, mut now) = (BackOff::new(series), key("pod"), Instant::now());
         (0..times)

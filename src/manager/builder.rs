@@ -1,4 +1,4 @@
-//! The settings of a manager, and what they must not be.
+//! The settings of a manager, and their checks.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ use crate::puller::ImagePuller;
 use crate::service::{ImageService, ImageSpec};
 use crate::sync::{ThreadGroup, Timer};
 
-/// The most pulls that may run side by side.
+/// The highest number of pulls that may run at a time.
 const MAX_PARALLEL: usize = 4096;
-/// How many do where nobody says.
+/// The default of that number.
 const DEFAULT_PARALLEL: usize = 4;
 const MAX_RATE: f64 = 1e6;
 const MAX_BURST: u32 = 1_000_000;
-/// Longer delays than a day make no sense.
+/// The longest delay that can be set.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl ImageManager {
@@ -83,88 +83,91 @@ impl ImageManagerBuilder {
         }
     }
 
-    /// The puller, over the same service. It is the caller's: a manager that ends leaves it running.
-    /// Default: a [`ParallelImagePuller`] of the manager's own.
+    /// Sets a puller over the same service. The caller keeps it: the manager does not shut it down.
+    /// Default: none; the manager pulls on threads of its own.
     pub fn puller(mut self, puller: Arc<dyn ImagePuller>) -> Self {
         self.puller = Some(puller);
         self
     }
 
-    /// Who is told what happens. Default: nobody.
+    /// Sets the sink of events. Default: none.
     pub fn events(mut self, sink: Arc<dyn EventSink>) -> Self {
         self.sink = Some(sink);
         self
     }
 
-    /// The clock of back-off, throttle and age. Default: the machine's.
+    /// Sets the clock of back-off, throttle and age. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How many pulls may begin in a second, up to a million; 0 is no throttle. Default: 5, as kubelet's.
+    /// Sets how many pulls may begin in a second, 0 to 1,000,000; 0 is no throttle. Default: 5, as kubelet's.
     pub fn qps(mut self, pulls: f64) -> Self {
         self.qps = pulls;
         self
     }
 
-    /// How many pulls may begin at once after a time without, 1 to a million. Default: 10, as kubelet's.
+    /// Sets how many pulls may begin at once after a time without, 1 to 1,000,000. Default: 10, as kubelet's.
     pub fn burst(mut self, pulls: u32) -> Self {
         self.burst = pulls;
         self
     }
 
-    /// What becomes of a request when too many pulls have begun. Default: it is refused, as by kubelet.
+    /// Sets what happens to a request when the throttle has no token. Default:
+    /// [`Refuse`](ThrottleMode::Refuse), as kubelet.
     pub fn throttle(mut self, mode: ThrottleMode) -> Self {
         self.throttle = mode;
         self
     }
 
-    /// How long an image that failed is not tried again: `initial` at first, then twice as long with
-    /// each failure up to `max`, which is a day at most. Default: 10 s and 300 s, as kubelet's.
+    /// Sets how long an image that failed is not pulled again: `initial` at first, then twice as long with
+    /// each failure up to `max`, which is at most a day. Default: 10 s and 300 s, as kubelet's.
     pub fn back_off(mut self, initial: Duration, max: Duration) -> Self {
         self.back_off.initial = initial;
         self.back_off.max = max;
         self
     }
 
-    /// By how much of itself a delay grows by chance, 0 to 1, so that a thousand nodes do not come back
-    /// at once; never above the maximum. 0 gives kubelet's exact series. Default: 0.1.
+    /// Sets the part of itself, 0 to 1, by which a delay grows at most by chance, so that many nodes do not
+    /// come back at once. No delay exceeds the maximum. 0 gives kubelet's exact series. Default: 0.1.
     pub fn jitter(mut self, part: f64) -> Self {
         self.back_off.jitter = part;
         self
     }
 
-    /// How many pulls run side by side, 1 to 4,096, and no more than the puller can run. Default: as
-    /// many as the puller can run; 4 for the manager's own.
+    /// Sets how many pulls run at a time, 1 to 4,096, and no more than the puller can run. Default: as
+    /// many as the puller can run; 4 without a puller.
     pub fn max_parallel(mut self, pulls: usize) -> Self {
         self.max_parallel = Some(pulls);
         self
     }
 
-    /// How many of them go to one registry, 1 to all of them. Default: all of them.
+    /// Sets how many of them go to one registry, 1 to all of them. Default: all of them.
     pub fn max_per_registry(mut self, pulls: usize) -> Self {
         self.max_per_registry = Some(pulls);
         self
     }
 
-    /// How long a wait counts as much as one level of priority, 1 ms to a day. A request can only be
-    /// overtaken by later ones of a higher priority, and only by those that come within so long for each
+    /// Sets how long a wait counts as much as one level of priority, 1 ms to a day. A request can only be
+    /// overtaken by later ones of a higher priority, and only by those that come within that time for each
     /// level between the two. Default: 10 s.
     pub fn aging(mut self, wait: Duration) -> Self {
         self.aging = wait;
         self
     }
 
-    /// The folder where it is recorded who pulled an image with which credential, hashes only; it is
-    /// made if it is not there, and belongs to one manager at a time: another is refused. Default: nothing is recorded, and
-    /// all may use what is there.
+    /// Sets the folder of the records, which hold for each pulled image the hashes of the credentials that it was
+    /// pulled with. It is created if needed, and belongs to one manager at a time; a second one is refused.
+    /// Default: nothing is recorded, and every
+    /// request may use the images that are there.
     pub fn records(mut self, folder: impl Into<PathBuf>) -> Self {
         self.records = Some(folder.into());
         self
     }
 
-    /// Which images may be used only by who could have pulled them; needs [`records`](Self::records).
+    /// Sets which images only those requests may use that could have pulled them. Needs
+    /// [`records`](Self::records).
     /// Default: [`NeverVerifyPreloadedImages`](VerificationPolicy::NeverVerifyPreloadedImages) where
     /// there are records.
     pub fn verification_policy(mut self, policy: VerificationPolicy) -> Self {
@@ -172,10 +175,10 @@ impl ImageManagerBuilder {
         self
     }
 
-    /// The manager, with its threads running.
+    /// Builds the manager, and starts its first thread.
     ///
     /// # Errors
-    /// `InvalidConfig` names the setting that is out of range or contradicts another, or the folder of
+    /// `InvalidConfig` names the setting that is out of range or contradicts another, or the folder of the
     /// records that cannot be used; `ResourceExhausted` if no thread could be started.
     pub fn build(self) -> Result<ImageManager, Error> {
         let limits = self.limits()?;
@@ -276,7 +279,8 @@ fn open_records(folder: &Path) -> Result<Records, Error> {
     })
 }
 
-/// Pulls that were cut short may have given an image all the same, by whom nobody knows.
+/// Records the images of pulls that were cut short: such a pull may have brought its image, and no record says
+/// with which credentials.
 fn adopt_leftovers(service: &dyn ImageService, records: &Records) {
     for (image, begun) in records.left_over() {
         let found = service.image_ref(&PullContext::new(), &ImageSpec::from(image.as_str()));

@@ -1,4 +1,4 @@
-//! Telling credentials apart without keeping them.
+//! Hashes that tell credentials apart without keeping them.
 
 use std::fmt;
 
@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::digest::Digest;
 use crate::service::PullSecret;
 
-/// The mark of a set of pull secrets: equal for the same contents, in whichever order, and no way
-/// back.
+/// The hash of a set of pull secrets: equal for equal contents, in any order.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct SecretsHash(String);
 
@@ -27,7 +26,7 @@ impl fmt::Debug for SecretsHash {
     }
 }
 
-/// A pull secret as the records know it: which one it is, and the mark of what it holds.
+/// A pull secret as the records keep it: its name in the API server, and the hash of its contents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct SecretMark {
@@ -47,7 +46,7 @@ impl SecretMark {
         }
     }
 
-    /// Whether both are one credential: the same contents, or the same object of the API server,
+    /// Returns whether both are one credential: the same contents, or the same object of the API server,
     /// whose contents may have been renewed.
     pub(super) fn is_same_as(&self, other: &SecretMark) -> bool {
         let coordinates = |mark: &SecretMark| (mark.namespace.clone(), mark.name.clone(), mark.uid.clone());
@@ -56,7 +55,7 @@ impl SecretMark {
     }
 }
 
-/// Each part stands after its length, so that no two secrets read alike.
+/// Hashes a secret's parts, each after its length, so that no two secrets hash the same text.
 fn content_hash(secret: &PullSecret) -> String {
     let entries = secret.data.iter().flat_map(|(key, data)| [key.as_bytes(), data.as_bytes()]);
     let mut text = zeroize::Zeroizing::new(Vec::new());

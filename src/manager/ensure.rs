@@ -227,9 +227,9 @@ impl ManagerInner {
             .lock()
             .get_mut(pull)
             .map(|shared| (shared.cancel.clone(), shared.request.clone(), Arc::clone(&shared.progress)));
-        let (cancel, request, waiters) = parts.ok_or_else(nobody_waits)?;
+        let (cancel, request, waiters) = parts.ok_or_else(no_waiters)?;
         if cancel.is_cancelled() {
-            return Err(nobody_waits());
+            return Err(no_waiters());
         }
         self.record_begin(pull, &request.image.image)?;
         let progress = PullProgress { inner: Arc::downgrade(self), pull, waiters };
@@ -453,7 +453,7 @@ impl Progress for PullProgress {
     }
 }
 
-fn nobody_waits() -> Error {
+fn no_waiters() -> Error {
     Error::new(ErrorKind::Cancelled, "no request waits for the pull any more")
 }
 

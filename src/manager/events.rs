@@ -1,4 +1,4 @@
-//! What is told to whoever follows, in kubelet's words.
+//! Events, with kubelet's reasons and messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,30 +7,30 @@ use crate::error::Error;
 
 /// Takes the manager's events: what kubelet records on the pod.
 ///
-/// Called from the threads of those who ask, of the manager and of the puller, from several at once,
-/// never under a lock. It should be quick. A panic in it is caught and logged.
+/// Called from the threads of callers, of the manager and of the puller, from several at once, and
+/// never under a lock. It should return soon: a pull waits for it. A panic of it is caught and logged.
 pub trait EventSink: Send + Sync {
-    /// Something happened.
+    /// Takes one event.
     fn event(&self, event: &Event);
 }
 
-/// One event.
+/// One event of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// Whose request it is about.
+    /// The request's owner.
     pub owner: String,
     /// The image, as typed.
     pub image: String,
     /// What happened.
     pub reason: EventReason,
-    /// The same for people; it names the image.
+    /// The event as a sentence, which names the image.
     pub message: String,
 }
 
 /// What happened.
 ///
-/// Its names are those of
+/// The names are those of
 /// [kubelet's events](https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/events/event.go).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -41,16 +41,16 @@ pub enum EventReason {
     Pulled,
     /// The pull failed.
     Failed,
-    /// The image failed lately and is not tried again yet.
+    /// The image failed before, and is not pulled again yet.
     BackOff,
-    /// The name is not one, or nobody could tell whether the image is there.
+    /// The name is invalid, or the service could not tell whether the image is there.
     InspectFailed,
-    /// The image may not be used as it is, and the policy is never to pull.
+    /// The image is absent, or may not be used, and the policy is `Never`.
     ErrImageNeverPull,
 }
 
 impl EventReason {
-    /// The reason as Kubernetes writes it.
+    /// Returns the reason as Kubernetes writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             EventReason::Pulling => "Pulling",
@@ -62,7 +62,7 @@ impl EventReason {
         }
     }
 
-    /// Whether Kubernetes gives it the type `Warning`; the type of the others is `Normal`.
+    /// Returns whether Kubernetes gives it the type `Warning`; the others have the type `Normal`.
     pub fn is_warning(self) -> bool {
         matches!(self, EventReason::Failed | EventReason::InspectFailed | EventReason::ErrImageNeverPull)
     }

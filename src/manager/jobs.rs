@@ -63,7 +63,7 @@ impl Undecided {
     }
 }
 
-/// A request that was submitted.
+/// A submitted request, and the way to answer it.
 pub(super) struct Submitted {
     pub(super) cx: PullContext,
     pub(super) request: EnsureRequest,

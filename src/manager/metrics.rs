@@ -1,4 +1,4 @@
-//! What the manager has done, in plain numbers.
+//! The manager's metrics.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::request::{ImageSource, PullPolicy};
 use crate::error::ErrorKind;
 
-/// Upper bounds, seconds: those of
+/// Upper bounds of the histograms, seconds: those of
 /// [kubelet's pull durations](https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/metrics/metrics.go).
 const SECONDS: [f64; 18] = [
     1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
@@ -17,7 +17,7 @@ const SECONDS: [f64; 18] = [
 const MB: u64 = 1 << 20;
 const GB: u64 = 1 << 30;
 
-/// The name that kubelet gives to images larger than so many bytes, the largest first.
+/// kubelet's names for image sizes, each with its lower bound in bytes; the largest first.
 const SIZES: [(u64, &str); 12] = [
     (100 * GB, "GT100GB"),
     (60 * GB, "60GB-100GB"),
@@ -37,21 +37,21 @@ fn size_name(bytes: u64) -> &'static str {
     SIZES.iter().find(|(bound, _)| bytes > *bound).map_or("N/A", |(_, name)| name)
 }
 
-/// Durations, counted by length.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Histogram {
-    /// How many durations were at most so long: an entry for each of [`bounds`](Self::bounds), each
-    /// holding what the one before holds.
+    /// Number of durations up to each of the [`bounds`](Self::bounds); each entry includes the one
+    /// before it.
     pub counts: [u64; SECONDS.len()],
-    /// How many durations in all.
+    /// Number of all durations.
     pub count: u64,
     /// Their sum, seconds.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// The bounds of the counts, seconds.
+    /// Returns the bounds of the counts, seconds.
     pub fn bounds() -> &'static [f64] {
         &SECONDS
     }
@@ -66,31 +66,31 @@ impl Histogram {
     }
 }
 
-/// What a manager has done since it was built, and what it is doing.
+/// Counts since the manager was built, and its current state.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ManagerMetrics {
     /// Pulls that wait for their turn.
     pub queued: usize,
-    /// Pulls that were handed to the puller and have not ended.
+    /// Pulls whose turn has come and that have not ended.
     pub running: usize,
-    /// Askers that wait for a pull.
+    /// Requests that wait for a pull.
     pub waiting: usize,
-    /// Owners and images that are held back, or whose failures are not forgotten yet.
+    /// Pairs of owner and image that have failures which still count.
     pub back_off_keys: usize,
-    /// Registries that a pull goes to, or waits for.
+    /// Registries with pulls that run or wait.
     pub registries: usize,
     /// Pulls that succeeded.
     pub pulls_succeeded: u64,
-    /// Pulls that failed, by what kind of thing went wrong: sorted by its name.
+    /// Pulls that failed, by the error's kind, sorted by its name.
     pub pulls_failed: Vec<(ErrorKind, u64)>,
-    /// Askers that shared a pull which somebody else had begun.
+    /// Requests that shared the pull of another one.
     pub joined: u64,
-    /// Requests for an image that was there.
+    /// Requests whose image was there.
     pub present: u64,
-    /// Requests that used what was there, since its pull failed.
+    /// Requests that used the image that was there because the pull failed.
     pub fallbacks: u64,
-    /// Requests that were refused since the image failed lately.
+    /// Requests that were refused by the back-off.
     pub back_offs: u64,
     /// Requests that were refused by the throttle.
     pub throttled: u64,
@@ -98,23 +98,23 @@ pub struct ManagerMetrics {
     pub bytes_fetched: u64,
     /// Bytes of pulled images that were there already.
     pub bytes_reused: u64,
-    /// Requests, by the labels that kubelet gives them.
+    /// Requests, by kubelet's labels.
     pub requests: BTreeMap<RequestLabels, u64>,
-    /// From a pull that succeeded being asked for to its beginning, by kubelet's name for the size.
+    /// Durations from request to begin of successful pulls, by kubelet's name for the size.
     pub wait_seconds: BTreeMap<&'static str, Histogram>,
-    /// How long pulls took that succeeded, by kubelet's name for the size.
+    /// Durations of successful pulls, by kubelet's name for the size.
     pub pull_seconds: BTreeMap<&'static str, Histogram>,
 }
 
-/// What kubelet tells requests apart by.
+/// kubelet's labels of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct RequestLabels {
     /// The policy, in lower case.
     pub pull_policy: &'static str,
-    /// Whether the image was there: `true`, `false`, or `unknown` if nobody looked.
+    /// Whether the image was there: `true`, `false`, or `unknown` if the manager did not look.
     pub present_locally: &'static str,
-    /// Whether it had to be pulled: `true`, `false`, or `unknown` if it did not come to that.
+    /// Whether it had to be pulled: `true`, `false`, or `unknown` if the request failed before.
     pub pull_required: &'static str,
 }
 
@@ -168,20 +168,16 @@ impl ManagerMetrics {
         }
     }
 
-    /// The numbers in the
+    /// Returns the metrics in the
     /// [text format of Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format),
-    /// under kubelet's names where it has such.
+    /// under kubelet's names where kubelet has the metric.
     pub fn to_prometheus(&self) -> String {
         let mut text = Text(String::new());
         text.requests(&self.requests);
         text.durations(&self.pull_seconds, &self.wait_seconds);
         text.pulls(self.pulls_succeeded, &self.pulls_failed);
         let counters = [
-            (
-                "oci_puller_joined_total",
-                "Askers that shared a pull which somebody else had begun.",
-                self.joined,
-            ),
+            ("oci_puller_joined_total", "Requests that shared the pull of another one.", self.joined),
             ("oci_puller_present_total", "Requests for an image that was there.", self.present),
             (
                 "oci_puller_fallbacks_total",
@@ -221,7 +217,7 @@ impl ManagerMetrics {
     }
 }
 
-/// Writing to a string cannot fail.
+/// The text. Writing to a string cannot fail.
 struct Text(String);
 
 impl Text {

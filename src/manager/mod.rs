@@ -19,6 +19,8 @@ mod request;
 mod responder;
 mod schedule;
 mod shared_pull;
+#[cfg(test)]
+mod tests;
 mod token_bucket;
 mod verification;
 mod workers;

@@ -8,20 +8,20 @@ use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;
 use crate::service::{ImageRef, ImageSpec, PodSandboxConfig, PullSecret, PulledImage};
 
-/// When an image is pulled: Kubernetes' `imagePullPolicy`, and one more.
+/// When an image is pulled: Kubernetes' `imagePullPolicy`, and `PullIfPossible`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PullPolicy {
-    /// Pulled each time, without a look at what is there.
+    /// Pulls each time, without a look at the image that is there.
     Always,
-    /// Pulled if it is not there; the default.
+    /// Pulls the image if it is not there. The default.
     #[default]
     IfNotPresent,
-    /// Never pulled: what is not there is an error.
+    /// Never pulls: an image that is not there is an error.
     Never,
-    /// Pulled each time, like `Always`; but if the registry cannot be reached or cannot serve now
-    /// (`HostNotFound`, `ConnectionFailed`, `Timeout`, `Unavailable`, `RateLimited`), what is there is
-    /// used.
+    /// Pulls each time, like `Always`; but if the registry cannot be reached or cannot serve now
+    /// (`HostNotFound`, `ConnectionFailed`, `Timeout`, `Unavailable`, `RateLimited`), uses the image that is
+    /// there.
     PullIfPossible,
 }
 
@@ -29,7 +29,7 @@ impl PullPolicy {
     const ALL: [PullPolicy; 4] =
         [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never, PullPolicy::PullIfPossible];
 
-    /// Its name, as Kubernetes writes it.
+    /// Returns the policy's name, as Kubernetes writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             PullPolicy::Always => "Always",
@@ -39,7 +39,7 @@ impl PullPolicy {
         }
     }
 
-    /// Whether to look for the image before it is pulled.
+    /// Returns whether to look for the image before it is pulled.
     pub(super) fn looks_first(self) -> bool {
         matches!(self, PullPolicy::IfNotPresent | PullPolicy::Never)
     }
@@ -66,48 +66,48 @@ impl FromStr for PullPolicy {
     }
 }
 
-/// A request to have an image.
+/// A request to ensure that an image is there.
 #[derive(Clone, Debug, Default)]
 pub struct EnsureRequest {
-    /// The caller's own; it comes back in an [`EnsureResult`].
+    /// The caller's number for the request, which comes back in the [`EnsureResult`]. Default: 0.
     pub id: u64,
-    /// Who asks: to kubelet, the pod's uid. Failures are counted by owner and image. Not empty.
+    /// The owner of the request: for kubelet, the pod's uid. Failures count for an owner and image. Not empty.
     pub owner: String,
     /// The image, as typed.
     pub image: ImageSpec,
     /// When to pull. Default: `IfNotPresent`.
     pub policy: PullPolicy,
-    /// Credentials for this pull, before all others.
+    /// Credentials for this pull, before all others. Default: none.
     pub pull_secrets: Vec<PullSecret>,
-    /// The pod sandbox that the image is for; passed on to services that know such. Who asks for a
-    /// pull that is under way shares the one of who asked first.
+    /// The pod sandbox that the image is for, for services that use it. Requests that share a pull use that
+    /// of the first of them. Default: none.
     pub pod_sandbox_config: Option<PodSandboxConfig>,
-    /// Higher goes first; a wait raises it (see
+    /// A higher priority goes first; a wait raises it (see
     /// [`aging`](super::ImageManagerBuilder::aging)). Default: 0.
     pub priority: i8,
 }
 
 impl EnsureRequest {
-    /// A request of `owner` for `image`: policy `IfNotPresent`, without secrets, priority 0.
+    /// Makes a request of `owner` for `image`: policy `IfNotPresent`, without secrets, priority 0.
     pub fn new(owner: impl Into<String>, image: impl Into<ImageSpec>) -> Self {
         EnsureRequest { owner: owner.into(), image: image.into(), ..EnsureRequest::default() }
     }
 
-    /// The same request, by `policy`.
+    /// Sets the policy. Default: `IfNotPresent`.
     #[must_use]
     pub fn with_policy(mut self, policy: PullPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The same request, with these secrets.
+    /// Sets the pull secrets. Default: none.
     #[must_use]
     pub fn with_pull_secrets(mut self, secrets: Vec<PullSecret>) -> Self {
         self.pull_secrets = secrets;
         self
     }
 
-    /// The same request, at this priority.
+    /// Sets the priority. Default: 0.
     #[must_use]
     pub fn with_priority(mut self, priority: i8) -> Self {
         self.priority = priority;
@@ -115,17 +115,17 @@ impl EnsureRequest {
     }
 }
 
-/// An image that is there now.
+/// An image that is there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EnsuredImage {
     /// The image's id.
     pub image_ref: ImageRef,
-    /// What was asked for: with `:latest`, if neither tag nor digest was typed.
+    /// The requested image, with `:latest` if the request has neither tag nor digest.
     pub image: ImageSpec,
     /// How it came to be there.
     pub source: ImageSource,
-    /// What the event said of it.
+    /// The message of the event.
     pub message: String,
 }
 
@@ -135,30 +135,30 @@ pub struct EnsuredImage {
 pub enum ImageSource {
     /// It was there already.
     Present,
-    /// It was pulled now; maybe at somebody else's request.
+    /// It was pulled for this request, or for another one that this one joined.
     #[non_exhaustive]
     Pulled {
-        /// What the service tells of it.
+        /// The image as the service describes it.
         image: PulledImage,
         /// Its size in bytes, if the service could tell.
         size: Option<u64>,
-        /// From the request to the beginning of the pull: zero for who came later.
+        /// From the request to the begin of the pull; zero for a request that joined later.
         wait_duration: Duration,
         /// How long the pull took.
         pull_duration: Duration,
     },
-    /// The pull failed, and what was there is used.
+    /// The pull failed, and the image that was there is used.
     Fallback {
-        /// Why the pull failed, or is not tried yet.
+        /// Why the pull failed, or is not tried again yet.
         cause: Error,
     },
 }
 
-/// The answer to an [`EnsureRequest`] that was [submitted](super::ImageManager::submit).
+/// The result of an [`EnsureRequest`] that was [submitted](super::ImageManager::submit).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EnsureResult {
-    /// The request's id: the caller's own.
+    /// The request's id.
     pub id: u64,
     /// The request's owner.
     pub owner: String,

@@ -4,17 +4,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The place of a pull in the order: the lower, the sooner.
+/// The place of a pull in the order. The lowest starts first.
 ///
-/// A pull that waits rises by one level of priority in each step of age. All that wait rise at the
-/// same pace, so that the order of two of them never changes: it is that of the times they were asked
-/// for, each set back by its priority. Nothing need be sorted again as time goes by, and a pull can
-/// only be overtaken by those that were asked for within a bounded time after it.
+/// A pull that waits gains one level of priority in each step of age. All waiting pulls gain at the
+/// same pace, so the order of two of them never changes: it is that of their requests' times, each set
+/// back by its priority. So nothing is sorted again as time passes, and a pull is
+/// overtaken only by pulls that were requested within a bounded time after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// Nanoseconds from the schedule's beginning.
+    /// Nanoseconds since the schedule was made.
     asked_at: i128,
-    /// Which pull it is; among equals, the first asked goes first.
+    /// The pull's number. Among equals, the first request goes first.
     pub(super) pull: u64,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct PullLimits {
     pub(super) per_registry: usize,
 }
 
-/// The pulls that wait, and the count of those that run.
+/// The pulls that wait, and the number of those that run.
 #[derive(Debug)]
 pub(super) struct Schedule {
     limits: PullLimits,
@@ -37,7 +37,7 @@ pub(super) struct Schedule {
     running: usize,
 }
 
-/// What goes to one registry.
+/// The pulls from one registry.
 #[derive(Debug, Default)]
 struct RegistryQueue {
     waiting: BTreeSet<Rank>,
@@ -64,7 +64,7 @@ impl Schedule {
         self.running
     }
 
-    /// How many registries it knows of just now.
+    /// Returns the number of registries with pulls that run or wait.
     pub(super) fn registries(&self) -> usize {
         self.queues.len()
     }
@@ -74,7 +74,7 @@ impl Schedule {
         self.waiting += 1;
     }
 
-    /// Takes a pull out that waits: whether it did.
+    /// Removes a pull that waits. Returns whether it was there.
     pub(super) fn remove(&mut self, registry: &Arc<str>, rank: Rank) -> bool {
         let Some(queue) = self.queues.get_mut(registry) else { return false };
         let did_wait = queue.waiting.remove(&rank);
@@ -85,7 +85,7 @@ impl Schedule {
         did_wait
     }
 
-    /// The pull that may start now.
+    /// Returns the pull that may start now.
     pub(super) fn first(&self) -> Option<(Arc<str>, Rank)> {
         if self.running >= self.limits.in_all {
             return None;
@@ -95,7 +95,7 @@ impl Schedule {
         heads.min_by_key(|(_, rank)| *rank).map(|(registry, rank)| (Arc::clone(registry), rank))
     }
 
-    /// Counts a pull that waited as running.
+    /// Moves a pull from waiting to running.
     pub(super) fn start(&mut self, registry: &Arc<str>, rank: Rank) {
         let Some(queue) = self.queues.get_mut(registry) else { return };
         if queue.waiting.remove(&rank) {
@@ -105,7 +105,7 @@ impl Schedule {
         }
     }
 
-    /// A pull that ran has ended.
+    /// Counts a running pull as ended.
     pub(super) fn finish(&mut self, registry: &Arc<str>) {
         if let Some(queue) = self.queues.get_mut(registry) {
             queue.running = queue.running.saturating_sub(1);
@@ -133,7 +133,7 @@ mod tests {
         Schedule::new(PullLimits { in_all, per_registry }, AGING, begin)
     }
 
-    /// Starts what may, and tells which pulls those are.
+    /// Starts all pulls that may start; returns their numbers.
     fn start_all(schedule: &mut Schedule) -> Vec<u64> {
         let next = std::iter::from_fn(|| {
             let (registry, rank) = schedule.first()?;
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(start_all(&mut schedule), [7]);
     }
 
-    /// A schedule, and what is known of it from outside.
+    /// A schedule, and the same state in plain lists.
     struct Model {
         schedule: Schedule,
         running: Vec<(u64, Arc<str>)>,
@@ -208,7 +208,7 @@ mod tests {
             }
         }
 
-        /// Who could start as well came at most so much earlier as its priority is lower.
+        /// A pull that could start instead came no earlier than its lower priority allows.
         fn check_overtaken(&self, asked_at: Instant, priority: i8) {
             for (waits_since, level, registry) in self.waiting.values() {
                 let levels = u32::try_from(i32::from(priority) - i32::from(*level)).unwrap_or(0);
@@ -235,8 +235,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for and whenever pulls end: the limits hold, nobody is overtaken by what
-        /// came later than its head start allows, and in the end all has run and nothing is left.
+        /// For any requests, and any order of ends: the limits hold, no pull is overtaken by one that
+        /// came later than its priority allows, and in the end all have run and nothing is left.
         #[test]
         fn limits_hold_and_nobody_starves(
             in_all in 1_usize..5,

@@ -1,30 +1,30 @@
-//! Which images that are there may be used only by who could have pulled them.
+//! Which images only those requests may use that could have pulled them.
 
 use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;
 
-/// When an asker of an image that is there must have been able to pull it: kubelet's
+/// When a request for an image that is there must prove that it could have pulled it: kubelet's
 /// `imagePullCredentialsVerificationPolicy`, of
 /// [KEP-2535](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/2535-ensure-secret-pulled-images).
 ///
-/// An asker could have pulled it if a pull succeeded with its credentials, or without any.
+/// It could have if a pull succeeded with its credentials, or without any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VerificationPolicy {
-    /// Never: what is there may be used by all.
+    /// Never: every request may use the images that are there.
     NeverVerify,
-    /// For images that this manager pulled; not for those that were there before. The default where
+    /// For images that this manager pulled, and not for those that were there before. The default where
     /// there are records.
     #[default]
     NeverVerifyPreloadedImages,
-    /// For all images but those listed: names without tag and digest, or all below a path with `/*` at
-    /// the end, like `registry.example.com/team/*`.
+    /// For all images but those listed: names without tag and digest, or all below a path that ends in
+    /// `/*`, like `registry.example.com/team/*`.
     NeverVerifyAllowlistedImages(Vec<String>),
     /// For all images.
     AlwaysVerify,
 }
 
-/// The policy with its list read.
+/// The policy, with its list parsed.
 #[derive(Clone, Debug)]
 pub(super) enum VerificationRule {
     Never,
@@ -42,7 +42,7 @@ pub(super) enum AllowPattern {
 
 impl VerificationRule {
     /// # Errors
-    /// `InvalidConfig`, which names the entry of the list that is none.
+    /// `InvalidConfig`, which names the invalid entry of the list.
     pub(super) fn new(policy: &VerificationPolicy) -> Result<Self, Error> {
         Ok(match policy {
             VerificationPolicy::NeverVerify => VerificationRule::Never,
@@ -54,7 +54,7 @@ impl VerificationRule {
         })
     }
 
-    /// Whether the image may be used only by who could have pulled it; `was_pulled` says whether this
+    /// Returns whether a request for the image needs proof; `was_pulled` is whether this
     /// manager pulled it, or began to.
     pub(super) fn is_needed(&self, image: &Reference, was_pulled: bool) -> bool {
         match self {
@@ -75,7 +75,7 @@ impl AllowPattern {
                 format!("{field}: {text:?} is no image name without tag: {why}"),
             )
         };
-        // Any last part will do to read what stands before it.
+        // Any last part completes the name.
         let (name, is_prefix) = match text.strip_suffix("/*") {
             Some(prefix) => (format!("{prefix}/x"), true),
             None => (text.to_owned(), false),

@@ -4,22 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use super::super::credential_hash::{SecretMark, hash};
 
-/// A pull succeeded, and with what.
+/// A pull that succeeded, and its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Grant {
     pub(super) image_ref: String,
-    /// Without tag and digest: who may pull a repository may pull all of it.
+    /// Without tag and digest: credentials for a repository are good for all of it.
     pub(super) repository: String,
-    /// It needed no pull secrets.
+    /// Whether the pull needed no pull secrets.
     pub(super) everyone: bool,
-    /// The pull secrets it was given. Which one of them worked is not known: who has all of them has
-    /// that one, too.
+    /// The pull secrets of the pull. Which of them worked is not known, so a request needs all of them.
     pub(super) secrets: Vec<SecretMark>,
 }
 
 impl Grant {
-    /// The mark of who it is for: a renewed secret takes the place of the one it was.
+    /// Returns the hash of its credentials. A renewed secret has that of the secret it replaces.
     pub(super) fn who(&self) -> String {
         let secret = |mark: &SecretMark| match mark.uid.as_str() {
             "" => mark.credential_hash.clone(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::grant::Grant;
 
-/// How many records there are at most for one image: kubelet's number. The oldest go.
+/// The number of records kept for one image, as kubelet has it. The oldest are removed.
 const MAX_GRANTS: usize = 100;
 
-/// The name of a record: what it is about, and a number that no other has.
+/// The name of a record: its subject, and a unique number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct FileName {
     number: u64,
-    /// The hash of an image; or that of an image id, and who it was pulled by.
+    /// The hash of an image; or that of an image id, and that of its credentials.
     about: String,
 }
 
@@ -39,9 +39,9 @@ impl FileName {
 pub(super) struct RecordIndex {
     /// By the hash of the image.
     pulling: HashMap<String, BTreeSet<FileName>>,
-    /// Those of them that a process before this one began.
+    /// Those of them that an earlier process began.
     leftovers: BTreeSet<FileName>,
-    /// By the hash of the image id, in the order written. One that could not be read grants nothing.
+    /// By the hash of the image id, in the order written. A record that could not be read grants nothing.
     pulled: HashMap<String, BTreeMap<FileName, Option<Arc<Grant>>>>,
     highest_number: u64,
 }
@@ -87,7 +87,7 @@ impl RecordIndex {
         }
     }
 
-    /// Takes out a pull that succeeded, and those of its image that were left over.
+    /// Removes a pull that succeeded, and the leftovers of its image; returns their files.
     pub(super) fn take_ended(&mut self, file: &FileName) -> Vec<FileName> {
         let is_like_it = |left: &&FileName| left.about == file.about && *left != file;
         let mut ended: Vec<_> = self.leftovers.iter().filter(is_like_it).cloned().collect();
@@ -108,13 +108,13 @@ impl RecordIndex {
         self.pulled.get(image_ref).into_iter().flat_map(|files| files.values().flatten().cloned()).collect()
     }
 
-    /// Whether the same was recorded before.
+    /// Returns whether an equal grant is recorded.
     pub(super) fn has(&self, file: &FileName, grant: &Grant) -> bool {
         let files = self.pulled.get(file.image_ref());
         files.is_some_and(|files| files.values().flatten().any(|known| **known == *grant))
     }
 
-    /// Puts a grant in; what it takes the place of comes out.
+    /// Adds a grant; returns the files that it replaces.
     pub(super) fn add_grant(&mut self, file: FileName, grant: Grant) -> Vec<FileName> {
         let files = self.pulled.entry(file.image_ref().to_owned()).or_default();
         let is_older = |known: &&FileName| known.about == file.about && known.number < file.number;
@@ -130,7 +130,7 @@ impl RecordIndex {
         replaced
     }
 
-    /// Takes out the images that are not to be kept, but for records as new as `mark`.
+    /// Removes the images that are not to be kept, except those with records from `mark` on; returns the files.
     pub(super) fn take_unknown(&mut self, keep: &HashSet<String>, mark: u64) -> Vec<FileName> {
         let mut gone = Vec::new();
         self.pulled.retain(|image_ref, files| {

@@ -1,16 +1,16 @@
-//! Who pulled an image with which credential:
+//! Records of the credentials that images were pulled with:
 //! [KEP-2535](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/2535-ensure-secret-pulled-images).
 //!
 //! ```text
-//! pulling/IMAGE-NUMBER        a pull of the image has begun, and has not ended
+//! pulling/IMAGE-NUMBER        a pull of the image has begun and not ended
 //! pulled/REF-WHO-NUMBER       a pull that gave this image id succeeded with these credentials
-//! lock                        held by the one manager that has the folder
+//! lock                        held by the one manager that uses the folder
 //! ```
 //!
-//! IMAGE, REF and WHO are hashes, so that a file that cannot be read still tells what it is about:
-//! such an image was pulled, and nobody knows by whom. No file is written twice. One that says "pulling"
-//! is there before the pull begins, and goes after the one that says "pulled" is durable: a cut leaves
-//! at worst a pull whose asker has to ask again.
+//! IMAGE, REF and WHO are hashes, so that the name of a file that cannot be read still tells its subject:
+//! such an image was pulled with unknown credentials. No file is written twice. A file in `pulling`
+//! is durable before the pull begins, and is removed after the one in `pulled` is durable: a power cut costs
+//! at most the record of a pull, which is then pulled again.
 
 mod grant;
 mod index;
@@ -37,10 +37,10 @@ use crate::service::ImageRef;
 const PULLING: &str = "pulling";
 const PULLED: &str = "pulled";
 const LOCK: &str = "lock";
-/// What a file's name begins with while it is written.
+/// The prefix of a file's name while it is written.
 const TEMP: &str = "tmp-";
 
-/// A record is some hundred bytes for each secret; what is larger is none of ours.
+/// The largest record that is read, bytes. A record has some hundred bytes for each secret.
 const MAX_RECORD: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -49,25 +49,25 @@ struct Pulling {
     image: String,
 }
 
-/// A pull that was recorded as begun.
+/// The record of a pull that has begun.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct PullRecord {
     file: FileName,
 }
 
-/// The records, in memory and on disk. What is asked is answered from memory.
+/// The records, in memory and on disk. Questions are answered from memory.
 #[derive(Debug)]
 pub(super) struct Records {
     disk: Box<dyn Disk>,
     index: Mutex<RecordIndex>,
     next_number: AtomicU64,
-    /// Two who answer from memory would not know of each other's pulls.
+    /// Keeps a second manager out: each would not see the other's pulls in its memory.
     _lock: Box<dyn DiskFile>,
 }
 
 impl Records {
-    /// The records in `dir`, which is made if it is not there.
+    /// Opens the records in `dir`, which is created if needed.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         Self::on(Box::new(RealDisk::open(dir)?))
@@ -108,7 +108,7 @@ impl Records {
         self.disk.unlink(&probe)
     }
 
-    /// Pulls that a process before this one began and did not end, by their images.
+    /// Returns the pulls that an earlier process began and did not end, by their images.
     pub(super) fn left_over(&self) -> Vec<(String, PullRecord)> {
         let files = self.index.lock().leftovers();
         let read = files.into_iter().filter_map(|file| {
@@ -118,7 +118,7 @@ impl Records {
         read.collect()
     }
 
-    /// Records that a pull of `image` begins. Without that record there must be no pull.
+    /// Records that a pull of `image` begins. No pull may begin without it.
     pub(super) fn begin(&self, image: &str) -> io::Result<PullRecord> {
         let file = FileName::new(&hash(image.as_bytes()), self.number());
         self.index.lock().add_pulling(&file);
@@ -130,7 +130,7 @@ impl Records {
         Ok(PullRecord { file })
     }
 
-    /// Records that the pull gave this image, to who has these secrets; to all, if there are none.
+    /// Records that the pull brought this image with these secrets; without any, every request may use it.
     pub(super) fn succeeded(
         &self,
         begun: PullRecord,
@@ -149,7 +149,7 @@ impl Records {
         Ok(())
     }
 
-    /// Records that there is such an image, pulled by nobody knows whom.
+    /// Records that the image was pulled with unknown credentials.
     pub(super) fn adopt(&self, begun: PullRecord, image_ref: &ImageRef, image: &Reference) -> io::Result<()> {
         self.grant(Grant {
             image_ref: image_ref.as_str().to_owned(),
@@ -161,19 +161,19 @@ impl Records {
         Ok(())
     }
 
-    /// Forgets that the pull began: it failed, and gave nothing.
+    /// Removes the record of a pull that failed.
     pub(super) fn failed(&self, begun: PullRecord) {
         self.index.lock().remove_pulling(&begun.file);
         self.unlink_all(PULLING, &[begun.file]);
     }
 
-    /// Whether this image came by a pull of ours, or may have.
+    /// Returns whether this manager pulled the image, or may have.
     pub(super) fn was_pulled(&self, image_ref: &ImageRef, typed: &str) -> bool {
         let (image_ref, image) = (hash(image_ref.as_str().as_bytes()), hash(typed.as_bytes()));
         self.index.lock().is_known(&image_ref, &image)
     }
 
-    /// Whether who has these secrets could have pulled the image.
+    /// Returns whether a request with these secrets could have pulled the image.
     pub(super) fn may_use(&self, image_ref: &ImageRef, image: &Reference, secrets: &[SecretMark]) -> bool {
         let grants = self.index.lock().grants(&hash(image_ref.as_str().as_bytes()));
         grants
@@ -181,13 +181,13 @@ impl Records {
             .any(|grant| grant.image_ref == image_ref.as_str() && grant.holds_for(image.name(), secrets))
     }
 
-    /// From here on nothing that is recorded is thrown away by [`prune`](Self::prune).
+    /// Returns a mark: [`prune`](Self::prune) removes no record that is made after it.
     pub(super) fn mark(&self) -> u64 {
         self.number()
     }
 
-    /// Forgets the images that are not there any more; not what was recorded after `mark`. Tells how
-    /// many records that were.
+    /// Removes the records of images that are no longer there, except those made after `mark`. Returns
+    /// their number.
     pub(super) fn prune(&self, there: &HashSet<ImageRef>, mark: u64) -> usize {
         let keep = there.iter().map(|image_ref| hash(image_ref.as_str().as_bytes())).collect();
         let gone = self.index.lock().take_unknown(&keep, mark);
@@ -212,7 +212,7 @@ impl Records {
         replace(&*self.disk, path, &temp, &serde_json::to_vec(record)?, Flush::Wait).map(drop)
     }
 
-    /// A file that stays says no more than that somebody has to ask again.
+    /// Removes the files. A file that stays costs at most another pull.
     fn unlink_all(&self, dir: &str, files: &[FileName]) {
         for file in files {
             let path = file.path(dir);
