@@ -226,6 +226,16 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Follows redirects to `host` (`HOST` or `HOST:PORT`) wherever it is; may be called again. By default,
+    /// a registry may name hosts inside this machine or network only if it is there itself: loopback
+    /// addresses if it is at one, private addresses if it is at a private or loopback address, and
+    /// link-local ones, where metadata services of clouds are, never. A name may lead to a private address
+    /// by HTTPS, with a certificate for that name. Mirrors and hosts of `hosts.toml` are always allowed.
+    pub fn allow_redirects_to(mut self, host: impl AsRef<str>) -> Self {
+        self.settings.allowed_redirects.push(host.as_ref().to_ascii_lowercase());
+        self
+    }
+
     // ---- bounds ----
 
     /// How many connections a host is asked on at a time, by all pulls together; where it answers within
@@ -283,9 +293,20 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How long a host may take to answer with the head of its reply. Default: 30 s.
+    /// How long a host may take to answer with the head of its reply; while another host that may serve the
+    /// same was not asked yet, at most 30 s, but for the last of the [`tries`](Self::tries). A limit that
+    /// passes is a failed try. `Duration::MAX` waits as long as the connection lives, or the pull.
+    ///
+    /// Default: 5 min for blobs, which a cache may have to fetch first, and 60 s for all else.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.limits.head = timeout;
+        self.settings.response.blob = Some(timeout);
+        self
+    }
+
+    /// The same for all that is no blob, manifests above all. Default: as
+    /// [`response_timeout`](Self::response_timeout) if that is set, else 60 s.
+    pub fn manifest_response_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.response.other = Some(timeout);
         self
     }
 

@@ -1,7 +1,7 @@
 //! Fetches what is small: manifests, indexes, configs, and the blobs that a verifier reads.
 
 use super::http::Body;
-use super::request::{Endpoint, PullSession, Request, Target};
+use super::request::{HostTurn, PullSession, Request, Target};
 use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::{Algorithm, Digest};
@@ -61,7 +61,7 @@ pub(super) fn by_digest(
 /// As of [`PullSession::request`]; `InvalidManifest`, `Unsupported`.
 pub(super) fn by_tag_at(
     session: &PullSession<'_>,
-    endpoint: &Endpoint,
+    endpoint: HostTurn<'_>,
     tag: &str,
     limit: usize,
 ) -> Result<Fetched, Error> {
@@ -125,7 +125,7 @@ fn read_exactly(body: &mut Body, descriptor: &Descriptor) -> Result<Vec<u8>, Err
 
 fn fetch(
     session: &PullSession<'_>,
-    endpoint: &Endpoint,
+    endpoint: HostTurn<'_>,
     path: &str,
     digest: Option<&Digest>,
     described: Option<&Descriptor>,

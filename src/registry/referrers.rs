@@ -2,7 +2,7 @@
 
 use super::document;
 use super::link;
-use super::request::{Endpoint, PullSession, Request, Target};
+use super::request::{HostTurn, PullSession, Request, Target};
 use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::Digest;
@@ -50,7 +50,7 @@ pub(super) fn list(session: &PullSession<'_>, subject: &Digest) -> Result<Referr
 /// Reads the pages of the referrers API; `None` if the host does not know it.
 fn by_api(
     session: &PullSession<'_>,
-    endpoint: &Endpoint,
+    endpoint: HostTurn<'_>,
     subject: &Digest,
 ) -> Result<Option<Referrers>, Error> {
     let path = format!("referrers/{subject}");
@@ -84,7 +84,7 @@ fn by_api(
 
 /// Reads the index under the
 /// [referrers tag](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema).
-fn by_tag(session: &PullSession<'_>, endpoint: &Endpoint, subject: &Digest) -> Result<Referrers, Error> {
+fn by_tag(session: &PullSession<'_>, endpoint: HostTurn<'_>, subject: &Digest) -> Result<Referrers, Error> {
     let hex = subject.hex().get(..64).unwrap_or(subject.hex());
     let tag = format!("{}-{hex}", subject.algorithm().as_str());
     let fetched = document::by_tag_at(session, endpoint, &tag, MAX_DOCUMENT_BYTES)?;

@@ -6,13 +6,13 @@ use super::address::{AddressRule, Refusal};
 use super::auth::{Authorization, ChallengeOutcome};
 use super::error_response;
 use super::host_limits::HostPermit;
-use super::http::{Body, Http, Reply, Uri};
+use super::http::{Body, Http, HttpRequest, Reply, Uri};
 use super::session::{Origin, authority};
 use super::url_policy::{self, MAX_REDIRECTS};
 use crate::credentials::Credential;
 use crate::error::{Error, ErrorKind, Phase};
 
-pub(super) use super::session::{Endpoint, PullSession};
+pub(super) use super::session::{Endpoint, HostTurn, PullSession};
 
 /// What is asked of a host.
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ pub(super) struct Request<'a> {
     pub(super) phase: Phase,
     /// The statuses that are no error, besides 200, and 206 and 416 for a range.
     pub(super) tolerated: &'a [u16],
+    /// Another host was not asked yet.
+    pub(super) others_left: bool,
 }
 
 /// Where a request goes.
@@ -40,7 +42,7 @@ pub(super) enum Target<'a> {
 
 impl<'a> Request<'a> {
     pub(super) fn new(target: Target<'a>, phase: Phase) -> Self {
-        Request { target, accept: None, range: None, phase, tolerated: &[] }
+        Request { target, accept: None, range: None, phase, tolerated: &[], others_left: false }
     }
 
     pub(super) fn accepting(self, media_types: &'a str) -> Self {
@@ -118,7 +120,9 @@ impl PullSession<'_> {
     /// # Errors
     /// By status: `Unauthorized`, `Denied`, `NotFound`, `RateLimited`, `Unavailable`, `Timeout`,
     /// `Protocol`; and what the connection fails with.
-    pub(super) fn request(&self, endpoint: &Endpoint, request: Request<'_>) -> Result<Response, Error> {
+    pub(super) fn request(&self, turn: HostTurn<'_>, request: Request<'_>) -> Result<Response, Error> {
+        let HostTurn { endpoint, others_left } = turn;
+        let request = Request { others_left, ..request };
         let asked =
             self.with_fresh_redirect(endpoint, &request).and_then(|response| request.accept_status(response));
         if let Ok(response) = &asked {
@@ -356,7 +360,9 @@ impl PullSession<'_> {
         let named = |error: Error| error.with_host(&host);
         let permit = self.service.host_limits.admit(self.cx, &host, request.is_for_blob()).map_err(named)?;
         let asked = Instant::now();
-        let reply = http.get(self.cx, url, addresses, &headers).map_err(named)?;
+        let within = self.service.settings.response.limit(request.is_for_blob(), request.others_left);
+        let call = HttpRequest { url, addresses, headers: &headers, within };
+        let reply = http.get(self.cx, &call).map_err(named)?;
         if is_at_host && let Some(peer) = reply.peer() {
             *endpoint.origin.peer.lock() = Some(peer);
         }

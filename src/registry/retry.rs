@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::hosts::Host;
-use super::request::{Endpoint, PullSession};
+use super::request::{Endpoint, HostTurn, PullSession};
 use crate::error::{Attempt, Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 
@@ -51,14 +51,15 @@ impl<'a> HostAttempts<'a> {
 pub(super) fn over_hosts<T>(
     session: &PullSession<'_>,
     host_attempts: &HostAttempts<'_>,
-    mut attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
+    mut attempt: impl FnMut(HostTurn<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let retry = &session.service.settings.retry;
     let mut attempts = Vec::new();
     let mut failed_rounds = 0;
     let outcome = loop {
         let reached_before = host_attempts.reached();
-        let error = match one_round(session, host_attempts, &mut attempt, &mut attempts) {
+        let is_last = failed_rounds + 1 >= retry.tries;
+        let error = match one_round(session, host_attempts, is_last, &mut attempt, &mut attempts) {
             ControlFlow::Break(outcome) => break outcome,
             ControlFlow::Continue(error) => error,
         };
@@ -77,18 +78,21 @@ pub(super) fn over_hosts<T>(
     outcome.map_err(|error| error.with_phase(host_attempts.phase).with_attempts(attempts))
 }
 
-/// Tries at each host once. Continues with the error that decides, or ends it all.
+/// Tries at each host once; in the last round each may take its whole time. Continues with the error that decides, or ends it all.
 fn one_round<T>(
     session: &PullSession<'_>,
     host_attempts: &HostAttempts<'_>,
-    attempt: &mut impl FnMut(&Endpoint) -> Result<T, Error>,
+    is_last: bool,
+    attempt: &mut impl FnMut(HostTurn<'_>) -> Result<T, Error>,
     attempts: &mut Vec<Attempt>,
 ) -> ControlFlow<Result<T, Error>, Error> {
     let mut deciding: Option<(usize, Error)> = None;
-    for (place, endpoint) in in_order(session, host_attempts.may) {
+    let mut hosts = in_order(session, host_attempts.may).into_iter();
+    while let Some((place, endpoint)) = hosts.next() {
+        let turn = HostTurn { endpoint, others_left: !is_last && hosts.len() > 0 };
         let outcome = match leave_alone(session, endpoint).filter(|_| deciding.is_some()) {
             Some(closed) => Err(closed),
-            None => attempt(endpoint),
+            None => attempt(turn),
         };
         let error = match outcome {
             Ok(value) => {

@@ -11,7 +11,7 @@ use super::auth::TokenScope;
 use super::client::Service;
 use super::hosts::Host;
 use super::http::{Http, Uri};
-use super::url_policy::UrlPolicy;
+use super::url_policy::{self, UrlPolicy};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
 use crate::error::{Error, ErrorKind, Phase};
@@ -39,12 +39,30 @@ pub(super) struct Endpoint {
     pub(super) name: String,
     /// Where its API is.
     pub(super) origin: Arc<Origin>,
+    /// The hosts that it may name wherever they are: the configured ones, and the exceptions.
+    allowed: Arc<[String]>,
     /// The hosts that it redirected to, by scheme, host and port.
     redirect_origins: Mutex<HashMap<String, Arc<Origin>>>,
     /// Where it redirects paths of its API to, while that answers.
     pub(super) redirects: Mutex<HashMap<String, Uri>>,
     /// It refused this pull, or sent a wrong answer: the other blobs are asked of other hosts first.
     pub(super) has_failed: AtomicBool,
+}
+
+/// A host that is asked, among those that may serve the same.
+#[derive(Clone, Copy)]
+pub(super) struct HostTurn<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// Another host was not asked yet: it may be quicker.
+    pub(super) others_left: bool,
+}
+
+impl std::ops::Deref for HostTurn<'_> {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        self.endpoint
+    }
 }
 
 /// A scheme, host and port that has challenges, credentials and tokens of its own.
@@ -87,9 +105,13 @@ impl<'a> PullSession<'a> {
     ) -> Result<Self, Error> {
         service.credentials.check(pull_secrets)?;
         let hosts = service.hosts.for_registry(reference.domain())?;
+        let roots = hosts.iter().filter_map(|host| host.location.to_string().parse::<Uri>().ok());
+        let configured = roots.map(|root| url_policy::host_and_port(&root));
+        let allowed: Arc<[String]> =
+            configured.chain(service.settings.allowed_redirects.iter().cloned()).collect();
         let endpoints = hosts
             .into_iter()
-            .map(|host| Endpoint::open(service, host, reference))
+            .map(|host| Endpoint::open(service, host, reference, &allowed))
             .collect::<Result<_, _>>()?;
         Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Arc::default() })
     }
@@ -169,6 +191,7 @@ impl<'a> PullSession<'a> {
             root: &origin.root,
             peer: *origin.peer.lock(),
             repository: &origin.repository,
+            response_timeout: self.service.settings.response.of_token_server(),
             allowed_realms: self.service.settings.token_realms.as_deref(),
         }
     }
@@ -203,7 +226,12 @@ impl<'a> PullSession<'a> {
 }
 
 impl Endpoint {
-    fn open(service: &Service, host: Host, reference: &Reference) -> Result<Self, Error> {
+    fn open(
+        service: &Service,
+        host: Host,
+        reference: &Reference,
+        allowed: &Arc<[String]>,
+    ) -> Result<Self, Error> {
         let root = host.location.to_string().parse().map_err(|_| {
             Error::new(ErrorKind::InvalidConfig, format!("{} is no URL of a registry", host.location))
         })?;
@@ -221,6 +249,7 @@ impl Endpoint {
         Ok(Endpoint {
             name,
             origin: Arc::new(origin),
+            allowed: Arc::clone(allowed),
             redirect_origins: Mutex::default(),
             redirects: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -230,7 +259,7 @@ impl Endpoint {
 
     /// Returns the rules for the URLs that this host names.
     pub(super) fn url_policy(&self) -> UrlPolicy<'_> {
-        UrlPolicy::new(&self.origin.root, *self.origin.peer.lock())
+        UrlPolicy::new(&self.origin.root, *self.origin.peer.lock()).allowing(&self.allowed)
     }
 
     /// Remembers where a path of the API is redirected to.

@@ -17,6 +17,7 @@ pub(super) struct Settings {
     /// Whether the caller asked for the platform.
     pub(super) is_platform_explicit: bool,
     pub(super) limits: Limits,
+    pub(super) response: ResponseTimes,
     pub(super) retry: RetryPolicy,
     pub(super) trust: Trust,
     pub(super) proxy: ProxyChoice,
@@ -28,6 +29,8 @@ pub(super) struct Settings {
     pub(super) token_realms: Option<Vec<String>>,
     pub(super) max_image_size: u64,
     pub(super) allow_foreign_urls: bool,
+    /// `HOST` or `HOST:PORT`, in lower case.
+    pub(super) allowed_redirects: Vec<String>,
     pub(super) stack_size: usize,
 }
 
@@ -38,11 +41,11 @@ impl Default for Settings {
             is_platform_explicit: false,
             limits: Limits {
                 connect: Duration::from_secs(10),
-                head: Duration::from_secs(30),
                 silence: Duration::from_secs(30),
                 min_rate: MinRate { bytes: 60 * 1024, time: Duration::from_secs(60) },
                 idle_connections: 16,
             },
+            response: ResponseTimes::default(),
             retry: RetryPolicy {
                 tries: 5,
                 base: Duration::from_millis(500),
@@ -57,8 +60,40 @@ impl Default for Settings {
             token_realms: None,
             max_image_size: u64::MAX,
             allow_foreign_urls: false,
+            allowed_redirects: Vec::new(),
             stack_size: 256 * 1024,
         }
+    }
+}
+
+/// How long a host may take to answer with the head of its reply.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ResponseTimes {
+    /// For a blob, and unless `other` is set, for all else.
+    pub(super) blob: Option<Duration>,
+    /// For what is no blob.
+    pub(super) other: Option<Duration>,
+}
+
+impl ResponseTimes {
+    /// A cache that fetches from its upstream first may need minutes for the head.
+    const BLOB: Duration = Duration::from_secs(5 * 60);
+    const OTHER: Duration = Duration::from_secs(60);
+    /// While another host was not asked yet, and for token servers.
+    const SHORT: Duration = Duration::from_secs(30);
+
+    /// Returns the limit of one request.
+    pub(super) fn limit(&self, is_blob: bool, others_left: bool) -> Duration {
+        let whole = match is_blob {
+            true => self.blob.unwrap_or(Self::BLOB),
+            false => self.other.or(self.blob).unwrap_or(Self::OTHER),
+        };
+        if others_left { whole.min(Self::SHORT) } else { whole }
+    }
+
+    /// Returns the limit of a token server.
+    pub(super) fn of_token_server(&self) -> Duration {
+        self.limit(false, true)
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct UrlPolicy<'a> {
     registry: &'a Uri,
     /// Where the registry is.
     class: AddressClass,
+    /// `HOST` and `HOST:PORT` that may be named wherever they are.
+    allowed: &'a [String],
 }
 
 impl<'a> UrlPolicy<'a> {
@@ -29,7 +31,12 @@ impl<'a> UrlPolicy<'a> {
     pub(crate) fn new(registry: &'a Uri, peer: Option<IpAddr>) -> Self {
         let written = registry.host().and_then(AddressClass::of_host);
         let class = written.or(peer.map(AddressClass::of)).unwrap_or(AddressClass::Public);
-        UrlPolicy { registry, class }
+        UrlPolicy { registry, class, allowed: &[] }
+    }
+
+    /// Allows these hosts, each `HOST` or `HOST:PORT` in lower case, wherever they are.
+    pub(crate) fn allowing(self, allowed: &'a [String]) -> Self {
+        UrlPolicy { allowed, ..self }
     }
 
     /// Returns the rules for the URLs of layers. Not the registry has written them, but whoever made the
@@ -71,14 +78,20 @@ impl<'a> UrlPolicy<'a> {
             return Ok(AddressRule::Any);
         }
         let host = url.host().unwrap_or_default();
+        let name = host.to_ascii_lowercase();
+        let with_port = host_and_port(url);
+        if self.allowed.iter().any(|allowed| *allowed == name || *allowed == with_port) {
+            return Ok(AddressRule::Any);
+        }
         let written = written_address(host);
         if written.is_some() && written == self.registry.host().and_then(written_address) {
             return Ok(AddressRule::Any);
         }
         match AddressClass::of_host(host) {
-            Some(class) if !self.class.may_name(class) => {
-                Err(Refusal("a server may not name an address inside this network or machine"))
-            }
+            Some(class) if !self.class.may_name(class) => Err(Refusal(
+                "a server may not name an address inside this network or machine; allow_redirects_to \
+                     (--allow-redirects-to) makes an exception",
+            )),
             _ => Ok(AddressRule::NamedBy(self.class)),
         }
     }
@@ -112,6 +125,12 @@ pub(crate) fn next_page(base: &Uri, link: &str) -> Option<Uri> {
 pub(crate) fn same_origin(one: &Uri, other: &Uri) -> bool {
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
+}
+
+/// Returns `HOST:PORT` of a URL, in lower case.
+pub(crate) fn host_and_port(url: &Uri) -> String {
+    let host = url.host().unwrap_or_default().to_ascii_lowercase();
+    format!("{host}:{}", port(url).unwrap_or_default())
 }
 
 /// Completes a `Location` by [RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5).
@@ -294,6 +313,24 @@ mod tests {
             let peer = peer.map(|peer| peer.parse().unwrap());
             let answer = UrlPolicy::new(&uri("https://r.io"), peer).check(&uri(url));
             assert_eq!(answer.is_ok(), allowed, "{url} for a registry at {peer:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_allowed_may_be_anywhere_but_not_without_tls() {
+        let allowed = ["10.0.0.1".to_owned(), "127.0.0.1:9000".to_owned(), "cdn.io".to_owned()];
+        for (url, rule) in [
+            ("https://10.0.0.1/x", Some(AddressRule::Any)),
+            ("https://10.0.0.1:8443/x", Some(AddressRule::Any)),
+            ("https://10.0.0.2/x", None),
+            ("https://127.0.0.1:9000/x", Some(AddressRule::Any)),
+            ("https://127.0.0.1/x", None),
+            ("https://CDN.io/x", Some(AddressRule::Any)),
+            ("https://a.cdn.io/x", Some(AddressRule::NamedBy(AddressClass::Public))),
+            ("http://10.0.0.1/x", None),
+        ] {
+            let answer = UrlPolicy::new(&uri("https://r.io"), None).allowing(&allowed).check(&uri(url));
+            assert_eq!(answer.ok(), rule, "{url}: {answer:?}");
         }
     }
 

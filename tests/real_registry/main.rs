@@ -14,6 +14,7 @@ mod images;
 mod proxy;
 mod pulls;
 mod refusals;
+mod squid;
 mod stores;
 mod tokens;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         cache::TESTS,
         certificates::TESTS,
         proxy::TESTS,
+        squid::TESTS,
         refusals::TESTS,
     ];
     let trials = tests.concat().into_iter().map(|(name, needs, run)| real::trial(name, needs, run)).collect();

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::registry::address::{AddressClass, AddressRule, Refusal};
 use crate::registry::error_response;
 use crate::registry::host_limits::{HostLimits, HostPermit};
-use crate::registry::http::{Http, Reply, Uri};
+use crate::registry::http::{Http, HttpRequest, Reply, Uri};
 use crate::registry::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
 
 /// Maximum size of a token server's answer, bytes.
@@ -34,6 +34,8 @@ pub(crate) struct TokenScope<'a> {
     pub(crate) http: &'a Http,
     /// For token servers on other hosts.
     pub(crate) token_server: &'a Http,
+    /// How long a token server may take to answer.
+    pub(crate) response_timeout: Duration,
     pub(crate) host_limits: &'a HostLimits,
     /// The root of the host's API.
     pub(crate) root: &'a Uri,
@@ -158,13 +160,23 @@ impl TokenServer<'_> {
             ("refresh_token", token.expose()),
         ]));
         let permit = self.token_scope.host_limits.admit(self.cx, authority(self.realm), false)?;
-        let reply = self.http_for(self.realm).post_form(self.cx, self.realm, self.addresses, &body)?;
+        let request = self.request(self.realm, self.addresses, &[]);
+        let reply = self.http_for(self.realm).post_form(self.cx, &request, &body)?;
         if !matches!(reply.status(), 404 | 405) {
             return Ok((reply, permit));
         }
         reply.discard();
         drop(permit);
         self.by_get(Some(("<token>", token.expose())))
+    }
+
+    fn request<'r>(
+        &self,
+        url: &'r Uri,
+        addresses: AddressRule,
+        headers: &'r [(&'r str, &'r str)],
+    ) -> HttpRequest<'r> {
+        HttpRequest { url, addresses, headers, within: self.token_scope.response_timeout }
     }
 
     /// Returns the connections for a URL. The TLS settings of the registry's host are for that host alone.
@@ -185,7 +197,8 @@ impl TokenServer<'_> {
             let permit = self.token_scope.host_limits.admit(self.cx, host, false).map_err(named)?;
             let shown = header.filter(|_| url_policy::same_origin(&url, self.realm));
             let headers: Vec<_> = shown.iter().map(|header| ("authorization", header.expose())).collect();
-            let reply = self.http_for(&url).get(self.cx, &url, addresses, &headers).map_err(named)?;
+            let request = self.request(&url, addresses, &headers);
+            let reply = self.http_for(&url).get(self.cx, &request).map_err(named)?;
             if !url_policy::is_redirect(reply.status()) {
                 return Ok((reply, permit));
             }

@@ -13,7 +13,7 @@ use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
 use crate::registry::http::Body;
-use crate::registry::request::{Endpoint, Target};
+use crate::registry::request::{HostTurn, Target};
 use crate::store::{Chunk, ChunkedIngest, Ingest};
 
 /// A blob whose chunks several threads fetch.
@@ -115,8 +115,8 @@ impl ChunkFetcher<'_, '_> {
         let chunks = &self.download.chunks;
         let Some(mut chunk) = chunks.take() else { return Ok(Fetched::Nothing) };
         let reached = Cell::new(chunk.next);
-        let fetched = self.source.over_hosts(&reached, |endpoint| {
-            self.fetch_from(endpoint, &mut chunk, &reached).inspect_err(|_| self.is_reported.set(false))
+        let fetched = self.source.over_hosts(&reached, |turn| {
+            self.fetch_from(turn, &mut chunk, &reached).inspect_err(|_| self.is_reported.set(false))
         });
         let given_back = chunks.give_back(&chunk);
         let fetched = fetched?;
@@ -126,25 +126,25 @@ impl ChunkFetcher<'_, '_> {
     /// Fetches what a chunk lacks from one host.
     fn fetch_from(
         &self,
-        endpoint: &Endpoint,
+        turn: HostTurn<'_>,
         chunk: &mut Chunk,
         reached: &Cell<u64>,
     ) -> Result<Fetched, Error> {
         let (source, from) = (&self.source, chunk.next);
         let range = format!("bytes={from}-{}", chunk.end - 1);
-        let response = source.request(endpoint, Target::Api(&source.path()), Some(&range))?;
+        let response = source.request(turn, Target::Api(&source.path()), Some(&range))?;
         if !source.is_exactly(from..chunk.end, &response) {
-            log::debug!("{}: the host does not keep to the range {range}", endpoint.name);
+            log::debug!("{}: the host does not keep to the range {range}", turn.name);
             return Ok(Fetched::OnlyWhole);
         }
         if !self.is_reported.replace(true) {
-            source.report_start(&endpoint.name, self.download.had + self.download.written());
+            source.report_start(&turn.name, self.download.had + self.download.written());
         }
         let began = Instant::now();
         let (mut body, _permit) = response.into_body();
-        let named = |error: Error| error.with_host(&endpoint.name);
+        let named = |error: Error| error.with_host(&turn.name);
         self.write(&mut body, chunk, reached).map_err(named)?;
-        source.note_body(endpoint, chunk.next - from, began);
+        source.note_body(&turn, chunk.next - from, began);
         if chunk.next < chunk.end {
             let message = format!("{} bytes of the range {range} are missing", chunk.end - chunk.next);
             return Err(named(Error::new(ErrorKind::SizeMismatch, message)));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
 use crate::registry::http::Body;
-use crate::registry::request::{Endpoint, Response, Target};
+use crate::registry::request::{HostTurn, Response, Target};
 use crate::store::Ingest;
 
 /// A blob that is fetched from its first missing byte to its end.
@@ -22,7 +22,7 @@ struct SequentialDownload<'a> {
 /// Where a blob is asked for.
 #[derive(Clone, Copy)]
 struct Origin<'a> {
-    endpoint: &'a Endpoint,
+    turn: HostTurn<'a>,
     target: Target<'a>,
 }
 
@@ -32,9 +32,8 @@ pub(super) fn complete(source: BlobSource<'_>, ingest: Ingest, resumed: u64) -> 
     let reached = Cell::new(ingest.offset());
     let mut download = SequentialDownload { source, ingest, resumed, reached: &reached };
     let path = source.path();
-    let fetched = source.over_hosts(&reached, |endpoint| {
-        download.try_origin(Origin { endpoint, target: Target::Api(&path) })
-    });
+    let fetched =
+        source.over_hosts(&reached, |turn| download.try_origin(Origin { turn, target: Target::Api(&path) }));
     match fetched {
         Err(error) if may_try_foreign(&source, &error) => download.try_foreign().map_err(|_| error)?,
         fetched => fetched?,
@@ -57,7 +56,8 @@ impl SequentialDownload<'_> {
         let Some(endpoint) = session.endpoints.last() else { return Err(absent) };
         let mut failed = absent;
         for url in &blob.urls {
-            match self.try_origin(Origin { endpoint, target: Target::Foreign(url) }) {
+            let turn = HostTurn { endpoint, others_left: false };
+            match self.try_origin(Origin { turn, target: Target::Foreign(url) }) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = error,
             }
@@ -103,7 +103,7 @@ impl SequentialDownload<'_> {
         let (began, offset) = (Instant::now(), self.ingest.offset());
         let (mut body, _permit) = response.into_body();
         let streamed = self.stream(&mut body);
-        self.source.note_body(origin.endpoint, self.ingest.offset() - offset, began);
+        self.source.note_body(&origin.turn, self.ingest.offset() - offset, began);
         if streamed.as_ref().is_err_and(is_too_long) {
             // From its first byte on it is not the blob that was asked for.
             self.restart()?;
@@ -116,10 +116,10 @@ impl SequentialDownload<'_> {
     fn request_rest(&mut self, origin: Origin<'_>) -> Result<Response, Error> {
         let offset = self.ingest.offset();
         if offset == 0 {
-            return self.source.request(origin.endpoint, origin.target, None);
+            return self.source.request(origin.turn, origin.target, None);
         }
         let range = format!("bytes={offset}-");
-        let response = self.source.request(origin.endpoint, origin.target, Some(&range))?;
+        let response = self.source.request(origin.turn, origin.target, Some(&range))?;
         if self.source.is_exactly(offset..self.source.blob.size, &response) {
             return Ok(response);
         }
@@ -129,7 +129,7 @@ impl SequentialDownload<'_> {
         }
         response.discard();
         self.restart()?;
-        self.source.request(origin.endpoint, origin.target, None)
+        self.source.request(origin.turn, origin.target, None)
     }
 
     /// Refuses an announced length other than the missing one: a retry would bring the same.
@@ -177,7 +177,7 @@ impl SequentialDownload<'_> {
 impl Origin<'_> {
     fn name(&self) -> &str {
         match self.target {
-            Target::Api(_) | Target::Link(..) => &self.endpoint.name,
+            Target::Api(_) | Target::Link(..) => &self.turn.endpoint.name,
             Target::Foreign(url) => url,
         }
     }

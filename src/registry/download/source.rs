@@ -9,7 +9,7 @@ use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
 use crate::registry::http::Body;
 use crate::registry::range::ContentRange;
-use crate::registry::request::{Endpoint, PullSession, Request, Response, Target};
+use crate::registry::request::{Endpoint, HostTurn, PullSession, Request, Response, Target};
 use crate::registry::retry::{self, HostAttempts};
 use crate::store::{BeginIngest, Transaction};
 
@@ -42,7 +42,7 @@ impl BlobSource<'_> {
     pub(super) fn over_hosts<T>(
         &self,
         reached: &Cell<u64>,
-        attempt: impl FnMut(&Endpoint) -> Result<T, Error>,
+        attempt: impl FnMut(HostTurn<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let host_attempts = HostAttempts::new(self.phase, |host| host.capabilities.pull).advancing(reached);
         retry::over_hosts(self.session, &host_attempts, attempt)
@@ -51,11 +51,11 @@ impl BlobSource<'_> {
     /// Requests from one host the blob, or for a `range` of it, like `bytes=0-1`.
     pub(super) fn request(
         &self,
-        endpoint: &Endpoint,
+        turn: HostTurn<'_>,
         target: Target<'_>,
         range: Option<&str>,
     ) -> Result<Response, Error> {
-        self.session.request(endpoint, Request { range, ..Request::new(target, self.phase) })
+        self.session.request(turn, Request { range, ..Request::new(target, self.phase) })
     }
 
     /// Whether a response brings exactly these bytes.

@@ -8,12 +8,12 @@ use ureq::AsSendBody;
 use ureq::config::Config;
 use ureq::http::{self, Request, Uri};
 
-use super::connect::Connector;
+use super::connect::{Connector, port_of};
 use super::dns::Resolver;
 use super::error;
 use super::exchange::{Exchange, MAX_HEAD};
 use super::min_rate::{MinRate, RateMeter};
-use super::proxy::Proxies;
+use super::proxy::{Proxies, Proxy};
 use super::reply::{Body, Reply};
 use super::tls::{self, Trust};
 use super::transport::{self, ReadLimits};
@@ -21,13 +21,14 @@ use crate::context::PullContext;
 use crate::error::Error;
 use crate::registry::address::AddressRule;
 
+/// From here on, a time is no limit.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limits {
     /// Looking a name up; and then connecting, TLS included.
     pub(crate) connect: Duration,
-    /// From the request to the end of the reply's head.
-    pub(crate) head: Duration,
     /// Between one byte and the next.
     pub(crate) silence: Duration,
     /// A slower body is given up.
@@ -36,10 +37,22 @@ pub(crate) struct Limits {
     pub(crate) idle_connections: usize,
 }
 
+/// What is asked, of whom, and for how long.
+#[derive(Clone, Copy)]
+pub(crate) struct HttpRequest<'a> {
+    pub(crate) url: &'a Uri,
+    /// Which addresses the URL's host may have.
+    pub(crate) addresses: AddressRule,
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    /// From the request to the end of the reply's head.
+    pub(crate) within: Duration,
+}
+
 /// Connections that share their settings, and the pool that keeps them.
 #[derive(Clone)]
 pub(crate) struct Http {
     agent: ureq::Agent,
+    proxies: Proxies,
     min_rate: MinRate,
 }
 
@@ -64,7 +77,6 @@ impl Http {
             .max_response_header_size(MAX_HEAD)
             .max_idle_connections(limits.idle_connections.saturating_mul(8))
             .max_idle_connections_per_host(limits.idle_connections)
-            .timeout_recv_response(Some(limits.head))
             .timeout_per_write(Some(limits.silence))
             .proxy(None)
             .build();
@@ -77,48 +89,52 @@ impl Http {
             timeout: limits.connect,
         };
         let read_limits = ReadLimits { silence: limits.silence, whole: limits.min_rate.time };
-        Ok(Http { agent: transport::agent(config, connector, read_limits), min_rate: limits.min_rate })
+        let agent = transport::agent(config, connector, read_limits);
+        Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate })
     }
 
-    /// Asks for `url`, at an address that `addresses` allows; a reply of any status is one.
+    /// Sends a request; a reply of any status is one.
     ///
     /// # Errors
     /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Protocol`, `Cancelled`.
-    pub(crate) fn get(
-        &self,
-        cx: &PullContext,
-        url: &Uri,
-        addresses: AddressRule,
-        headers: &[(&str, &str)],
-    ) -> Result<Reply, Error> {
-        self.ask(cx, addresses, true, || with_headers(Request::get(url), headers).body(()))
+    pub(crate) fn get(&self, cx: &PullContext, request: &HttpRequest<'_>) -> Result<Reply, Error> {
+        let HttpRequest { url, headers, .. } = request;
+        self.ask(cx, request, true, || with_headers(Request::get(*url), headers).body(()))
     }
 
-    /// Posts a form to `url`.
+    /// Posts a form.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub(crate) fn post_form(
         &self,
         cx: &PullContext,
-        url: &Uri,
-        addresses: AddressRule,
+        request: &HttpRequest<'_>,
         form: &str,
     ) -> Result<Reply, Error> {
-        let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
-        self.ask(cx, addresses, false, || with_headers(Request::post(url), &headers).body(form))
+        let own = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+        let HttpRequest { url, headers, .. } = request;
+        self.ask(cx, request, false, || {
+            with_headers(with_headers(Request::post(*url), headers), &own).body(form)
+        })
     }
 
     /// Sends the request, and once more on a new connection where a kept one turned out to be closed.
     fn ask<B: AsSendBody>(
         &self,
         cx: &PullContext,
-        addresses: AddressRule,
+        request: &HttpRequest<'_>,
         repeatable: bool,
-        request: impl Fn() -> Result<Request<B>, http::Error>,
+        build: impl Fn() -> Result<Request<B>, http::Error>,
     ) -> Result<Reply, Error> {
-        let (exchange, hook) = Exchange::begin(cx, addresses)?;
-        let run = || exchange.during(|| self.agent.run(request().map_err(ureq::Error::from)?));
+        let (exchange, hook) = Exchange::begin(cx, request.addresses)?;
+        // The longest time there is means as long as the connection lives.
+        let within = Some(request.within).filter(|within| *within < FOREVER);
+        let run = || {
+            let request = build().map_err(ureq::Error::from)?;
+            let request = self.agent.configure_request(request).timeout_recv_response(within).build();
+            exchange.during(|| self.agent.run(request))
+        };
         let reply = match run() {
             // Not for a time-out: the server may be at work.
             Err(error) if error::is_closed(&error) && exchange.failed_on_idle_connection(repeatable) => {
@@ -127,14 +143,28 @@ impl Http {
             }
             reply => reply,
         };
-        let reply = reply.map_err(error::of_ureq)?;
+        let reply = reply.map_err(|error| error::of_ureq(error, request.within))?;
         let (head, body) = reply.into_parts();
         let peer = exchange.progress().peer;
         let body =
             Body { reader: body.into_reader(), meter: RateMeter::new(self.min_rate), exchange, _hook: hook };
         let reply = Reply { status: head.status.as_u16(), headers: head.headers, peer, body };
+        if let Some(proxy) = self.forwarding_proxy(request.url)
+            && let Some(refusal) = reply.refusal_of_proxy()
+        {
+            return Err(proxy.named(refusal));
+        }
         reply.refuse_encoding()?;
         Ok(reply)
+    }
+}
+
+impl Http {
+    /// Returns the proxy that answers for the host of a plain HTTP URL.
+    fn forwarding_proxy(&self, url: &Uri) -> Option<&Proxy> {
+        let is_plain = url.scheme_str() == Some("http");
+        let proxy = self.proxies.for_url(!is_plain, url.host().unwrap_or_default(), port_of(url));
+        proxy.filter(|_| is_plain)
     }
 }
 

@@ -69,7 +69,7 @@ impl Connector {
     /// Connects to the host of `url`.
     ///
     /// # Errors
-    /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Cancelled`; `Denied` for an address that the
+    /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Cancelled`; `Protocol` for an address that the
     /// current exchange must not reach. A proxy's failure names the proxy as its host.
     pub(super) fn connect(&self, url: &Uri) -> Result<Connection, Error> {
         let host = url.host().unwrap_or_default();
@@ -159,10 +159,10 @@ impl Route {
     /// Judges a connection that was made for an exchange with another rule.
     ///
     /// # Errors
-    /// `Denied`.
+    /// `Protocol`.
     pub(super) fn check(&self, rule: AddressRule) -> Result<(), Error> {
         let Route::Direct { peer, is_written, is_verified } = self else { return Ok(()) };
         rule.check(*peer, *is_written, *is_verified)
-            .map_err(|refusal| Error::new(ErrorKind::Denied, refusal.to_string()).with_retryable(false))
+            .map_err(|refusal| Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false))
     }
 }

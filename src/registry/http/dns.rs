@@ -42,7 +42,7 @@ impl Resolver for SystemResolver {
 /// made to one of just these, so that a name that changes its addresses meanwhile gains nothing.
 ///
 /// # Errors
-/// `HostNotFound`, `Timeout`, `Cancelled`, `ResourceExhausted`; `Denied` for an address that the rule
+/// `HostNotFound`, `Timeout`, `Cancelled`, `ResourceExhausted`; `Protocol` for an address that the rule
 /// forbids.
 pub(super) fn addresses(
     resolver: &Arc<dyn Resolver>,
@@ -64,7 +64,7 @@ pub(super) fn addresses(
     for address in &found {
         rule.check(address.ip(), is_written, is_verified).map_err(|refusal| {
             let message = format!("{host} is not asked: {refusal} ({})", address.ip());
-            Error::new(ErrorKind::Denied, message).with_retryable(false)
+            Error::new(ErrorKind::Protocol, message).with_retryable(false)
         })?;
     }
     Ok(found)

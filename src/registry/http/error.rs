@@ -1,15 +1,17 @@
 //! Errors of connections, as this crate's.
 
 use std::io;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
 /// Translates an error of ureq. What this crate's own connector said comes back as it was.
-pub(super) fn of_ureq(error: ureq::Error) -> Error {
+pub(super) fn of_ureq(error: ureq::Error, within: Duration) -> Error {
     match error {
         ureq::Error::Io(error) => of_io(error),
         ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
-            Error::new(ErrorKind::Timeout, "the server did not answer in time")
+            let message = format!("the server did not answer in time: not within {within:?}");
+            Error::new(ErrorKind::Timeout, message)
         }
         ureq::Error::Timeout(_) => {
             Error::new(ErrorKind::Timeout, "the server did not take the request in time")
@@ -19,6 +21,12 @@ pub(super) fn of_ureq(error: ureq::Error) -> Error {
         ureq::Error::ConnectionFailed => Error::new(ErrorKind::ConnectionFailed, "no connection was made"),
         other => Error::new(ErrorKind::Protocol, other.to_string()),
     }
+}
+
+/// Translates an error of reading a body.
+pub(super) fn of_body(error: io::Error) -> Error {
+    // ureq hides its own errors in those of reading.
+    of_ureq(error.into(), Duration::ZERO)
 }
 
 /// Translates an error of a connection.

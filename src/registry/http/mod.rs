@@ -20,7 +20,7 @@ mod tcp;
 mod tls;
 mod transport;
 
-pub(crate) use agent::{Http, Limits};
+pub(crate) use agent::{Http, HttpRequest, Limits};
 pub use dns::{Resolver, SystemResolver};
 pub(crate) use min_rate::MinRate;
 #[cfg(fuzzing)]

@@ -11,6 +11,7 @@ use ureq::http::HeaderMap;
 use super::error;
 use super::exchange::Exchange;
 use super::min_rate::RateMeter;
+use super::proxy;
 use crate::context::CancelHook;
 use crate::error::{Error, ErrorKind};
 
@@ -31,6 +32,15 @@ impl Reply {
             return Err(Error::new(ErrorKind::Protocol, message).with_retryable(false));
         }
         Ok(())
+    }
+
+    /// Returns the refusal of a forwarding proxy, if that has written the reply and not the host behind it:
+    /// 407 is a proxy's alone, and its other errors are marked, by Squid or by
+    /// [RFC 9209](https://www.rfc-editor.org/rfc/rfc9209).
+    pub(super) fn refusal_of_proxy(&self) -> Option<Error> {
+        let reason = self.header("x-squid-error").or_else(|| self.header("proxy-status"));
+        let is_own = self.status == 407 || (reason.is_some() && matches!(self.status, 403 | 500..));
+        is_own.then(|| proxy::refusal(self.status, reason))
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -105,7 +115,7 @@ impl Body {
         let reader = &mut self.reader;
         self.exchange.begin_read_of_body();
         let read = self.exchange.during(|| reader.read(buffer));
-        let read = read.map_err(|error| error::of_ureq(error.into()))?;
+        let read = read.map_err(error::of_body)?;
         if read > 0 {
             self.meter.count(read)?;
         }

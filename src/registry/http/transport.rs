@@ -88,7 +88,7 @@ impl Link {
     /// Begins an exchange, unless that is done: its request may come in several parts.
     ///
     /// # Errors
-    /// `Denied` if the exchange must not use a connection to this address.
+    /// `Protocol` if the exchange must not use a connection to this address.
     fn begin(&mut self, exchange: &Exchange) -> Result<bool, Error> {
         if exchange.progress().is_connected {
             return Ok(false);
@@ -243,12 +243,11 @@ mod tests {
     use super::*;
     use crate::context::PullContext;
     use crate::registry::address::{AddressClass, AddressRule};
-    use crate::registry::http::{Http, Limits, MinRate, Proxies, SystemResolver, Trust};
+    use crate::registry::http::{Http, HttpRequest, Limits, MinRate, Proxies, SystemResolver, Trust};
 
     fn http() -> Http {
         let limits = Limits {
             connect: Duration::from_secs(20),
-            head: Duration::from_secs(20),
             silence: Duration::from_secs(20),
             min_rate: MinRate { bytes: 1, time: Duration::from_secs(20) },
             idle_connections: 4,
@@ -281,7 +280,9 @@ mod tests {
 
     fn get(http: &Http, address: SocketAddr, path: &str, rule: AddressRule) -> Result<Vec<u8>, Error> {
         let url = format!("http://{address}{path}").parse().unwrap();
-        http.get(&PullContext::new(), &url, rule, &[])?.read_all(100)
+        let within = Duration::from_secs(20);
+        let request = HttpRequest { url: &url, addresses: rule, headers: &[], within };
+        http.get(&PullContext::new(), &request)?.read_all(100)
     }
 
     #[test]
@@ -303,7 +304,7 @@ mod tests {
         let rule = AddressRule::NamedBy(AddressClass::Public);
         for is_connected in [false, true] {
             let error = get(&http, address, "/forbidden", rule).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Protocol, false), "{error}");
             if !is_connected {
                 get(&http, address, "/allowed", AddressRule::Any).unwrap();
             }

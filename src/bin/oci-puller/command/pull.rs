@@ -84,6 +84,11 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     #[arg(conflicts_with = "cri")]
     retries: Option<u32>,
+    /// Wait TIME for a host to begin to answer, or as long as it takes with 0. Default: 5m for blobs, 1m
+    /// else
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    #[arg(conflicts_with = "cri")]
+    response_timeout: Option<Duration>,
     /// Mirrors and settings by host: hosts.toml files, as containerd has them in certs.d
     #[arg(long, value_name = "DIR", value_parser = args::existing_dir, help_heading = "Hosts")]
     #[arg(conflicts_with = "cri")]
@@ -92,6 +97,10 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
     #[arg(conflicts_with = "cri")]
     plain_http: Vec<String>,
+    /// Follow redirects to this host even to an address inside this machine or network
+    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    #[arg(conflicts_with = "cri")]
+    allow_redirects_to: Vec<String>,
     /// Trust these certificates (PEM) and the public authorities, in place of the system's certificates
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Hosts")]
     #[arg(conflicts_with = "cri")]
@@ -152,6 +161,8 @@ impl PullArgs {
             builder = builder.platform(platform.clone());
         }
         builder = self.plain_http.iter().fold(builder, RegistryImageServiceBuilder::plain_http);
+        builder =
+            self.allow_redirects_to.iter().fold(builder, RegistryImageServiceBuilder::allow_redirects_to);
         if let Some(dir) = &self.hosts_dir {
             builder = builder.hosts_dir(dir);
         }
@@ -161,6 +172,9 @@ impl PullArgs {
         if self.ca.is_empty() {
             let system = certificates::of_system();
             builder = if system.is_empty() { builder } else { builder.ca_certificate(system) };
+        }
+        if let Some(timeout) = self.response_timeout {
+            builder = builder.response_timeout(if timeout.is_zero() { Duration::MAX } else { timeout });
         }
         if let Some(retries) = self.retries {
             builder = builder.tries(retries + 1);

@@ -12,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use ureq::http::uri::Authority;
 
 use self::exceptions::Exceptions;
+pub(super) use self::tunnel::refusal;
 use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind};
 use crate::registry::address::is_localhost;

@@ -48,6 +48,8 @@ pub(in crate::registry::http) fn refusal(status: u16, reason: Option<&str>) -> E
         message.push_str(words);
     }
     if let Some(reason) = reason {
+        let printable = |c: &char| c.is_ascii_graphic() || *c == ' ';
+        let reason: String = reason.chars().filter(printable).take(100).collect();
         message.push_str(&format!(" ({reason})"));
     }
     match status {
@@ -95,7 +97,7 @@ fn status(head: &[u8]) -> Option<u16> {
     (version.starts_with("HTTP/1.")).then(|| digits.parse().ok())?.filter(|status| *status >= 100)
 }
 
-/// Returns a header's value, as far as it is printable.
+/// Returns a header's value.
 fn header(head: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(head);
     let value = text.lines().find_map(|line| {
