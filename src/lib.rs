@@ -92,8 +92,8 @@ pub use service::{
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
 pub use store::{
-    Blob, Durability, ImportOptions, Imported, PrunePolicy, Removed, SkippedImage, Store, StoreBuilder,
-    StoreFsInfo, StoredImage, VerifyReport,
+    Blob, Cancellable, Durability, ImportOptions, Imported, PrunePolicy, Removed, SkippedImage, Store,
+    StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
 };
 
 #[cfg(feature = "unpack")]

@@ -84,7 +84,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["group_commit", "in_progress", "lease", "repair"],
             &["index_write"],
             &["layout", "leftovers", "retry_io"],
-            &["error", "index", "names", "settings", "sizes", "tar"],
+            &["error", "cancellable", "index", "names", "settings", "sizes", "tar"],
         ],
     ),
     (

@@ -59,7 +59,7 @@ impl Store {
 
     /// Returns why there is no image to export.
     fn nothing_for(&self, key: &str) -> Error {
-        let others = self.other_platforms(key).unwrap_or_default();
+        let others = self.platforms_of(key).unwrap_or_default();
         let error = match &others[..] {
             [] => Error::new(ErrorKind::NotFound, format!("it is not in {}", self.dir().display())),
             others => {

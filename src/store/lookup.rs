@@ -118,8 +118,11 @@ impl Store {
         }
     }
 
-    /// Returns what a key stands for on other platforms than the store's.
-    pub(super) fn other_platforms(&self, key: &str) -> Result<Vec<Platform>, Error> {
+    /// Returns the platforms of all images that `key` stands for, the store's own or not.
+    ///
+    /// # Errors
+    /// `Store` if the index cannot be read.
+    pub fn platforms_of(&self, key: &str) -> Result<Vec<Platform>, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
         let mut tree = ImageTree::new(self);
         let mut platforms = Vec::new();

@@ -31,6 +31,7 @@
 //! flushed, small blobs take a shorter way ([`ingest::SMALL`]).
 
 mod blob;
+mod cancellable;
 mod children;
 mod create;
 mod disk_usage;
@@ -62,6 +63,7 @@ mod transaction;
 mod verify;
 
 pub use blob::Blob;
+pub use cancellable::Cancellable;
 pub use disk_usage::StoreFsInfo;
 pub use gc::{PrunePolicy, Removed};
 pub use handle::Store;

@@ -16,7 +16,7 @@ fn an_image_goes_out_and_comes_in_unchanged() {
 
     let other = Bench::new();
     let came = other.run(["import", "--json", &archive]).exits(0).json();
-    assert_eq!(came, [json!({ "source": archive, "names": [name] })]);
+    assert_eq!(came, [json!({ "source": archive, "names": [name], "left_out": [] })]);
     other.run(["verify"]).exits(0);
     let again = other.path("again.tar").to_str().unwrap().to_owned();
     other.run(["export", &name, "--output", &again]).exits(0);
@@ -70,4 +70,54 @@ fn an_export_that_fails_leaves_no_file() {
     assert!(ran.errors()[0].contains(layer.as_str()), "{ran:#?}");
     assert_eq!(fs::read_dir(out).unwrap().count(), 0);
     bench.run(["export", "no/such", "-o", "x"]).exits(1);
+}
+
+#[test]
+fn an_export_follows_links_and_writes_into_what_is_no_regular_file() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    let path = |file: &str| bench.path(file).to_str().unwrap().to_owned();
+    bench.file("bystander.tar.part", "not ours");
+    bench.run(["export", &name, "-o", &path("bystander.tar")]).exits(0);
+    assert_eq!(fs::read(path("bystander.tar.part")).unwrap(), b"not ours");
+    let archive = fs::read(path("bystander.tar")).unwrap();
+
+    bench.file("target.tar", "replaced");
+    for target in ["target.tar", "not-there-yet.tar"] {
+        let link = path(&format!("link-to-{target}"));
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        bench.run(["export", &name, "-o", &link]).exits(0);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(fs::read(path(target)).unwrap() == archive);
+    }
+
+    let fifo = path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).unwrap()
+    });
+    bench.run(["export", &name, "-o", &fifo]).exits(0);
+    assert!(reader.join().unwrap() == archive);
+    bench.run(["export", &name, "-o", "/dev/null"]).exits(0);
+    let names = fs::read_dir(bench.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.into_iter().any(|name| name.to_string_lossy().starts_with('.')), "nothing is left");
+}
+
+#[test]
+fn names_are_taken_as_they_are_typed() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    let archive = bench.path("app.tar").to_str().unwrap().to_owned();
+    bench.run(["export", &name, "-o", &archive]).exits(0);
+    let other = Bench::new();
+    let told = other.run(["import", "--name", "renamed", &archive]).exits(0);
+    assert_eq!(told.stdout, "docker.io/library/renamed:latest\n");
+    for typed in ["renamed", "docker.io/library/renamed:latest"] {
+        other.run(["export", typed, "-o", "/dev/null"]).exits(0);
+    }
+    let platform = other.run(["images", "--json"]).exits(0).json()[0]["platform"].clone();
+    assert!(platform.as_str().unwrap().contains('/'), "{platform}");
+    other.run(["rm", "renamed"]).exits(0);
+    assert_eq!(other.run(["images", "--json"]).exits(0).stdout, "");
 }

@@ -55,3 +55,19 @@ fn ctrl_c_leaves_nothing_of_a_demo() {
     assert_eq!(output.status.signal(), Some(Signal::INT.as_raw()));
     assert_eq!(std::fs::read_dir(bench.path("tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn ctrl_c_ends_an_import_of_a_silent_pipe() {
+    let bench = Bench::new();
+    let mut command = bench.command(["import", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let silent = child.stdin.take();
+    while !bench.path("store/index.json").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    send(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    drop(silent);
+}

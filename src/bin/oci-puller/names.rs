@@ -1,6 +1,6 @@
 //! Short names for people, and the names that a store knows.
 
-use oci_puller::{Digest, Error, ErrorKind, Reference, Store, StoredImage};
+use oci_puller::{Digest, Error, ErrorKind, PullContext, Reference, Removed, Store, StoredImage};
 
 /// Hexadecimal digits of a digest that people are shown, as in Docker.
 const SHORT: usize = 12;
@@ -28,28 +28,73 @@ pub(crate) fn brief(image: &str) -> String {
     }
 }
 
-/// The image in the store that someone means: by its name as it is pulled, by a digest, or by the
-/// first digits of an id as they are shown.
+/// Returns the image in the store that someone means, and the key that the store knows it by: a name as it
+/// is typed or as it is pulled, a digest, or the first digits of an id as they are shown.
 ///
 /// # Errors
-/// `NotFound`; `InvalidReference` if it is no name either, or means several images.
+/// `NotFound`; `NoMatchingPlatform`; `InvalidReference` if it is no name either, or means several images.
 pub(crate) fn find(store: &Store, meant: &str) -> Result<(String, StoredImage), Error> {
     let named = |error: Error| error.with_image(meant);
-    let absent = || Error::new(ErrorKind::NotFound, format!("it is not in {}", store.dir().display()));
-    let key = key_of(meant);
-    if let Ok(key) = &key
-        && let Some(image) = store.find(key).map_err(named)?
-    {
-        return Ok((key.clone(), image));
-    }
-    let mut alike = by_digits(store, meant).map_err(named)?.into_iter();
-    match (alike.next(), alike.next()) {
-        (Some(image), None) => Ok((image.manifest.digest.to_string(), image)),
-        (Some(_), Some(_)) => {
-            Err(named(Error::new(ErrorKind::InvalidReference, "several images' ids begin so")))
+    let normalised = key_of(meant);
+    let mut found = None;
+    for key in keys(meant, &normalised) {
+        if let Some(image) = store.find(key).map_err(named)? {
+            found = Some((key.to_owned(), image));
+            break;
         }
-        (None, _) => Err(named(key.err().unwrap_or_else(absent))),
     }
+    let is_digest = Digest::parse(meant).is_ok();
+    let mut alike = if is_digest { Vec::new() } else { by_digits(store, meant).map_err(named)? };
+    if let Some((_, image)) = &found {
+        alike.retain(|other| other.manifest.digest != image.manifest.digest);
+    }
+    match (found, &alike[..]) {
+        (Some(found), []) => Ok(found),
+        (None, [image]) => Ok((image.manifest.digest.to_string(), image.clone())),
+        (None, []) => Err(named(absent(store, meant, normalised))),
+        _ => Err(named(Error::new(
+            ErrorKind::InvalidReference,
+            "several images are called so, or have ids that begin so; give more digits, or the whole name",
+        ))),
+    }
+}
+
+/// Returns what a name may be stored as: as it is typed, then in full.
+fn keys<'a>(meant: &'a str, normalised: &'a Result<String, Error>) -> impl Iterator<Item = &'a str> {
+    [meant].into_iter().chain(normalised.as_deref().ok())
+}
+
+/// Returns why nothing is found.
+fn absent(store: &Store, meant: &str, normalised: Result<String, Error>) -> Error {
+    let platforms = keys(meant, &normalised).flat_map(|key| store.platforms_of(key).unwrap_or_default());
+    let mut listed: Vec<_> = platforms.map(|platform| platform.to_string()).collect();
+    listed.dedup();
+    if !listed.is_empty() {
+        let text = format!("the store has it for {} only; add --platform", listed.join(", "));
+        return Error::new(ErrorKind::NoMatchingPlatform, text);
+    }
+    let absent = || Error::new(ErrorKind::NotFound, format!("it is not in {}", store.dir().display()));
+    normalised.err().unwrap_or_else(absent)
+}
+
+/// Removes what someone means: all that a name stands for, or the one image of a digest or an id.
+///
+/// # Errors
+/// As of [`find`], and of a removal.
+pub(crate) fn remove(store: &Store, cx: &PullContext, meant: &str) -> Result<Removed, Error> {
+    let removed = match find(store, meant) {
+        Ok((key, _)) => store.remove(cx, &key),
+        // A name of other platforms' images alone is removed, too.
+        Err(error) if error.kind() == ErrorKind::NoMatchingPlatform => {
+            let typed = store.remove(cx, meant)?;
+            match key_of(meant) {
+                Ok(key) if typed.names.is_empty() => store.remove(cx, &key),
+                _ => Ok(typed),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    removed.map_err(|error| error.with_image(meant))
 }
 
 /// What a store knows an image by: a digest as it is, a name in full. Beside a digest a tag is left

@@ -12,14 +12,43 @@ pub(crate) fn raw(text: &str) -> Result<(), Exit> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Exit::Output)
 }
 
-/// Writes one line.
+/// Writes one line. What a terminal would obey is escaped.
 pub(crate) fn line(text: &str) -> Result<(), Exit> {
-    raw(&format!("{text}\n"))
+    raw(&format!("{}\n", escaped(text)))
 }
 
-/// Writes one JSON object on one line.
+/// Writes one JSON object on one line. What a terminal would obey is escaped as JSON does it.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Exit> {
-    line(&serde_json::to_string(value).map_err(|error| Exit::Output(error.into()))?)
+    let text = serde_json::to_string(value).map_err(|error| Exit::Output(error.into()))?;
+    let mut safe = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        match is_obeyed(character) {
+            // All of these are in the basic plane, and stand within strings.
+            true => safe += &format!("\\u{:04x}", u32::from(character)),
+            false => safe.push(character),
+        }
+    }
+    raw(&format!("{safe}\n"))
+}
+
+/// Returns text from outside as a terminal may show it: control characters and those that reorder or hide
+/// text are escaped.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_obeyed(character) {
+            true => safe.extend(character.escape_default()),
+            false => safe.push(character),
+        }
+    }
+    safe
+}
+
+/// Whether a terminal would act on the character, or show other text than there is.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Rows of words under a headline, each column as wide as its widest word.
@@ -44,7 +73,7 @@ impl<const N: usize> Table<N> {
     }
 
     pub(crate) fn row(&mut self, words: [String; N]) {
-        self.rows.push(words);
+        self.rows.push(words.map(|word| escaped(&word)));
     }
 
     /// Whether there is nothing but the headline.
@@ -86,6 +115,12 @@ fn width_of(word: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let text = "a\u{1b}[2J\u{7}\r\n\u{9b}\u{202e}\u{2066}b\u{e4}";
+        assert_eq!(escaped(text), "a\\u{1b}[2J\\u{7}\\r\\n\\u{9b}\\u{202e}\\u{2066}b\u{e4}");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_word() {

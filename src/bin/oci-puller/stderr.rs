@@ -6,6 +6,8 @@ use indicatif::MultiProgress;
 use oci_puller::Error;
 use parking_lot::Mutex;
 
+use crate::output::escaped;
+
 /// The bars that are up.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
@@ -16,6 +18,8 @@ pub(crate) fn show_bars(bars: Option<MultiProgress>) {
 
 /// Writes lines to standard error. That they cannot be written is nothing to fail for.
 pub(crate) fn say(text: &str) {
+    // Each line by itself: an error escapes the line breaks of what it quotes.
+    let text = text.lines().map(escaped).collect::<Vec<_>>().join("\n");
     let write = || drop(writeln!(io::stderr().lock(), "{text}"));
     let bars = BARS.lock().clone();
     match bars {

@@ -40,7 +40,9 @@ impl Store {
         Ok(self.import_with(cx, archive, &ImportOptions::new())?.names)
     }
 
-    /// Does as [`import`](Self::import), with options. The context is looked at before each read.
+    /// Does as [`import`](Self::import), with options. The context is looked at before each read; a read
+    /// that blocks, of a pipe for example, ends with it if `archive` is a
+    /// [`Cancellable`](crate::Cancellable).
     ///
     /// # Errors
     /// `InvalidManifest` for what is no such archive, or is compressed; for absolute paths, `..`, links,

@@ -2,20 +2,25 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use clap::Args;
-use oci_puller::{PullContext, Store, StoredImage};
+use oci_puller::{Cancellable, Platform, PullContext, Store, StoredImage};
 use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};
-use crate::command::existing_store;
+use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say;
 use crate::units::Bytes;
+
+/// How many links are followed, as in Linux.
+const MAX_LINKS: usize = 40;
 
 const AFTER_HELP: &str = "\
 With --json:
@@ -36,6 +41,9 @@ pub(crate) struct ExportArgs {
     /// File to write. Default: standard output, unless it is a terminal
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Export the image for this platform. Default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
+    platform: Option<Platform>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -51,7 +59,7 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Exit> {
         }
         _ => {}
     }
-    let Some(store) = existing_store(&args.store.dir()?)? else {
+    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
         return Err(Exit::REPORTED);
     };
     let (key, image) = names::find(&store, &args.image)?;
@@ -65,24 +73,86 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Exit> {
     print(&args, &image, written?)
 }
 
-/// Writes to a temporary file beside `path` and renames it, so that `path` never names a partial archive.
+/// Writes to `path`, through links. What is not a regular file is written into; a regular file is replaced
+/// as a whole when the archive is complete.
 fn to_file(store: &Store, cx: &PullContext, key: &str, path: &Path) -> Result<u64, Exit> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".part");
-    let partial = PathBuf::from(partial);
     let failed = |error: io::Error| Exit::Own(format!("{}: {error}", path.display()));
-    let file = File::create(&partial).map_err(failed)?;
-    let exported = archive(store, cx, key, &file)
-        .and_then(|bytes| file.sync_all().map(|()| bytes).map_err(failed))
-        .and_then(|bytes| fs::rename(&partial, path).map(|()| bytes).map_err(failed));
-    if exported.is_err() {
-        drop(fs::remove_file(&partial));
+    let target = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let file = open_to_write(cx, path)?.map_err(failed)?;
+            return archive(store, cx, key, Cancellable::new(cx, file).map_err(failed)?);
+        }
+        Ok(_) => fs::canonicalize(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => end_of_links(path),
+        Err(error) => return Err(failed(error)),
+    };
+    let (temporary, file) = Temporary::beside(&target).map_err(failed)?;
+    if let Ok(replaced) = fs::metadata(&target) {
+        file.set_permissions(replaced.permissions()).map_err(failed)?;
     }
-    exported
+    let bytes = archive(store, cx, key, &file)?;
+    file.sync_all().and_then(|()| temporary.rename(&target)).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Opens what is not a regular file. That may wait for a reader, so a thread does it, which ends with the
+/// process if no reader comes.
+fn open_to_write(cx: &PullContext, path: &Path) -> Result<io::Result<File>, Exit> {
+    let (sender, opened) = crossbeam_channel::bounded(1);
+    let path = path.to_owned();
+    let open = move || drop(sender.send(File::options().write(true).open(path)));
+    if let Err(error) = thread::Builder::new().name("open".into()).spawn(open) {
+        return Ok(Err(error));
+    }
+    Ok(cx.wait_for(&opened)?.unwrap_or_else(|| Err(io::Error::other("it could not be opened"))))
+}
+
+/// Returns where a link leads that names no file yet.
+fn end_of_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().map_or_else(|| target.clone(), |parent| parent.join(&target));
+    }
+    path
+}
+
+/// A file with a name that no other process has, removed if it is not renamed.
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn beside(target: &Path) -> io::Result<(Self, File)> {
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+        let short: String = name.chars().take(32).collect();
+        loop {
+            let path = target.with_file_name(format!(".{short}.{:016x}.part", fastrand::u64(..)));
+            match File::options().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                opened => return opened.map(|file| (Temporary(Some(path)), file)),
+            }
+        }
+    }
+
+    fn rename(mut self, target: &Path) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        fs::rename(path, target)?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            drop(fs::remove_file(path));
+        }
+    }
 }
 
 fn to_stdout(store: &Store, cx: &PullContext, key: &str) -> Result<u64, Exit> {
-    archive(store, cx, key, io::stdout().lock())
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let stdout = stdout.and_then(|file| Cancellable::new(cx, file)).map_err(Exit::Output)?;
+    archive(store, cx, key, stdout)
 }
 
 /// Writes the archive and returns its size.

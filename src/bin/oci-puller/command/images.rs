@@ -1,14 +1,16 @@
 //! `images`: what is in the store.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use oci_puller::StoredImage;
+use oci_puller::{Platform, Store, StoredImage};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
 use crate::command::cri::{self, CriArgs};
-use crate::command::existing_store;
+use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names::short;
 use crate::output::{self, Align, Table};
@@ -20,6 +22,7 @@ With --json, an object for each image:
   names            list of its names
   repo_digests     list of NAME@DIGEST it was pulled as
   manifest_digest  digest of its manifest
+  platform         what it is for, like linux/arm64; not with --cri
   size             bytes of manifest, config and layers
   pinned           whether prune keeps it always
   last_used        last pull or use, seconds since 1970; not with --cri";
@@ -28,6 +31,9 @@ With --json, an object for each image:
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct ImagesArgs {
+    /// Platform of the images that names stand for. Default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
+    platform: Option<Platform>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -39,29 +45,53 @@ pub(crate) fn run(args: ImagesArgs) -> Result<(), Exit> {
     if let Some(endpoint) = &args.runtime.cri {
         return cri::images(endpoint, args.store.json);
     }
-    let Some(store) = existing_store(&args.store.dir()?)? else {
+    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
         return Ok(());
     };
     let mut images = store.images()?;
-    images.sort_by_key(|image| std::cmp::Reverse(image.last_used));
+    sort(&mut images);
+    let platforms: Vec<_> = images.iter().map(|image| platform_of(&store, image)).collect();
+    let mut rows = images.iter().zip(&platforms);
     if args.store.json {
-        return images.iter().map(Line::of).try_for_each(|line| output::json(&line));
+        return rows.try_for_each(|(image, platform)| output::json(&Line::of(image, platform)));
     }
-    output::raw(&table(&images).to_string())
+    output::raw(&table(rows).to_string())
 }
 
-fn table(images: &[StoredImage]) -> Table<4> {
+/// Sorts the images by their last use. Those of one index stay together, the one with its names first.
+fn sort(images: &mut [StoredImage]) {
+    let group_of = |image: &StoredImage| image.index.as_ref().unwrap_or(&image.manifest.digest).clone();
+    let mut used = HashMap::new();
+    for image in &*images {
+        let last = used.entry(group_of(image)).or_insert(image.last_used);
+        *last = image.last_used.max(*last);
+    }
+    images.sort_by_cached_key(|image| {
+        let group = group_of(image);
+        (Reverse(used.get(&group).copied()), group, image.names.is_empty())
+    });
+}
+
+/// Returns what the image is for, as its index or else its config says.
+fn platform_of(store: &Store, image: &StoredImage) -> String {
+    let platform = image.platform.clone().or_else(|| Some(store.config(&image.id).ok()?.platform));
+    platform.map_or_else(String::new, |platform| platform.to_string())
+}
+
+fn table<'a>(rows: impl Iterator<Item = (&'a StoredImage, &'a String)>) -> Table<5> {
     let mut table = Table::new([
         ("IMAGE", Align::Left),
         ("IMAGE REF", Align::Left),
+        ("PLATFORM", Align::Left),
         ("SIZE", Align::Right),
         ("LAST USED", Align::Left),
     ]);
-    for image in images {
+    for (image, platform) in rows {
         for name in names(image) {
             table.row([
                 name,
                 short(image.id.as_str()).to_owned(),
+                platform.clone(),
                 Bytes(image.size).to_string(),
                 Ago(image.last_used.elapsed().unwrap_or_default()).to_string(),
             ]);
@@ -82,18 +112,20 @@ struct Line<'a> {
     names: &'a [String],
     repo_digests: &'a [String],
     manifest_digest: &'a str,
+    platform: &'a str,
     size: u64,
     pinned: bool,
     last_used: u64,
 }
 
 impl<'a> Line<'a> {
-    fn of(image: &'a StoredImage) -> Self {
+    fn of(image: &'a StoredImage, platform: &'a str) -> Self {
         Line {
             image_ref: image.id.as_str(),
             names: &image.names,
             repo_digests: &image.repo_digests,
             manifest_digest: image.manifest.digest.as_str(),
+            platform,
             size: image.size,
             pinned: image.pinned,
             last_used: seconds(image.last_used),

@@ -15,7 +15,7 @@ mod verify;
 use std::path::Path;
 
 use clap::Subcommand;
-use oci_puller::Store;
+use oci_puller::{Platform, Store};
 
 use crate::exit::Exit;
 use crate::stderr::say;
@@ -58,9 +58,19 @@ pub(crate) fn run(command: Command) -> Result<(), Exit> {
 
 /// Opens the store in `dir`, or returns `None` if there is none: a command that only reads creates no store.
 fn existing_store(dir: &Path) -> Result<Option<Store>, Exit> {
+    existing_store_for(dir, None)
+}
+
+/// Opens the store in `dir` for a platform, by default this machine's; `None` if there is no store.
+fn existing_store_for(dir: &Path, platform: Option<&Platform>) -> Result<Option<Store>, Exit> {
     if !dir.exists() {
         say(&format!("there is no store at {} yet", dir.display()));
         return Ok(None);
     }
-    Ok(Some(Store::open(dir)?))
+    let builder = Store::builder(dir);
+    let builder = match platform {
+        Some(platform) => builder.platform(platform.clone()),
+        None => builder,
+    };
+    Ok(Some(builder.open()?))
 }

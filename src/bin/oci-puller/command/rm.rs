@@ -1,12 +1,12 @@
 //! `rm`: images out of the store.
 
 use clap::Args;
-use oci_puller::{Error, PullContext, Removed, Store};
+use oci_puller::{Error, Platform, PullContext, Removed, Store};
 use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};
 use crate::command::cri::{self, CriArgs};
-use crate::command::existing_store;
+use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
@@ -23,13 +23,17 @@ Prints the removed names. With --json, an object for each IMAGE:
 
 /// Remove images from the store, and their blobs that no other image uses
 ///
-/// By a name, only this name is removed while the image has others.
+/// By a name, only this name is removed while the image has others. A name that stands for the images of
+/// several platforms is removed with all of them, an image by its id or digest alone.
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct RmArgs {
     /// A name, a digest, or the first digits (4 or more) of an image ref
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
+    /// Remove only the image for this platform of those that a name stands for
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
+    platform: Option<Platform>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -44,14 +48,14 @@ pub(crate) fn run(args: RmArgs) -> Result<(), Exit> {
         }
         return cri::rm(endpoint, &args.images);
     }
-    let Some(store) = existing_store(&args.store.dir()?)? else {
+    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
         return Err(Exit::REPORTED);
     };
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
     let mut outcome = Ok(());
     for image in &args.images {
-        match remove(&store, &cx, image) {
+        match remove(&store, &cx, image, args.platform.is_some()) {
             Ok(removed) => print(args.store.json, image, &removed)?,
             Err(error) => {
                 signals.check()?;
@@ -63,9 +67,12 @@ pub(crate) fn run(args: RmArgs) -> Result<(), Exit> {
     outcome
 }
 
-fn remove(store: &Store, cx: &PullContext, image: &str) -> Result<Removed, Error> {
-    let (key, _) = names::find(store, image)?;
-    store.remove(cx, &key).map_err(|error| error.with_image(image))
+fn remove(store: &Store, cx: &PullContext, image: &str, is_one_platform: bool) -> Result<Removed, Error> {
+    if !is_one_platform {
+        return names::remove(store, cx, image);
+    }
+    let (_, found) = names::find(store, image)?;
+    store.remove(cx, found.manifest.digest.as_str()).map_err(|error| error.with_image(image))
 }
 
 fn print(is_json: bool, image: &str, removed: &Removed) -> Result<(), Exit> {
