@@ -149,3 +149,64 @@ fn a_host_that_sends_helpers_the_whole_is_asked_by_them_no_more() {
     assert!(asked <= 20, "{asked} questions for three pieces");
     assert_sound(&service, &image);
 }
+
+#[test]
+fn a_link_that_one_connection_fills_is_left_to_few_and_chunks_come_in_order() {
+    let registry = Registry::start().unwrap();
+    let (image, name) = large_image(&registry);
+    registry.limit_rate(4 * MIB as u64);
+    let dir = tempfile::tempdir().unwrap();
+    builder(&dir).build().unwrap().pull(&*name).unwrap();
+    let seen = ranges(&registry, &image);
+    let connections: std::collections::HashSet<_> = seen.iter().map(|seen| seen.connection).collect();
+    assert!(connections.len() <= 4, "{} connections", connections.len());
+    let starts: Vec<u64> = seen
+        .iter()
+        .map(|seen| {
+            let range = seen.header("range").unwrap().strip_prefix("bytes=").unwrap();
+            range.split_once('-').unwrap().0.parse().unwrap()
+        })
+        .collect();
+    for (at, start) in starts.iter().enumerate() {
+        let missing = starts[at..].iter().filter(|later| *later < start).count();
+        assert!(missing < 4, "{missing} chunks before {start} came later: {starts:?}");
+    }
+}
+
+#[test]
+fn connections_that_share_a_slow_link_are_not_given_up_for_each_other() {
+    let registry = Registry::start().unwrap();
+    let image = (0..8).fold(ImageBuilder::new("small/app"), |image, _| image.layer(60_000)).build();
+    let name = registry.push(&image, "v1");
+    registry.limit_rate(240_000);
+    let dir = tempfile::tempdir().unwrap();
+    // Each of eight connections alone would be too slow, all together are not.
+    let builder = builder(&dir).slowest(90_000, Duration::from_millis(600)).tries(1);
+    builder.build().unwrap().pull(&*name).unwrap();
+    let size: u64 = image.layers().iter().map(|layer| layer.size()).sum();
+    let sent = registry.stats().blob_bytes;
+    assert!(sent < size + 10_000, "{sent} bytes for {size}");
+}
+
+/// The figures of links as slow as those of the field: what a pull takes, by the time that the link needs.
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn a_pull_takes_hardly_longer_than_its_link() {
+    for (layers, size, rate) in [(8, 400_000, 8_000), (8, 200_000, 4_000)] {
+        let registry = Registry::start().unwrap();
+        let image = (0..layers).fold(ImageBuilder::new("small/app"), |image, _| image.layer(size)).build();
+        let name = registry.push(&image, "v1");
+        registry.limit_rate(rate);
+        let dir = tempfile::tempdir().unwrap();
+        let began = std::time::Instant::now();
+        RegistryImageService::builder(dir.path().join("store")).build().unwrap().pull(&*name).unwrap();
+        let link = registry.stats().body_bytes.max((layers * size) as u64) as f64 / rate as f64;
+        let least = image.layers().iter().map(|layer| layer.size()).sum::<u64>() as f64 / rate as f64;
+        let took = began.elapsed().as_secs_f64();
+        println!(
+            "{layers} layers of {size} bytes at {rate} bytes/s: {:.3} x the link's time ({link:.0} s)",
+            took / least
+        );
+        assert!(took <= 1.05 * least, "{took} s, and the link needs {least}");
+    }
+}

@@ -316,7 +316,8 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// A connection on which fewer than `bytes` come in `time` is given up. Default: 60 KiB in 60 s.
+    /// Gives connections to a host up when all those of a pull together bring fewer than `bytes` in `time`.
+    /// Default: 60 KiB in 60 s.
     pub fn slowest(mut self, bytes: u64, time: Duration) -> Self {
         self.settings.limits.min_rate = MinRate { bytes, time };
         self

@@ -176,6 +176,11 @@ impl HostLimits {
         self.state(host).is_near()
     }
 
+    /// Returns how long the host takes to answer, as far as is known.
+    pub(crate) fn round_trip(&self, host: &str) -> Option<Duration> {
+        self.state(host).rtt.lock().rtt
+    }
+
     fn state(&self, host: &str) -> Arc<HostState> {
         let mut hosts = self.hosts.lock();
         if let Some(state) = hosts.get(host) {

@@ -362,7 +362,8 @@ impl PullSession<'_> {
         let asked = Instant::now();
         let within = self.service.settings.response.limit(request.is_for_blob(), request.others_left);
         let call = HttpRequest { url, addresses, headers: &headers, within };
-        let reply = http.get(self.cx, &call).map_err(named)?;
+        let mut reply = http.get(self.cx, &call).map_err(named)?;
+        reply.share_rate(&self.rate_of(&host));
         if is_at_host && let Some(peer) = reply.peer() {
             *endpoint.origin.peer.lock() = Some(peer);
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::auth::TokenScope;
 use super::client::Service;
 use super::hosts::Host;
-use super::http::{Http, Uri};
+use super::http::{Http, SharedRate, Uri};
 use super::url_policy::{self, UrlPolicy};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialQuery, Found};
@@ -30,6 +30,8 @@ pub(super) struct PullSession<'a> {
     pull_secrets: &'a [PullSecret],
     /// The credential that a host took last.
     accepted: Arc<Mutex<Option<CredentialFingerprint>>>,
+    /// The rates of what this pull reads, by host.
+    rates: Arc<Mutex<HashMap<String, Arc<SharedRate>>>>,
 }
 
 /// A configured host.
@@ -113,7 +115,8 @@ impl<'a> PullSession<'a> {
             .into_iter()
             .map(|host| Endpoint::open(service, host, reference, &allowed))
             .collect::<Result<_, _>>()?;
-        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted: Arc::default() })
+        let (accepted, rates) = (Arc::default(), Arc::default());
+        Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted, rates })
     }
 
     /// Returns the same session for requests that end with `cx`.
@@ -126,7 +129,13 @@ impl<'a> PullSession<'a> {
             endpoints: Arc::clone(&self.endpoints),
             pull_secrets: self.pull_secrets,
             accepted: Arc::clone(&self.accepted),
+            rates: Arc::clone(&self.rates),
         }
+    }
+
+    /// Returns the rate of all that this pull reads from a host.
+    pub(super) fn rate_of(&self, host: &str) -> Arc<SharedRate> {
+        Arc::clone(self.rates.lock().entry(host.to_owned()).or_default())
     }
 
     /// Returns the credential that the hosts took last; `None` if they asked for none.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::policy::FAST;
+use super::ramp::FAST;
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
@@ -106,7 +106,7 @@ pub(super) struct ChunkFetcher<'f, 'a> {
     /// Whether the start of the blob was reported; after a failure it is reported again.
     pub(super) is_reported: Cell<bool>,
     /// Called when bytes have arrived.
-    pub(super) on_bytes: &'f dyn Fn(),
+    pub(super) on_bytes: &'f dyn Fn(usize),
 }
 
 impl ChunkFetcher<'_, '_> {
@@ -155,7 +155,7 @@ impl ChunkFetcher<'_, '_> {
     fn write(&self, body: &mut Body, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
         self.source.read(body, chunk.end - chunk.next, reached, |bytes| {
             self.download.chunks.write(chunk, bytes)?;
-            (self.on_bytes)();
+            (self.on_bytes)(bytes.len());
             Ok(chunk.next)
         })
     }

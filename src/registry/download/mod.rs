@@ -7,8 +7,8 @@
 
 mod chunked;
 mod image;
-mod policy;
 mod pool;
+mod ramp;
 mod sequential;
 mod source;
 mod stats;

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::chunked::ChunkedDownload;
-use super::policy::ONE_THREAD;
+use super::ramp::{ConnectionRamp, ONE_THREAD};
 use super::source::BlobSource;
 use super::stats::TransferStats;
 use crate::context::CancelToken;
@@ -28,6 +30,9 @@ pub(super) struct DownloadPool<'a> {
     /// Bytes that the store lacked at the start.
     missing: u64,
     state: Mutex<PoolState<'a>>,
+    ramp: Mutex<ConnectionRamp>,
+    /// Threads that fetch blobs or chunks.
+    fetching: AtomicUsize,
     /// Notified when a helper has left.
     helper_left: Condvar,
     /// The permit held by the one thread that waits for another pull's blob.
@@ -76,6 +81,8 @@ impl<'a> DownloadPool<'a> {
             config,
             missing,
             state: Mutex::new(state),
+            ramp: Mutex::new(ConnectionRamp::new()),
+            fetching: AtomicUsize::new(0),
             helper_left: Condvar::new(),
             may_wait: Semaphore::new(1),
             stats: TransferStats::default(),
@@ -104,9 +111,13 @@ impl<'a> DownloadPool<'a> {
             return None;
         }
         if let Some(place) = self.first_free(state) {
+            if state.threads > self.blobs_side_by_side() {
+                return None;
+            }
             return state.blobs.remove(place).map(|blob| Task::Fetch(blob, None));
         }
-        if let Some(download) = most_pending(state)
+        if state.threads <= self.ramp.lock().limit()
+            && let Some(download) = most_pending(state)
             && let Some(permit) = self.session.service.downloads.try_acquire()
         {
             download.join();
@@ -138,10 +149,10 @@ impl<'a> DownloadPool<'a> {
     }
 
     fn wants_thread(&self, state: &PoolState<'a>) -> bool {
-        let can_help = || most_pending(state).is_some() && self.session.service.downloads.has_free();
-        !state.is_at_limit
-            && state.threads < self.useful_threads()
-            && (self.first_free(state).is_some() || can_help())
+        let may_help = || state.threads < self.ramp.lock().limit() && most_pending(state).is_some();
+        let can_help = || may_help() && self.session.service.downloads.has_free();
+        let can_fetch = || state.threads < self.blobs_side_by_side() && self.first_free(state).is_some();
+        !state.is_at_limit && state.threads < self.useful_threads() && (can_fetch() || can_help())
     }
 
     /// Returns how many threads are of use. With a near host this machine bounds the pull: more threads
@@ -157,6 +168,33 @@ impl<'a> DownloadPool<'a> {
             _ if is_near => downloads_per_pull.min(side_by_side),
             _ => downloads_per_pull,
         }
+    }
+
+    /// Returns how many blobs may be fetched side by side.
+    fn blobs_side_by_side(&self) -> usize {
+        self.ramp.lock().blobs(self.round_trip())
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        let first = self.session.endpoints.first()?;
+        self.session.service.host_limits.round_trip(&first.name)
+    }
+
+    /// Counts bytes that arrived. Returns whether more connections are of use than before.
+    pub(super) fn count_bytes(&self, bytes: usize) -> bool {
+        let connections = self.fetching.load(Ordering::Relaxed);
+        self.ramp.lock().count(Instant::now(), bytes as u64, connections, self.round_trip())
+    }
+
+    /// Counts this thread among those that fetch until the returned guard is dropped.
+    pub(super) fn fetching(&self) -> Fetching<'_> {
+        self.fetching.fetch_add(1, Ordering::Relaxed);
+        Fetching(&self.fetching)
+    }
+
+    /// Returns whether as many threads as now are of use for chunks.
+    pub(super) fn has_use_for_helper(&self) -> bool {
+        self.state.lock().threads <= self.ramp.lock().limit()
     }
 
     pub(super) fn source(&self, blob: &'a Descriptor) -> BlobSource<'a> {
@@ -194,6 +232,15 @@ impl<'a> DownloadPool<'a> {
         drop(download);
         drop(state);
         self.helper_left.notify_all();
+    }
+}
+
+/// A thread that fetches a blob or its chunks.
+pub(super) struct Fetching<'p>(&'p AtomicUsize);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -17,6 +17,8 @@ struct SequentialDownload<'a> {
     resumed: u64,
     /// The furthest offset so far, bytes.
     reached: &'a Cell<u64>,
+    /// Called when bytes have arrived.
+    on_bytes: &'a dyn Fn(usize),
 }
 
 /// Where a blob is asked for.
@@ -28,9 +30,14 @@ struct Origin<'a> {
 
 /// Fetches what an ingest lacks, from one host after the other, and commits it; an earlier pull has left
 /// `resumed` of its bytes. Returns how many of those were of use.
-pub(super) fn complete(source: BlobSource<'_>, ingest: Ingest, resumed: u64) -> Result<u64, Error> {
+pub(super) fn complete(
+    source: BlobSource<'_>,
+    ingest: Ingest,
+    resumed: u64,
+    on_bytes: &dyn Fn(usize),
+) -> Result<u64, Error> {
     let reached = Cell::new(ingest.offset());
-    let mut download = SequentialDownload { source, ingest, resumed, reached: &reached };
+    let mut download = SequentialDownload { source, ingest, resumed, reached: &reached, on_bytes };
     let path = source.path();
     let fetched =
         source.over_hosts(&reached, |turn| download.try_origin(Origin { turn, target: Target::Api(&path) }));
@@ -150,6 +157,7 @@ impl SequentialDownload<'_> {
         let (missing, ingest) = (self.missing(), &mut self.ingest);
         self.source.read(body, missing, self.reached, |bytes| {
             ingest.write(bytes)?;
+            (self.on_bytes)(bytes.len());
             Ok(ingest.offset())
         })?;
         if self.missing() > 0 {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::thread::{self, Scope};
 
 use super::chunked::{ChunkFetcher, ChunkedDownload, Fetched};
-use super::policy::PROBE;
 use super::pool::{DownloadPool, Task};
 use super::sequential;
 use super::source::BlobSource;
@@ -87,12 +86,20 @@ impl<'a> Worker<'_, '_, 'a> {
         }
         let service = self.pool.session.service;
         let _permit = self.pool.session.cx.acquire(&service.downloads)?;
+        let _fetching = self.pool.fetching();
         let is_large = source.blob.size >= service.settings.chunks.from;
         if source.blob.urls.is_empty() && (is_large || ingest.has_gaps()) {
             return self.complete_in_chunks(source, ingest);
         }
         let resumed = ingest.offset();
-        sequential::complete(source, ingest, resumed)
+        sequential::complete(source, ingest, resumed, &|bytes| self.on_bytes(bytes))
+    }
+
+    /// Counts bytes that arrived, and starts another thread if they show that one is of use.
+    fn on_bytes(self, bytes: usize) {
+        if self.pool.count_bytes(bytes) {
+            self.spawn_helper();
+        }
     }
 
     /// Starts another thread if it has something to do.
@@ -112,12 +119,12 @@ impl<'a> Worker<'_, '_, 'a> {
         let had = download.had();
         let mut ingest = self.lead(source, download)?.into_ingest()?;
         if ingest.offset() < source.blob.size {
-            return sequential::complete(source, ingest, had);
+            return sequential::complete(source, ingest, had, &|bytes| self.on_bytes(bytes));
         }
         match ingest.commit() {
             Err(error) if error.kind() == ErrorKind::DigestMismatch => {
                 source.report_restart();
-                sequential::complete(source, ingest, 0)
+                sequential::complete(source, ingest, 0, &|bytes| self.on_bytes(bytes))
             }
             outcome => outcome.map(|()| had),
         }
@@ -142,16 +149,17 @@ impl<'a> Worker<'_, '_, 'a> {
         })
     }
 
-    /// Fetches chunks until none is pending, and lets others join when the first bytes have arrived.
+    /// Fetches chunks until none is pending, and lets others join when the first bytes have arrived: the host
+    /// serves ranges then.
     fn fetch_chunks(self, source: BlobSource<'a>, download: &Arc<ChunkedDownload<'a>>) -> Result<(), Error> {
         let is_offered = Cell::new(false);
-        let offer = || {
-            if download.written() >= PROBE && !is_offered.replace(true) {
+        let on_bytes = |bytes| {
+            if !is_offered.replace(true) {
                 self.pool.offer(download);
-                self.spawn_helper();
             }
+            self.on_bytes(bytes);
         };
-        let fetcher = ChunkFetcher { source, download, is_reported: Cell::new(false), on_bytes: &offer };
+        let fetcher = ChunkFetcher { source, download, is_reported: Cell::new(false), on_bytes: &on_bytes };
         while fetcher.fetch_chunk()? == Fetched::Chunk {
             // The network may have become slower since.
             self.spawn_helper();
@@ -165,10 +173,16 @@ impl<'a> Worker<'_, '_, 'a> {
         let helper = Helper { pool: self.pool, download: Some(download) };
         self.spawn_helper();
         let Some(download) = &helper.download else { return Ok(()) };
+        let _fetching = self.pool.fetching();
         let source = self.pool.source(download.blob());
-        let fetcher = ChunkFetcher { source, download, is_reported: Cell::new(true), on_bytes: &|| () };
+        let fetcher = ChunkFetcher {
+            source,
+            download,
+            is_reported: Cell::new(true),
+            on_bytes: &|bytes| self.on_bytes(bytes),
+        };
         let mut last = Fetched::Chunk;
-        while last == Fetched::Chunk {
+        while last == Fetched::Chunk && self.pool.has_use_for_helper() {
             last = fetcher.fetch_chunk()?;
         }
         if last == Fetched::OnlyWhole {

@@ -146,8 +146,12 @@ impl Http {
         let reply = reply.map_err(|error| error::of_ureq(error, request.within))?;
         let (head, body) = reply.into_parts();
         let peer = exchange.progress().peer;
-        let body =
-            Body { reader: body.into_reader(), meter: RateMeter::new(self.min_rate), exchange, _hook: hook };
+        let body = Body {
+            reader: body.into_reader(),
+            meter: RateMeter::new(self.min_rate, Arc::default()),
+            exchange,
+            _hook: hook,
+        };
         let reply = Reply { status: head.status.as_u16(), headers: head.headers, peer, body };
         if let Some(proxy) = self.forwarding_proxy(request.url)
             && let Some(refusal) = reply.refusal_of_proxy()

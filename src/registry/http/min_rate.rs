@@ -1,40 +1,139 @@
-//! The minimum rate of a body.
+//! The minimum rate of bodies.
+//!
+//! It is judged over all bodies that one pull reads from one host: connections that share a slow link are slow
+//! because of each other, and not because the host drips.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
 
-/// The lowest rate that a connection may have: `bytes` in each span of `time`.
+/// The lowest rate that is accepted: `bytes` in each span of `time`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct MinRate {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
 }
 
-/// Measures a connection against its [`MinRate`].
+/// What the bodies bring together that one pull reads from one host.
+#[derive(Debug, Default)]
+pub(crate) struct SharedRate(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bodies that are being read.
+    readers: usize,
+    /// When the current span began; meaningful while there are readers.
+    since: Option<Instant>,
+    bytes: u64,
+    /// Counts the spans that were too slow. They end all bodies that were being read.
+    too_slow: u64,
+}
+
+/// Measures one body, as a part of its [`SharedRate`], until it is dropped.
+#[derive(Debug)]
 pub(super) struct RateMeter {
     min_rate: MinRate,
-    since: Instant,
-    bytes: u64,
+    shared: Arc<SharedRate>,
+    /// How many spans were too slow when the body began.
+    joined_at: u64,
 }
 
 impl RateMeter {
-    pub(super) fn new(min_rate: MinRate) -> Self {
-        RateMeter { min_rate, since: Instant::now(), bytes: 0 }
+    pub(super) fn new(min_rate: MinRate, shared: Arc<SharedRate>) -> Self {
+        let joined_at = {
+            let mut state = shared.0.lock();
+            state.readers += 1;
+            if state.readers == 1 {
+                state.restart();
+            }
+            state.too_slow
+        };
+        RateMeter { min_rate, shared, joined_at }
+    }
+
+    /// Measures the body as a part of `shared` from now on.
+    pub(super) fn join(&mut self, shared: &Arc<SharedRate>) {
+        *self = RateMeter::new(self.min_rate, Arc::clone(shared));
     }
 
     /// Counts received bytes.
     ///
     /// # Errors
-    /// `Timeout` if the connection is slower than the minimum rate.
+    /// `Timeout` if the bodies together are slower than the minimum rate.
     pub(super) fn count(&mut self, bytes: usize) -> Result<(), Error> {
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes >= self.min_rate.bytes {
-            *self = RateMeter::new(self.min_rate);
-        } else if self.since.elapsed() >= self.min_rate.time {
-            let message = format!("only {} bytes came in {:?}", self.bytes, self.min_rate.time);
-            return Err(Error::new(ErrorKind::Timeout, message));
+        let mut state = self.shared.0.lock();
+        state.bytes = state.bytes.saturating_add(bytes as u64);
+        let came = state.bytes;
+        let is_over = state.since.is_some_and(|since| since.elapsed() >= self.min_rate.time);
+        if came >= self.min_rate.bytes {
+            state.restart();
+        } else if is_over {
+            state.too_slow += 1;
+            state.restart();
         }
-        Ok(())
+        if state.too_slow == self.joined_at {
+            return Ok(());
+        }
+        let MinRate { bytes, time } = self.min_rate;
+        let message = format!("the host sent fewer than {bytes} bytes in {time:?}");
+        Err(Error::new(ErrorKind::Timeout, message))
+    }
+}
+
+impl Drop for RateMeter {
+    fn drop(&mut self) {
+        self.shared.0.lock().readers -= 1;
+    }
+}
+
+impl State {
+    fn restart(&mut self) {
+        (self.since, self.bytes) = (Some(Instant::now()), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG_AGO: MinRate = MinRate { bytes: 1000, time: Duration::ZERO };
+
+    #[test]
+    fn bodies_are_judged_together() {
+        let shared = Arc::new(SharedRate::default());
+        let min_rate = MinRate { bytes: 1000, time: Duration::from_secs(1000) };
+        let mut bodies: Vec<_> = (0..8).map(|_| RateMeter::new(min_rate, Arc::clone(&shared))).collect();
+        for body in &mut bodies[..4] {
+            body.count(200).unwrap();
+        }
+        // The time is over, and together they brought enough.
+        bodies.iter_mut().for_each(|body| body.min_rate = LONG_AGO);
+        bodies[4].count(200).unwrap();
+        bodies[5].min_rate = min_rate;
+        bodies[5].count(1).unwrap();
+    }
+
+    #[test]
+    fn a_host_that_drips_ends_all_bodies_and_the_next_ones_begin_anew() {
+        let shared = Arc::new(SharedRate::default());
+        let mut bodies: Vec<_> = (0..3).map(|_| RateMeter::new(LONG_AGO, Arc::clone(&shared))).collect();
+        let error = bodies[0].count(10).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(bodies[1].count(2000).unwrap_err().kind(), ErrorKind::Timeout);
+        let mut next = RateMeter::new(LONG_AGO, Arc::clone(&shared));
+        next.count(1000).unwrap();
+        assert_eq!(bodies[2].count(1).unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    #[test]
+    fn the_time_in_which_no_body_is_read_does_not_count() {
+        let shared = Arc::new(SharedRate::default());
+        drop(RateMeter::new(LONG_AGO, Arc::clone(&shared)));
+        let before = shared.0.lock().since;
+        let _next = RateMeter::new(LONG_AGO, Arc::clone(&shared));
+        assert!(shared.0.lock().since > before);
     }
 }

@@ -22,7 +22,7 @@ mod transport;
 
 pub(crate) use agent::{Http, HttpRequest, Limits};
 pub use dns::{Resolver, SystemResolver};
-pub(crate) use min_rate::MinRate;
+pub(crate) use min_rate::{MinRate, SharedRate};
 #[cfg(fuzzing)]
 pub(crate) use proxy::fuzz_exceptions as fuzz_no_proxy;
 pub(crate) use proxy::{Proxies, ProxyChoice};

@@ -10,7 +10,7 @@ use ureq::http::HeaderMap;
 
 use super::error;
 use super::exchange::Exchange;
-use super::min_rate::RateMeter;
+use super::min_rate::{RateMeter, SharedRate};
 use super::proxy;
 use crate::context::CancelHook;
 use crate::error::{Error, ErrorKind};
@@ -69,6 +69,11 @@ impl Reply {
 
     pub(crate) fn into_body(self) -> Body {
         self.body
+    }
+
+    /// Judges the body's rate together with that of all bodies in `rate`.
+    pub(crate) fn share_rate(&mut self, rate: &Arc<SharedRate>) {
+        self.body.meter.join(rate);
     }
 
     /// Reads the whole body.
