@@ -81,7 +81,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["blob", "partial_gc", "disk_usage", "transaction"],
             &["handle"],
             &["create"],
-            &["group_commit", "in_progress", "lease", "repair"],
+            &["group_commit", "in_progress", "lease", "repair", "reservations"],
             &["index_write"],
             &["layout", "leftovers", "retry_io"],
             &["error", "cancellable", "index", "names", "settings", "sizes", "tar"],

@@ -44,6 +44,8 @@ struct World {
     handles: u64,
     /// Nothing more can be allocated.
     is_full: bool,
+    /// The disk's size, bytes; unlimited if `None`.
+    capacity: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +134,14 @@ impl World {
         })
     }
 
+    fn used(&self) -> u64 {
+        let files = self.nodes.iter().filter_map(|node| match node {
+            Node::File(file) => Some(file.now.len() as u64),
+            Node::Dir { .. } => None,
+        });
+        files.sum()
+    }
+
     fn file(&mut self, node: usize) -> &mut FileNode {
         match &mut self.nodes[node] {
             Node::File(file) => file,
@@ -187,6 +197,12 @@ impl SimDisk {
     /// This one operation fails.
     pub(crate) fn fail_at(self, step: u64, errno: rustix::io::Errno) -> Self {
         self.0.lock().failing = Some((step, errno));
+        self
+    }
+
+    /// Bounds the disk's size. Only what [`Disk::space`] tells changes.
+    pub(crate) fn of_size(self, bytes: u64) -> Self {
+        self.0.lock().capacity = Some(bytes);
         self
     }
 
@@ -387,7 +403,10 @@ impl Disk for SimDisk {
     fn space(&self) -> io::Result<Space> {
         let mut world = self.0.lock();
         world.step()?;
-        Ok(Space { capacity: 1 << 40, available: if world.is_full { 0 } else { 1 << 39 } })
+        let capacity = world.capacity.unwrap_or(1 << 40);
+        let used: u64 = world.used();
+        let available = if world.is_full { 0 } else { capacity.saturating_sub(used) };
+        Ok(Space { capacity, available })
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::durable::{FileType, Space};
+use crate::context::PullContext;
+use crate::durable::{FileType, Lock, OpenMode, Space};
 use crate::error::{Error, ErrorKind};
+use crate::image::manifest::Descriptor;
 use crate::store::error::{is_read_only, refused};
 use crate::store::handle::Store;
 use crate::store::index_write;
-use crate::store::layout::BLOBS;
+use crate::store::layout::{self, BLOBS, PARTIALS};
+use crate::store::reservations::SpaceReservation;
 
 /// Space that a pull leaves free, bytes, unless the disk is small.
 const RESERVE: u64 = 64 << 20;
@@ -58,22 +61,93 @@ impl Store {
         })
     }
 
-    /// Checks that `bytes` can be written without using the reserve. If not, removes partial downloads
-    /// that no pull holds, the oldest first.
+    /// Reserves the space for those of `blobs` that the store lacks. Other pulls of this process do not count
+    /// on it until the reservation is dropped; those of other processes count by what their partials lack.
+    /// If there is too little, removes partial downloads that no pull holds, the oldest first.
+    ///
+    /// # Errors
+    /// `DiskFull`, with both figures; `Store`, `Cancelled`, `Timeout`.
+    pub(crate) fn reserve_space(
+        &self,
+        cx: &PullContext,
+        blobs: &[&Descriptor],
+    ) -> Result<SpaceReservation, Error> {
+        let mut missing = Vec::new();
+        for blob in blobs {
+            let metadata = self.0.disk.metadata(&layout::blob_path(&blob.digest));
+            if metadata.is_err() {
+                let there = self.0.disk.metadata(&layout::partial_path(&blob.digest));
+                let there = there.map_or(0, |partial| partial.allocated);
+                missing.push((blob.digest.clone(), blob.size.saturating_sub(there)));
+            }
+        }
+        let reservations = &self.0.reservations;
+        if missing.is_empty() {
+            return Ok(reservations.add(missing));
+        }
+        let _permit = cx.wait_for(reservations.comparison.acquire().granted())?;
+        let others = reservations.total();
+        let new = missing.iter().filter(|(digest, _)| !reservations.has(digest));
+        let needed = new.fold(0_u64, |needed, (_, bytes)| needed.saturating_add(*bytes));
+        // From now on its own partials are not removed.
+        let reservation = reservations.add(missing);
+        self.make_space(needed, others)?;
+        Ok(reservation)
+    }
+
+    /// Checks that `bytes` can be written, beside what running pulls still write, without using the reserve. If
+    /// not, removes partial downloads that no pull holds or has reserved space for, the oldest first.
     ///
     /// # Errors
     /// `DiskFull`, with both figures; `Store`.
     pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Error> {
-        if bytes == 0 || self.free()? >= bytes {
+        self.make_space(bytes, self.0.reservations.total())
+    }
+
+    fn make_space(&self, bytes: u64, others: u64) -> Result<(), Error> {
+        if bytes == 0 {
             return Ok(());
         }
-        self.collect_partials_for(bytes)?;
+        let others = others.saturating_add(self.missing_elsewhere()?);
+        let needed = bytes.saturating_add(others);
+        if self.free()? >= needed {
+            return Ok(());
+        }
+        self.collect_partials_for(needed)?;
         let free = self.free()?;
-        if free >= bytes {
+        if free >= needed {
             return Ok(());
         }
-        let text = format!("{bytes} bytes are needed, and {free} are free beside the reserve");
+        let mut text = format!("{bytes} bytes are needed, and {free} are free beside the reserve");
+        if others > 0 {
+            text.push_str(&format!(", of which running pulls need {others}"));
+        }
         Err(Error::new(ErrorKind::DiskFull, text))
+    }
+
+    /// Returns how many bytes the partials lack that other processes hold. A partial has its full length from
+    /// the first note on, and takes only the space of the bytes that came.
+    fn missing_elsewhere(&self) -> Result<u64, Error> {
+        let disk = &self.0.disk;
+        let mut missing = 0_u64;
+        for name in self.names_in(PARTIALS)? {
+            let path = format!("{PARTIALS}/{name}");
+            let is_ours = layout::digest_of_partial(&path)
+                .is_some_and(|digest| self.0.reservations.has(&digest) || self.0.in_progress.has(&digest));
+            let Ok(found) = disk.metadata(&path) else { continue };
+            let lacks = found.len.saturating_sub(found.allocated);
+            if is_ours || lacks == 0 {
+                continue;
+            }
+            // One that no process holds grows no more.
+            let is_held = disk
+                .open(&path, OpenMode::Read)
+                .is_ok_and(|file| matches!(file.try_lock(Lock::Shared), Ok(false)));
+            if is_held {
+                missing = missing.saturating_add(lacks);
+            }
+        }
+        Ok(missing)
     }
 
     /// Returns how many bytes can be written without using the reserve.

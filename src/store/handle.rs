@@ -7,6 +7,7 @@ use crate::durable::Disk;
 use crate::store::group_commit::GroupCommit;
 use crate::store::in_progress::InProgress;
 use crate::store::lease::Leases;
+use crate::store::reservations::Reservations;
 use crate::store::settings::StoreSettings;
 use crate::store::sizes::Sizes;
 
@@ -39,6 +40,7 @@ pub(super) struct Inner {
     pub(super) leases: Leases,
     pub(super) group_commit: Arc<GroupCommit>,
     pub(super) sizes: Sizes,
+    pub(super) reservations: Arc<Reservations>,
 }
 
 impl Store {
@@ -47,6 +49,7 @@ impl Store {
         Store(Arc::new(Inner {
             in_progress: Arc::default(),
             sizes: Sizes::default(),
+            reservations: Arc::default(),
             group_commit: GroupCommit::new(disk.clone(), settings.flush(), settings.has_threads),
             leases,
             dir,

@@ -46,6 +46,12 @@ pub(super) const MAX_LAYOUT: u64 = 4096;
 /// The longest `index.json` that is read, bytes: some 600,000 images.
 pub(super) const MAX_INDEX: u64 = 256 << 20;
 
+/// Returns the digest of the blob whose partial has this path.
+pub(super) fn digest_of_partial(path: &str) -> Option<Digest> {
+    let name = path.strip_prefix(PARTIALS)?.strip_prefix('/')?;
+    Digest::parse(&name.replacen('-', ":", 1)).ok()
+}
+
 /// Returns the path of a blob.
 pub(super) fn blob_path(digest: &Digest) -> String {
     format!("{BLOBS}/{}/{}", digest.algorithm().as_str(), digest.hex())

@@ -8,7 +8,7 @@ use crate::durable::{Disk, Lock, Metadata, OpenMode};
 
 /// A file that is of use to a later download at most.
 pub(super) struct Leftover {
-    path: String,
+    pub(super) path: String,
     pub(super) age: Duration,
     /// Space that it takes, bytes.
     pub(super) bytes: u64,

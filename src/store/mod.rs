@@ -53,6 +53,7 @@ mod names;
 mod open;
 mod partial_gc;
 mod repair;
+mod reservations;
 mod retry_io;
 mod settings;
 mod sizes;

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::store::error::refused;
 use crate::store::handle::Store;
-use crate::store::layout::{DAMAGED, PARTIALS};
+use crate::store::layout::{self, DAMAGED, PARTIALS};
 use crate::store::leftovers::{self, Leftover};
 
 impl Store {
@@ -23,9 +23,14 @@ impl Store {
         Ok(())
     }
 
-    /// Removes leftovers, the oldest first, until `bytes` can be written.
+    /// Removes leftovers that no running pull has reserved space for, the oldest first, until `bytes` can be
+    /// written.
     pub(super) fn collect_partials_for(&self, bytes: u64) -> Result<(), Error> {
-        for leftover in self.leftovers()? {
+        let is_reserved = |leftover: &Leftover| {
+            let digest = layout::digest_of_partial(&leftover.path);
+            digest.is_some_and(|digest| self.0.reservations.has(&digest))
+        };
+        for leftover in self.leftovers()?.iter().filter(|leftover| !is_reserved(leftover)) {
             if self.free()? >= bytes {
                 break;
             }

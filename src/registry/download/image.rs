@@ -24,7 +24,8 @@ pub(in crate::registry) fn blobs(
 ) -> Result<TransferStats, Error> {
     let mut blobs = manifest.blobs();
     let missing = missing_bytes(session, &blobs)?;
-    session.service.store.require_space(missing).map_err(|error| error.with_phase(Phase::Store))?;
+    let reserved = session.service.store.reserve_space(session.cx, &blobs);
+    let _space = reserved.map_err(|error| error.with_phase(Phase::Store))?;
     // The largest first: the pull lasts as long as its last blob.
     blobs.sort_by_key(|blob| Reverse(blob.size));
     worker::fetch_all(DownloadPool::new(session, stop, transaction, &manifest.config, blobs, missing))

@@ -95,6 +95,7 @@ impl Store {
         let buffer = Buffer::InFile(Box::new(PartialBlob { partial, progress, rest: None, flush }));
         let mut ingest = self.ingest(cx, transaction, blob, buffer, claim);
         ingest.put_hasher(hasher, offset);
+        self.0.reservations.set_missing(&blob.digest, ingest.missing());
         Ok(ingest)
     }
 

@@ -88,6 +88,7 @@ impl ChunkedIngest {
             return Err(Error::new(ErrorKind::SizeMismatch, text));
         }
         self.ingest.write_to_file(start, bytes, Some(chunk))?;
+        self.ingest.note_written(bytes.len());
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if let Some(mut hash) = self.hash.try_lock()
             && hash.hashed == start

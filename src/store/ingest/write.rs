@@ -101,6 +101,7 @@ impl Ingest {
                 }
             }
         }
+        self.note_written(bytes.len());
         self.hasher.update(bytes);
         self.offset = end;
         Ok(())
@@ -168,6 +169,7 @@ impl Ingest {
                 }
             }
         }
+        self.store.reservations.set_missing(&self.digest, self.size);
         self.hasher = Hasher::new(self.digest.algorithm());
         self.offset = 0;
         Ok(())
@@ -191,6 +193,7 @@ impl Ingest {
             let text = format!("the bytes of {} hash to {hashed}", self.digest);
             return Err(Error::new(ErrorKind::DigestMismatch, text));
         }
+        self.store.reservations.set_missing(&self.digest, 0);
         match &self.buffer {
             Some(Buffer::InFile(_)) => self.publish(),
             Some(Buffer::InMemory(_)) => self.publish_from_memory(),
@@ -253,6 +256,11 @@ impl Ingest {
         self.remove_file();
         self.buffer = Some(Buffer::in_file(partial));
         (self.hasher, self.offset) = (hasher, size);
+    }
+
+    /// Notes bytes that no longer need space.
+    pub(super) fn note_written(&self, bytes: usize) {
+        self.store.reservations.written(&self.digest, bytes);
     }
 
     /// Returns the blob's size, bytes.

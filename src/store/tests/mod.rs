@@ -53,7 +53,8 @@ impl TestImage {
     fn pull_into(&self, store: &Store) -> Result<(), Error> {
         let cx = PullContext::new().with_cancel(&CancelToken::new());
         let transaction = store.transaction();
-        store.require_space(self.blobs().map(|(blob, _)| blob.size).sum())?;
+        let blobs: Vec<_> = self.blobs().map(|(blob, _)| blob).collect();
+        let _space = store.reserve_space(&cx, &blobs)?;
         for (blob, bytes) in self.blobs() {
             store.put(&cx, &transaction, blob, bytes)?;
         }

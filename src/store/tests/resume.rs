@@ -288,3 +288,47 @@ fn a_full_disk_gives_the_room_of_partials_that_no_pull_uses() {
     assert!(disk.metadata(&layout::partial_path(&described(&unused).digest)).is_err());
     ingest.commit().unwrap();
 }
+
+/// A store that may write so many bytes more.
+fn store_with_free_space(bytes: u64) -> (SimDisk, Store) {
+    let disk = SimDisk::new().of_size(1 << 20);
+    open(&disk, Durability::Full, u64::MAX).unwrap();
+    let reserve = Some(disk.space().unwrap().available - bytes);
+    let settings = StoreSettings { reserve, has_threads: false, ..StoreSettings::default() };
+    let store = Store::open_on(Arc::new(disk.clone()), PathBuf::from("sim"), settings).unwrap();
+    (disk, store)
+}
+
+#[test]
+fn pulls_that_begin_together_do_not_count_on_the_same_space() {
+    let cx = PullContext::new();
+    let [first, second, third] = [40, 41, 5].map(|blocks| content(blocks * BLOCK));
+    let blobs = [&first, &second, &third].map(|bytes| described(bytes));
+    let (_, store) = store_with_free_space(80_000);
+    let reserve = |blobs: &[&Descriptor]| store.reserve_space(&cx, blobs);
+    let held = reserve(&[&blobs[0]]).unwrap();
+    let error = reserve(&[&blobs[1]]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DiskFull);
+    assert!(error.to_string().contains("running pulls need 40000"), "{error}");
+    // The same blob counts once, and what fits beside it does.
+    drop((reserve(&[&blobs[0], &blobs[2]]).unwrap(), reserve(&[&blobs[0]]).unwrap()));
+    // What was written is no longer counted on top of the space that it takes.
+    complete(&store, &blobs[0], &first).unwrap();
+    assert_eq!(store.0.reservations.total(), 0);
+    drop(held);
+    drop(reserve(&[&blobs[0], &blobs[2]]).unwrap());
+    assert!(reserve(&[&blobs[1]]).is_err());
+}
+
+#[test]
+fn a_pull_does_not_remove_its_own_partials_for_space() {
+    let cx = PullContext::new();
+    let [unused, wanted] = [content(30 * BLOCK), content(60 * BLOCK)];
+    let (disk, store) = store_with_free_space(100_000);
+    for bytes in [&wanted, &unused] {
+        let left = begin_in_chunks(&store, &described(bytes)).unwrap();
+        write_interleaved(&left, bytes, BLOCK, 20 * BLOCK, &mut 0).unwrap();
+    }
+    let _space = store.reserve_space(&cx, &[&described(&wanted)]).unwrap();
+    assert!(disk.metadata(&layout::partial_path(&described(&wanted).digest)).is_ok());
+}
