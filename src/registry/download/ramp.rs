@@ -1,9 +1,9 @@
 //! How many connections a pull opens.
 //!
-//! One connection begins with a large blob. Each further one has to make the pull faster: after a [`Window`] the
+//! Two connections begin with a large blob. Each further one has to make the pull faster: after a [`Window`] the
 //! sum of all connections is compared with what fewer brought. While it grows by a quarter or more, the number
-//! of connections doubles. When it does not, the pull goes back to the smaller number, and its chunks come one
-//! to four at a time, in order. Different blobs of an image are fetched side by side without that
+//! of connections doubles. When it does not, the pull goes back to the smaller number, and its chunks come a
+//! few at a time, in order. Different blobs of an image are fetched side by side without that
 //! comparison, unless the host is far and the link slow.
 
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ pub(super) const ONE_THREAD: u64 = 128 << 10;
 
 /// The rate of a connection that is bounded by this machine and not by the network, bytes per second.
 pub(super) const FAST: f64 = 150e6;
+
+/// Connections to a large blob without a comparison: one that hangs does not hold up the other.
+const FIRST: usize = 2;
 
 /// Blobs that are fetched side by side at once over a slow link.
 pub(super) const FEW: usize = 4;
@@ -63,8 +66,8 @@ struct Window {
 impl ConnectionRamp {
     pub(super) fn new() -> Self {
         ConnectionRamp {
-            limit: 1,
-            before: 1,
+            limit: FIRST,
+            before: FIRST,
             rate_before: 0.0,
             is_settled: false,
             windows_without_gain: 0,

@@ -156,6 +156,7 @@ impl<'a> Worker<'_, '_, 'a> {
         let on_bytes = |bytes| {
             if !is_offered.replace(true) {
                 self.pool.offer(download);
+                self.spawn_helper();
             }
             self.on_bytes(bytes);
         };
