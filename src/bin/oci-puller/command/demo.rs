@@ -46,14 +46,14 @@ pub(crate) fn run(_: DemoArgs) -> Result<(), Exit> {
     let registry = Registry::start().map_err(|error| Exit::Own(format!("no registry: {error}")))?;
     let images = images();
     let names: Vec<_> = images.iter().map(|(image, tag)| registry.push(image, tag)).collect();
-    output::line(&introduction(&registry, &images))?;
+    output::raw(&format!("{}\n", introduction(&registry, &images)))?;
 
     registry.fault(Fault::on(Target::Blob).with(Action::Pace(PACE)));
     let faults = misbehave(&registry, &images);
     output::line(&format!("ParallelImagePuller, {PARALLEL} images at a time"))?;
     let puller = ParallelImagePuller::new(service(&folder.0.join("parallel"))?, Some(PARALLEL))?;
     pull(&puller, &names, &signals)?;
-    output::line(&format!("{}\n", faults.told(&registry)))?;
+    output::raw(&format!("{}\n\n", faults.told(&registry)))?;
 
     output::line("SerialImagePuller, one image at a time, in the order asked")?;
     let puller = SerialImagePuller::new(service(&folder.0.join("serial"))?)?;
