@@ -1,13 +1,14 @@
 //! One run of a helper: a child process that may hang, and what it prints.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use zeroize::Zeroizing;
 
@@ -102,7 +103,7 @@ impl Run {
         let mut child = self.spawn()?;
         let helper = Pid::from_child(&child);
         self.control.started(helper);
-        let text = self.talk(&mut child);
+        let text = self.talk(&mut child, exit_of(helper).as_ref());
         if !matches!(text, Ok(Some(_))) {
             self.control.kill();
         }
@@ -117,7 +118,7 @@ impl Run {
     }
 
     /// Tells it the server, and reads what it prints.
-    fn talk(&self, child: &mut Child) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    fn talk(&self, child: &mut Child, exit: Option<&OwnedFd>) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         if let Some(mut stdin) = child.stdin.take() {
             match stdin.write_all(self.server.as_bytes()) {
                 // It may know its answer without asking.
@@ -126,18 +127,27 @@ impl Run {
             }
         }
         match child.stdout.take() {
-            Some(stdout) => self.read(stdout),
+            Some(stdout) => self.read(stdout, exit),
             None => Ok(None),
         }
     }
 
-    fn read(&self, mut stdout: ChildStdout) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    /// Reads until the output is closed, or the helper has exited and all that it printed is read: a
+    /// process that it started may keep the output open.
+    fn read(
+        &self,
+        mut stdout: ChildStdout,
+        exit: Option<&OwnedFd>,
+    ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         // All of it at once: a vector that grows leaves copies behind.
         let mut text = Zeroizing::new(vec![0; MAX_ANSWER_LEN + 1]);
         let mut length = 0;
         while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
-            self.wait_for_output(&stdout)?;
-            match stdout.read(room) {
+            let read = match self.wait_for_output(&stdout, exit)? {
+                true => stdout.read(room),
+                false => Ok(0),
+            };
+            match read {
                 Ok(0) => {
                     text.truncate(length);
                     return Ok(Some(text));
@@ -150,16 +160,49 @@ impl Run {
         Ok(None)
     }
 
-    /// What the helper started may keep its output open after it was killed: then the pipe that
-    /// closes ends the wait.
-    fn wait_for_output(&self, stdout: &ChildStdout) -> io::Result<()> {
-        let mut both = [PollFd::new(stdout, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
-        while let Err(e) = poll(&mut both, None) {
-            if e != rustix::io::Errno::INTR {
-                return Err(e.into());
-            }
+    /// Waits until there is output, or its end: `true`; or until the helper has exited and there is no
+    /// output: `false`.
+    ///
+    /// # Errors
+    /// `TimedOut` when the run was abandoned.
+    fn wait_for_output(&self, stdout: &ChildStdout, exit: Option<&OwnedFd>) -> io::Result<bool> {
+        let mut events = vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::new(stdout, PollFlags::IN)];
+        events.extend(exit.map(|exit| PollFd::new(exit, PollFlags::IN)));
+        poll_until(&mut events, None)?;
+        if is_ready(events.first()) {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        let [_, stop] = both;
-        if stop.revents().is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+        if is_ready(events.get(1)) {
+            return Ok(true);
+        }
+        // It may have printed between the look at its output and its exit.
+        let mut output = [PollFd::new(stdout, PollFlags::IN)];
+        poll_until(&mut output, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(is_ready(output.first()))
     }
+}
+
+fn poll_until(events: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> io::Result<()> {
+    while let Err(e) = poll(events, timeout) {
+        if e != rustix::io::Errno::INTR {
+            return Err(e.into());
+        }
+    }
+    Ok(())
+}
+
+fn is_ready(event: Option<&PollFd<'_>>) -> bool {
+    event.is_some_and(|event| !event.revents().is_empty())
+}
+
+/// Returns a descriptor that is readable when the helper has exited; `None` where the system has none
+/// (Linux before 5.3), and the end of the output alone ends a run.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn exit_of(helper: Pid) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(helper, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn exit_of(_: Pid) -> Option<OwnedFd> {
+    None
 }

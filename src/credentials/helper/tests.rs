@@ -77,6 +77,15 @@ fn what_is_not_an_answer_fails_and_is_not_repeated() {
 }
 
 #[test]
+fn a_helper_that_has_answered_and_exited_is_done_though_its_child_holds_the_output() {
+    let began = std::time::Instant::now();
+    let answer = r#"sleep 15 & echo '{"Username":"u","Secret":"s"}'"#;
+    assert_eq!(get(answer).unwrap(), Some(Credential::basic("u", "s")));
+    assert_eq!(get("sleep 15 & echo credentials not found in native keychain; exit 1").unwrap(), None);
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for the child");
+}
+
+#[test]
 fn names_and_servers_that_are_not_safe_never_reach_a_program() {
     let (_directory, helpers) = helpers(&[("test", "echo '{\"Username\":\"u\",\"Secret\":\"s\"}'")]);
     for (name, server) in
