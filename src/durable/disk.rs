@@ -5,10 +5,13 @@ use std::io;
 use std::time::SystemTime;
 
 /// File operations beneath one folder. Paths are relative to it, with `/` between their parts. No
-/// operation follows a symbolic link.
+/// operation but [`open_target`](Self::open_target) follows a symbolic link.
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
     /// Opens a regular file.
     fn open(&self, path: &str, access: OpenMode) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens the regular file that a link at `path` leads to, to check its content: the one operation
+    /// that follows a link.
+    fn open_target(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Makes a read-only file with this content under a name that is free: until a power cut, a reader
     /// that finds the name finds all of the content. No file system is known to make it durable before it
     /// has the name. `Unsupported` where the system cannot do this.

@@ -228,6 +228,16 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile::new(file, self.owners)))
     }
 
+    fn open_target(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |folder: &OwnedFd, name: &str| rustix::fs::openat(folder, name, flags, Mode::empty());
+        let file = File::from(self.within(path, open)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Box::new(RealFile::new(file, self.owners)))
+    }
+
     /// By a file that has no name until it is linked under its own. The way there that needs no privilege
     /// is that of [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     #[cfg(any(target_os = "linux", target_os = "android"))]

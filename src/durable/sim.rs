@@ -319,6 +319,10 @@ impl Disk for SimDisk {
         Ok(Box::new(SimFile { world: self.0.clone(), node, handle: world.handles }))
     }
 
+    fn open_target(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path, OpenMode::Read)
+    }
+
     fn create_whole(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.0.lock();
         world.step()?;

@@ -32,13 +32,23 @@ fn images_are_listed_with_all_their_names() {
 #[test]
 fn who_only_looks_makes_no_store() {
     let bench = Bench::new();
-    for command in ["images", "verify", "prune"] {
-        let ran = bench.run([command]).exits(0);
-        assert_eq!(ran.stdout, "");
-        assert!(ran.stderr.contains("no store at"), "{ran:#?}");
+    for is_empty_folder in [false, true] {
+        if is_empty_folder {
+            fs::create_dir(bench.path("store")).unwrap();
+        }
+        for (command, status) in [("images", 0), ("verify", 1), ("prune", 0)] {
+            let ran = bench.run([command]).exits(status);
+            assert_eq!(ran.stdout, "");
+            assert!(ran.stderr.contains("no store at"), "{ran:#?}");
+        }
+        bench.run(["rm", "app"]).exits(1);
+        assert!(!bench.path("store/oci-layout").exists());
+        // Programs get their object in any case.
+        let verified = bench.run(["verify", "--json"]).exits(1).json();
+        assert_eq!(verified[0]["sound"], 0);
+        let pruned = bench.run(["prune", "--json"]).exits(0).json();
+        assert_eq!(pruned[0]["blobs"], 0);
     }
-    bench.run(["rm", "app"]).exits(1);
-    assert!(!bench.path("store").exists());
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod gc;
 mod power;
 mod pull;
 mod resume;
+mod verify;
 
 use std::sync::Arc;
 

@@ -63,7 +63,8 @@ fn existing_store(dir: &Path) -> Result<Option<Store>, Exit> {
 
 /// Opens the store in `dir` for a platform, by default this machine's; `None` if there is no store.
 fn existing_store_for(dir: &Path, platform: Option<&Platform>) -> Result<Option<Store>, Exit> {
-    if !dir.exists() {
+    let is_empty = dir.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty || !dir.exists() {
         say(&format!("there is no store at {} yet", dir.display()));
         return Ok(None);
     }

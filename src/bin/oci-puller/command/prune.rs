@@ -51,7 +51,7 @@ pub(crate) struct PruneArgs {
 pub(crate) fn run(args: PruneArgs) -> Result<(), Exit> {
     let policy = args.policy()?;
     let Some(store) = existing_store(&args.store.dir()?)? else {
-        return Ok(());
+        return if args.store.json { print(true, &Removed::default()) } else { Ok(()) };
     };
     let signals = Signals::watch()?;
     let pruned = store.prune(&PullContext::new().with_cancel(signals.token()), &policy);

@@ -17,13 +17,16 @@ With --json:
   sound       number of blobs that match their digests
   bytes       their bytes
   damaged     list of digests of blobs that did not match
-  incomplete  list of images that lack blobs:
-    manifest_digest  the image's manifest
-    lacking          list of digests of the missing blobs";
+  links       list of digests of blobs that match and are symbolic links; they are left in place
+  incomplete  list of manifests and indexes that lack blobs:
+    manifest_digest  the manifest or index
+    lacking          list of digests of the missing blobs
+  left_out    number of manifests that imports left out of image indexes; they are not missing";
 
 /// Hash every blob in the store, and move damaged ones aside
 ///
-/// A later pull fetches moved blobs again. Exits with 0 only if nothing is damaged or missing.
+/// Follows every name to the blobs that it needs, too. A later pull fetches moved and missing blobs again.
+/// Exits with 0 only if there is a store, and nothing in it is damaged or missing.
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct VerifyArgs {
@@ -33,8 +36,12 @@ pub(crate) struct VerifyArgs {
 
 /// Hashes every blob; fails if one is damaged or missing.
 pub(crate) fn run(args: VerifyArgs) -> Result<(), Exit> {
-    let Some(store) = existing_store(&args.store.dir()?)? else {
-        return Ok(());
+    let dir = args.store.dir()?;
+    let Some(store) = existing_store(&dir)? else {
+        if args.store.json {
+            output::json(&Line::of(&VerifyReport::default()))?;
+        }
+        return Err(Exit::REPORTED);
     };
     let signals = Signals::watch()?;
     let verified = store.verify(&PullContext::new().with_cancel(signals.token()));
@@ -52,12 +59,18 @@ fn print(report: &VerifyReport) -> Result<(), Exit> {
     for digest in &report.damaged {
         output::line(&format!("damaged     {digest}"))?;
     }
+    for digest in &report.links {
+        output::line(&format!("link        {digest}"))?;
+    }
     for (manifest, lacking) in &report.incomplete {
         for digest in lacking {
             output::line(&format!("incomplete  {manifest} lacks {digest}"))?;
         }
     }
     say(&format!("{} blobs are sound, {}", report.sound, Bytes(report.bytes)));
+    if report.left_out > 0 {
+        say(&format!("{} manifests of image indexes were left out when they were imported", report.left_out));
+    }
     if !report.is_sound() {
         say(&format!(
             "error: {} blobs were damaged and are moved aside, {} images are incomplete; pull those again",
@@ -74,6 +87,8 @@ struct Line<'a> {
     sound: usize,
     bytes: u64,
     damaged: Vec<&'a str>,
+    links: Vec<&'a str>,
+    left_out: usize,
     incomplete: Vec<Incomplete<'a>>,
 }
 
@@ -91,6 +106,8 @@ impl<'a> Line<'a> {
             sound: report.sound,
             bytes: report.bytes,
             damaged: texts(&report.damaged),
+            links: texts(&report.links),
+            left_out: report.left_out,
             incomplete: incomplete
                 .map(|(manifest, lacking)| Incomplete {
                     manifest_digest: manifest.as_str(),
