@@ -106,7 +106,7 @@ pub mod fuzzing {
     pub use crate::credentials::docker_config;
     #[cfg(feature = "cri")]
     pub use crate::cri::fuzzing::exchange as cri_exchange;
-    pub use crate::registry::fuzzing::{challenge, headers, hosts_toml, location, no_proxy};
+    pub use crate::registry::fuzzing::{challenge, error_body, headers, hosts_toml, location, no_proxy};
     #[cfg(feature = "signatures")]
     pub use crate::signatures::fuzzing::{bundle, policy_json, simple_signing, spki};
 }

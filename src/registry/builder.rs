@@ -17,7 +17,6 @@ use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
 use crate::store::{Durability, SMALL, Store, StoreBuilder};
-use crate::sync::Semaphore;
 
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
@@ -266,7 +265,8 @@ impl RegistryImageServiceBuilder {
         self.chunks(from, piece)
     }
 
-    /// How many blobs all pulls fetch at a time. Default: 32.
+    /// Sets how many transfers of blobs all pulls run at a time. A host gets a further one only while it has
+    /// fewer than are free, of 32 at most 16, so that hosts which hang leave some to the others. Default: 32.
     pub fn downloads(mut self, blobs: usize) -> Self {
         self.downloads = blobs;
         self
@@ -367,8 +367,7 @@ impl RegistryImageServiceBuilder {
             hosts: self.hosts,
             credentials: self.credentials,
             tokens: TokenCache::default(),
-            host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side),
-            downloads: Semaphore::new(self.downloads),
+            host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side, self.downloads),
             store: self.store.open()?,
             clients,
             settings,

@@ -16,7 +16,6 @@ use super::settings::Settings;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
-use crate::sync::Semaphore;
 
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -31,7 +30,6 @@ pub(super) struct Service {
     pub(super) credentials: Credentials,
     pub(super) tokens: TokenCache,
     pub(super) host_limits: HostLimits,
-    pub(super) downloads: Semaphore,
     pub(super) store: Store,
     pub(super) clients: Clients,
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::range::ContentRange;
-use super::{auth, hosts, http, retry_after, url_policy};
+use super::{auth, error_response, hosts, http, retry_after, url_policy};
 
 /// Parses a `WWW-Authenticate` header.
 pub fn challenge(header: &str) {
@@ -34,4 +34,9 @@ pub fn headers(header: &str) {
     }
     let limit = Duration::from_secs(60);
     assert!(retry_after::parse(header, SystemTime::now(), limit).is_none_or(|delay| delay <= limit));
+}
+
+/// Reads the body of an error response.
+pub fn error_body(body: &[u8]) {
+    error_response::fuzz_body(body);
 }

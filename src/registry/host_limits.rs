@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::progress::ProgressEvent;
-use crate::sync::{Permit, Semaphore};
+use crate::sync::{FairShare, Permit, Semaphore, Share};
 
 /// A host that failed is tried after the others for this long.
 const QUARANTINE: Duration = Duration::from_secs(60);
@@ -60,6 +60,8 @@ pub(crate) struct HostLimits {
     /// How many of a host's slots are of use while it answers [`NEAR_RTT`]: what bounds the pulls is then
     /// this machine.
     slots_if_near: usize,
+    /// The downloads of all pulls, which the hosts share.
+    downloads: FairShare,
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
 }
 
@@ -90,23 +92,28 @@ struct Times {
     quarantined_until: Option<Instant>,
 }
 
-/// The leave to use a connection to a host, until dropped.
+/// The permit to use a connection to a host, until dropped.
 #[derive(Debug)]
 pub(crate) struct HostPermit {
     _slot: Permit,
     _if_near: Option<Permit>,
+    _download: Option<Share>,
     /// A host that is being asked is remembered.
     _state: Arc<HostState>,
 }
 
 impl HostLimits {
-    /// `if_near` of a host's slots are given out while it answers soon.
-    pub(crate) fn new(slots_per_host: usize, if_near: usize) -> Self {
+    /// Limits connections to `slots_per_host`, of a near host to `if_near`, and the transfers of blobs from all
+    /// hosts to `downloads`.
+    pub(crate) fn new(slots_per_host: usize, if_near: usize, downloads: usize) -> Self {
         let slots_if_near = if_near.clamp(1, slots_per_host.max(1));
-        HostLimits { slots_per_host, slots_if_near, hosts: Mutex::default() }
+        let downloads = FairShare::new(downloads);
+        HostLimits { slots_per_host, slots_if_near, downloads, hosts: Mutex::default() }
     }
 
-    /// Waits until the host may be asked, and a connection to it is free.
+    /// Waits until the host may be asked and a connection to it is free; for a blob, until the host may have a
+    /// further download. A thread that waits holds nothing that another host needs: the share in the
+    /// downloads comes last.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`; `RateLimited` if the host stays closed past the deadline.
@@ -114,14 +121,21 @@ impl HostLimits {
         let state = self.state(host);
         loop {
             wait_at_gate(cx, host, &state)?;
-            // What is small need not wait until a large body has come.
+            // A small document does not wait until a large body has come.
             let if_near = if is_blob { state.acquire_if_near(cx)? } else { None };
             let slot = cx.acquire(&state.slots)?;
-            // The gate may have closed while there was no slot.
+            let waiter = is_blob.then(|| self.downloads.acquire(host));
+            let download = waiter.map(|waiter| granted(cx, waiter.granted())).transpose()?;
+            // The gate may have closed meanwhile.
             if state.closed_for().is_none() {
-                return Ok(HostPermit { _slot: slot, _if_near: if_near, _state: state });
+                return Ok(HostPermit { _slot: slot, _if_near: if_near, _download: download, _state: state });
             }
         }
+    }
+
+    /// Whether the host may have a further download now.
+    pub(crate) fn has_free_download(&self, host: &str) -> bool {
+        self.downloads.has_free(host)
     }
 
     /// For how long the host asks to be left alone, if it does.
@@ -209,10 +223,10 @@ impl HostState {
     fn acquire_if_near(&self, cx: &PullContext) -> Result<Option<Permit>, Error> {
         let near = self.rtt.lock().near.as_ref().map(|(_, near)| near.clone());
         let Some(near) = near else { return Ok(None) };
-        if let Some(permit) = self.slots_if_near.try_acquire() {
+        let waiter = self.slots_if_near.acquire();
+        if let Ok(permit) = waiter.granted().try_recv() {
             return Ok(Some(permit));
         }
-        let waiter = self.slots_if_near.acquire();
         select! {
             recv(waiter.granted()) -> permit => Ok(permit.ok()),
             recv(near) -> _ => Ok(None),
@@ -242,6 +256,15 @@ impl RttEstimate {
     }
 }
 
+/// Waits for the one message of a channel that a permit arrives in.
+fn granted<T>(cx: &PullContext, channel: &Receiver<T>) -> Result<T, Error> {
+    if let Ok(permit) = channel.try_recv() {
+        return Ok(permit);
+    }
+    cx.wait_for(channel)?
+        .ok_or_else(|| Error::new(ErrorKind::ResourceExhausted, "no permit is granted any more"))
+}
+
 fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), Error> {
     while let Some(delay) = state.closed_for() {
         if cx.remaining().is_some_and(|left| left < delay) {
@@ -269,7 +292,7 @@ mod tests {
     type Answers = &'static [(u64, bool)];
 
     fn answered(answers: Answers) -> bool {
-        let host_limits = HostLimits::new(16, 4);
+        let host_limits = HostLimits::new(16, 4, 32);
         for (millis, is_blob) in answers {
             host_limits.note_answer("host", Duration::from_millis(*millis), *is_blob);
         }
@@ -310,7 +333,7 @@ mod tests {
             (20, 16 * MIB, 20, false, "a long way, and a broad one"),
         ];
         for (answered, bytes, came, soon, what) in cases {
-            let host_limits = HostLimits::new(16, 4);
+            let host_limits = HostLimits::new(16, 4, 32);
             host_limits.note_answer("host", Duration::from_millis(answered), true);
             host_limits.note_body("host", bytes, Duration::from_millis(came));
             assert_eq!(host_limits.is_near("host"), soon, "{what}");
@@ -319,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_host_that_is_near_gives_out_fewer_slots() {
-        let host_limits = HostLimits::new(3, 2);
+        let host_limits = HostLimits::new(3, 2, 32);
         let hurried = PullContext::new().with_timeout(Duration::from_millis(20));
         let fits = |count: usize| {
             let taken: Vec<_> = (0..count).map(|_| host_limits.admit(&hurried, "host", true)).collect();
@@ -333,7 +356,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_one_of_the_fewer_slots_waits_no_more_when_the_host_turns_far() {
-        let host_limits = HostLimits::new(2, 1);
+        let host_limits = HostLimits::new(2, 1, 32);
         let cx = PullContext::new().with_timeout(Duration::from_secs(20));
         host_limits.note_answer("host", Duration::from_millis(1), true);
         let _kept = host_limits.admit(&cx, "host", true).unwrap();

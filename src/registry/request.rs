@@ -86,7 +86,11 @@ impl Response {
     }
 
     fn into_error(self) -> Error {
-        error_response::error_of(self.reply).with_host(self.host)
+        let error = match self.is_at_host {
+            true => error_response::error_of(self.reply),
+            false => error_response::error_of_redirected(self.reply),
+        };
+        error.with_host(self.host)
     }
 
     /// Whether a host that was redirected to refuses, as one does whose signed URL has expired.

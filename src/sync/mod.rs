@@ -8,6 +8,7 @@
 mod agenda;
 mod blocking_pool;
 mod delivery;
+mod fair_share;
 mod panics;
 mod semaphore;
 mod single_flight;
@@ -16,6 +17,7 @@ mod timer;
 
 pub(crate) use blocking_pool::BlockingPool;
 pub(crate) use delivery::{Answer, deliver, offer_or_drop};
+pub(crate) use fair_share::{FairShare, Share};
 pub(crate) use panics::panic_text;
 pub(crate) use semaphore::{Permit, Semaphore};
 pub(crate) use single_flight::{Follower, Joined, Leader, Outcome, SingleFlight};

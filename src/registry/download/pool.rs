@@ -55,7 +55,7 @@ pub(super) enum Task<'a> {
     /// Fetches a blob; or, with the permit to wait, waits until another pull has fetched it or failed.
     Fetch(&'a Descriptor, Option<Permit>),
     /// Fetches chunks of a blob that another thread leads.
-    Help(Arc<ChunkedDownload<'a>>, Permit),
+    Help(Arc<ChunkedDownload<'a>>),
 }
 
 impl<'a> DownloadPool<'a> {
@@ -117,11 +117,10 @@ impl<'a> DownloadPool<'a> {
             return state.blobs.remove(place).map(|blob| Task::Fetch(blob, None));
         }
         if state.threads <= self.ramp.lock().limit()
-            && let Some(download) = most_pending(state)
-            && let Some(permit) = self.session.service.downloads.try_acquire()
+            && let Some(download) = most_pending(state).filter(|_| self.has_free_download())
         {
             download.join();
-            return Some(Task::Help(Arc::clone(download), permit));
+            return Some(Task::Help(Arc::clone(download)));
         }
         let permit = self.may_wait.try_acquire()?;
         state.blobs.pop_front().map(|blob| Task::Fetch(blob, Some(permit)))
@@ -150,9 +149,15 @@ impl<'a> DownloadPool<'a> {
 
     fn wants_thread(&self, state: &PoolState<'a>) -> bool {
         let may_help = || state.threads < self.ramp.lock().limit() && most_pending(state).is_some();
-        let can_help = || may_help() && self.session.service.downloads.has_free();
+        let can_help = || may_help() && self.has_free_download();
         let can_fetch = || state.threads < self.blobs_side_by_side() && self.first_free(state).is_some();
         !state.is_at_limit && state.threads < self.useful_threads() && (can_fetch() || can_help())
+    }
+
+    /// Whether the first host may have a further download now, as far as all pulls together are concerned.
+    fn has_free_download(&self) -> bool {
+        let first = self.session.endpoints.first();
+        first.is_none_or(|first| self.session.service.host_limits.has_free_download(&first.name))
     }
 
     /// Returns how many threads are of use. With a near host this machine bounds the pull: more threads

@@ -51,7 +51,7 @@ impl<'a> Worker<'_, '_, 'a> {
     fn perform(self, task: Task<'a>) -> Result<(), Error> {
         match task {
             Task::Fetch(blob, wait_permit) => self.fetch(blob, wait_permit),
-            Task::Help(download, _permit) => self.help(download),
+            Task::Help(download) => self.help(download),
         }
     }
 
@@ -85,7 +85,6 @@ impl<'a> Worker<'_, '_, 'a> {
             return commit_inline(ingest, data);
         }
         let service = self.pool.session.service;
-        let _permit = self.pool.session.cx.acquire(&service.downloads)?;
         let _fetching = self.pool.fetching();
         let is_large = source.blob.size >= service.settings.chunks.from;
         if source.blob.urls.is_empty() && (is_large || ingest.has_gaps()) {

@@ -29,4 +29,4 @@ pub(crate) use proxy::{Proxies, ProxyChoice};
 pub(crate) use reply::{Body, Reply};
 pub(crate) use tls::Trust;
 // The types that URLs and headers are made of.
-pub(super) use ureq::http::{HeaderName, HeaderValue, Uri, uri};
+pub(super) use ureq::http::{HeaderName, HeaderValue, StatusCode, Uri, uri};
