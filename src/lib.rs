@@ -97,7 +97,7 @@ pub use store::{
 };
 
 #[cfg(feature = "unpack")]
-pub use unpack::{Devices, IdRange, LeftOut, Owners, Unpack, Unpacked, Xattrs};
+pub use unpack::{Devices, IdRange, LeftOut, Owners, Unpack, Unpacked, User, Xattrs};
 
 /// Doors for the targets in `tests/fuzz`.
 #[cfg(fuzzing)]

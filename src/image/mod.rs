@@ -5,9 +5,8 @@ pub mod digest;
 mod json;
 pub mod manifest;
 pub mod platform;
-pub(crate) mod quoted;
+mod quoted;
 pub mod reference;
 mod select;
 
-#[cfg(feature = "unpack")]
 pub(crate) use quoted::quoted;

@@ -5,7 +5,7 @@
 //! never looked up among the names.
 
 use crate::image::digest::Digest;
-use crate::image::quoted::quoted;
+use crate::image::quoted;
 
 /// The longest name that an archive or a layout may give an image, bytes.
 const MAX_NAME: usize = 255;

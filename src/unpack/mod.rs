@@ -24,9 +24,11 @@ mod settings;
 mod stream;
 mod tree;
 mod turn;
+mod user;
 
 pub use image::Unpack;
 pub use settings::{Devices, IdRange, LeftOut, Owners, Unpacked, Xattrs};
+pub use user::User;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the feature `unpack` is for Linux only");

@@ -15,4 +15,6 @@ mod resume;
 mod store;
 #[path = "../common/tls.rs"]
 mod tls;
+#[cfg(feature = "unpack")]
+mod unpack;
 mod usage;

@@ -284,7 +284,7 @@ fn a_file_that_cannot_be_used_is_named_and_nothing_is_asked() {
     assert_eq!(hosts.for_registry("dir.io").unwrap_err().kind(), ErrorKind::InvalidConfig);
 
     fs::write(path, "x".repeat(MAX_FILE_LEN as usize + 1)).unwrap();
-    assert!(hosts.for_registry("r.io").unwrap_err().message().ends_with("more than 1048576 bytes"));
+    assert!(hosts.for_registry("r.io").unwrap_err().message().ends_with("it is longer than 1048576 bytes"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest, media_type};
 use crate::image::platform::Platform;
-use crate::image::quoted::quoted;
+use crate::image::quoted;
 use crate::image::reference::Reference;
 use crate::store::error::refused;
 use crate::store::import::archive::{Contents, DOCKER_MANIFEST};

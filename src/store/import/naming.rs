@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Index as ImageIndex, media_type};
 use crate::image::platform::Platform;
-use crate::image::quoted::quoted;
+use crate::image::quoted;
 use crate::store::import::catalog::{Part, Taken};
 use crate::store::import::docker::Named;
 use crate::store::import::error::invalid;

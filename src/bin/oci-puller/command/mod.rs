@@ -10,6 +10,10 @@ mod prune;
 mod pull;
 mod pull_limits;
 mod rm;
+#[cfg(feature = "unpack")]
+mod run_config;
+#[cfg(feature = "unpack")]
+mod unpack;
 mod verify;
 
 use std::path::Path;
@@ -32,6 +36,10 @@ pub(crate) enum Command {
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
+    #[cfg(feature = "unpack")]
+    Unpack(unpack::UnpackArgs),
+    #[cfg(feature = "unpack")]
+    RunConfig(run_config::RunConfigArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     Completions(completions::CompletionsArgs),
@@ -50,6 +58,10 @@ pub(crate) fn run(command: Command) -> Result<(), Exit> {
         Command::Verify(args) => verify::run(args),
         Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
+        #[cfg(feature = "unpack")]
+        Command::Unpack(args) => unpack::run(args),
+        #[cfg(feature = "unpack")]
+        Command::RunConfig(args) => run_config::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man => completions::man(),

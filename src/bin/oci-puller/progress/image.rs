@@ -20,6 +20,8 @@ pub(super) struct Image {
     /// Bytes of blobs on their way.
     coming: HashMap<Digest, u64>,
     resumed: Option<(Digest, u64)>,
+    /// Whether it is unpacked, and nothing of it fetched.
+    is_unpacked: bool,
     waiting: Option<Waiting>,
 }
 
@@ -47,6 +49,7 @@ impl Image {
             finished: 0,
             coming: HashMap::new(),
             resumed: None,
+            is_unpacked: false,
             waiting: None,
         }
     }
@@ -75,6 +78,7 @@ impl Image {
             ProgressEvent::BlobAdvanced { digest, bytes } => {
                 *self.coming.entry(digest.clone()).or_default() += bytes;
             }
+            ProgressEvent::UnpackAdvanced { bytes, .. } if self.is_unpacked => self.finished += bytes,
             ProgressEvent::BlobRestarted { digest } => drop(self.coming.insert(digest.clone(), 0)),
             ProgressEvent::BlobDone { digest } => self.finish(digest),
             ProgressEvent::Waiting { host, reason, delay } => {
@@ -93,6 +97,14 @@ impl Image {
         if self.resumed.as_ref().is_some_and(|(resumed, _)| resumed == digest) {
             self.resumed = None;
         }
+    }
+
+    /// Shows an image whose layers, of these bytes, are unpacked from the store.
+    #[cfg(feature = "unpack")]
+    pub(super) fn start_unpacking(&mut self, bytes: u64) {
+        self.state = State::Running;
+        self.is_unpacked = true;
+        self.total = bytes;
     }
 
     pub(super) fn end(&mut self, is_pulled: bool, took: Duration) {

@@ -35,6 +35,12 @@ impl ProgressView {
         Arc::new(ImageProgress { view: Arc::clone(self), place })
     }
 
+    /// Shows that the image at this place, whose layers have these bytes, is unpacked.
+    #[cfg(feature = "unpack")]
+    pub(crate) fn start_unpacking(&self, place: usize, bytes: u64) {
+        self.at(place, |image| image.start_unpacking(bytes));
+    }
+
     /// Notes how a pull ended.
     pub(crate) fn ended(&self, place: usize, result: &PullResult) {
         self.at(place, |image| {

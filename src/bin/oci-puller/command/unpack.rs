@@ -1,0 +1,179 @@
+//! `unpack`: an image of the store as a root file system.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use oci_puller::{Devices, IdRange, Owners, PullContext, Store, StoredImage, Unpacked};
+use serde::Serialize;
+
+use crate::args::StoreArgs;
+use crate::command::existing_store;
+use crate::exit::Exit;
+use crate::names;
+use crate::output;
+use crate::progress::ProgressView;
+use crate::signals::Signals;
+use crate::stderr::say;
+use crate::units::Bytes;
+
+const AFTER_HELP: &str = "\
+DIR must be empty or absent, or left unfinished by an interrupted run.
+
+With --json:
+  image             as it was given
+  image_ref         its id: the digest of its config
+  entries           entries of all layers
+  files, bytes      regular files among them, and their bytes
+  left_out_devices  devices that were not created
+  left_out_xattrs   extended attributes that could not be set
+
+Example, with runc:
+  oci-puller pull alpine
+  oci-puller unpack alpine bundle/rootfs
+  oci-puller run-config alpine --root bundle/rootfs > bundle/config.json
+  runc run --bundle bundle demo";
+
+/// Unpack an image to a root file system
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct UnpackArgs {
+    /// A name, a digest, or the first digits (4 or more) of an image ref
+    image: String,
+    /// Folder to unpack to
+    dir: PathBuf,
+    #[command(flatten)]
+    choices: Choices,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Options of each command that unpacks.
+#[derive(Args)]
+pub(crate) struct Choices {
+    /// Owners of the files: as-image, current, map=IMAGE:DISK:COUNT[,…] or recorded=FILE. Default: as-image for root,
+    /// else current
+    #[arg(long, value_name = "OWNERS", value_parser = owners, help_heading = "Unpacking")]
+    owners: Option<Owners>,
+    /// Leave devices out
+    #[arg(long, help_heading = "Unpacking")]
+    no_devices: bool,
+    /// Refuse an image of more than SIZE, such as 500M or 10G. Default: none
+    #[arg(long, value_name = "SIZE", value_parser = crate::args::bytes, help_heading = "Unpacking")]
+    max_unpacked: Option<u64>,
+}
+
+/// Unpacks the image that the arguments name.
+pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
+    let Some(store) = existing_store(&args.store.dir()?)? else {
+        return Err(Exit::REPORTED);
+    };
+    let (_, image) = names::find(&store, &args.image)?;
+    let signals = Signals::watch()?;
+    let view = ProgressView::new([args.image.as_str()]);
+    view.start_unpacking(0, image.size);
+    let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(0));
+    let unpacked = args.choices.unpack(&store, &image, cx, &args.dir);
+    view.end();
+    signals.check()?;
+    print(&args, &image, unpacked?)
+}
+
+impl Choices {
+    /// Unpacks an image to a folder.
+    pub(crate) fn unpack(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        cx: PullContext,
+        dir: &std::path::Path,
+    ) -> Result<Unpacked, Exit> {
+        const MAX_ENTRIES: u64 = 4 << 20;
+        let mut unpack = store.unpack(image).context(cx);
+        unpack = unpack.limits(self.max_unpacked.unwrap_or(u64::MAX), MAX_ENTRIES);
+        if let Some(owners) = &self.owners {
+            unpack = unpack.owners(owners.clone());
+        }
+        if self.no_devices {
+            unpack = unpack.devices(Devices::LeaveOut);
+        }
+        Ok(unpack.into_dir(dir)?)
+    }
+}
+
+/// Reads `as-image`, `current`, `map=0:100000:65536` or `recorded=FILE`.
+fn owners(text: &str) -> Result<Owners, String> {
+    let range = |text: &str| {
+        let mut numbers = text.split(':').map(str::parse);
+        match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Ok(image)), Some(Ok(disk)), Some(Ok(count)), None) => Some(IdRange { image, disk, count }),
+            _ => None,
+        }
+    };
+    match text.split_once('=') {
+        None if text == "as-image" => Ok(Owners::AsImage),
+        None if text == "current" => Ok(Owners::Current),
+        Some(("recorded", file)) if !file.is_empty() => Ok(Owners::Recorded(file.into())),
+        Some(("map", ranges)) => match ranges.split(',').map(range).collect() {
+            Some(ranges) => Ok(Owners::Mapped(ranges)),
+            None => Err("write ranges as map=IMAGE:DISK:COUNT, such as map=0:100000:65536".to_owned()),
+        },
+        _ => Err("write as-image, current, map=IMAGE:DISK:COUNT or recorded=FILE".to_owned()),
+    }
+}
+
+fn print(args: &UnpackArgs, image: &StoredImage, unpacked: Unpacked) -> Result<(), Exit> {
+    if args.store.json {
+        return output::json(&Line {
+            image: &args.image,
+            image_ref: image.id.as_str(),
+            entries: unpacked.entries,
+            files: unpacked.files,
+            bytes: unpacked.bytes,
+            left_out_devices: unpacked.left_out.devices,
+            left_out_xattrs: unpacked.left_out.xattrs,
+        });
+    }
+    let Unpacked { files, bytes, .. } = unpacked;
+    say(&format!("{}: {files} files, {}, unpacked to {}", args.image, Bytes(bytes), args.dir.display()));
+    say_left_out(&unpacked);
+    Ok(())
+}
+
+/// Says what was left out, if anything was.
+pub(crate) fn say_left_out(unpacked: &Unpacked) {
+    let left_out =
+        [(unpacked.left_out.devices, "devices"), (unpacked.left_out.xattrs, "extended attributes")];
+    for (count, what) in left_out.into_iter().filter(|(count, _)| *count > 0) {
+        say(&format!("warning: {count} {what} were left out: this user or disk cannot have them"));
+    }
+}
+
+/// The JSON of an unpacked image; `--help` documents it.
+#[derive(Serialize)]
+struct Line<'a> {
+    image: &'a str,
+    image_ref: &'a str,
+    entries: u64,
+    files: u64,
+    bytes: u64,
+    left_out_devices: u64,
+    left_out_xattrs: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_read_as_they_are_documented() {
+        assert_eq!(owners("as-image"), Ok(Owners::AsImage));
+        assert_eq!(owners("current"), Ok(Owners::Current));
+        assert_eq!(owners("recorded=/x=y"), Ok(Owners::Recorded("/x=y".into())));
+        let range = |image, disk, count| IdRange { image, disk, count };
+        let expected = Owners::Mapped(vec![range(0, 1000, 1), range(1, 100_000, 65_535)]);
+        assert_eq!(owners("map=0:1000:1,1:100000:65535"), Ok(expected));
+        for text in ["", "root", "map=", "map=1:2", "map=1:2:3:4", "map=a:b:c", "recorded=", "recorded"] {
+            assert!(owners(text).is_err(), "{text}");
+        }
+    }
+}
