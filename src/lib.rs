@@ -97,7 +97,10 @@ pub use store::{
 };
 
 #[cfg(feature = "unpack")]
-pub use unpack::{Devices, IdRange, LeftOut, Owners, Unpack, Unpacked, User, Xattrs};
+pub use unpack::{
+    DamagedLayer, Devices, IdRange, LayerStack, LayerStore, LayerStoreBuilder, LeftOut, Owners, Unpack,
+    Unpacked, User, Xattrs,
+};
 
 /// Doors for the targets in `tests/fuzz`.
 #[cfg(fuzzing)]

@@ -5,8 +5,9 @@
 //! flushed. So a folder that has it is never whole, and one that has not was never begun, or is whole.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,13 +18,15 @@ use crate::error::{Error, ErrorKind};
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
 use crate::unpack::fault::{Fault, disk_kind};
+use crate::unpack::finish::finish_dirs;
 use crate::unpack::flush::Flusher;
 use crate::unpack::folder::{Folder, StagedFile};
-use crate::unpack::output::{Body, Content, Output, View, Written};
+use crate::unpack::output::{Body, Content, Output, View, Written, XattrsByNode};
 use crate::unpack::path::UNFINISHED;
+use crate::unpack::record;
 use crate::unpack::remove::{self, names_in};
 use crate::unpack::rules::Rules;
-use crate::unpack::tree::{Meta, NodeId, ROOT, Tree};
+use crate::unpack::tree::{Meta, NodeId, NodeKind, ROOT, Tree};
 
 /// The folder that takes all layers.
 pub(super) struct DirOutput {
@@ -32,6 +35,7 @@ pub(super) struct DirOutput {
     /// Locked as long as this lives.
     _marker: File,
     flusher: Flusher,
+    rules: Arc<Rules>,
 }
 
 impl DirOutput {
@@ -46,8 +50,8 @@ impl DirOutput {
         let marker = mark(path, &root)?;
         remove::clear(&root, Some(UNFINISHED)).map_err(at_path)?;
         flusher.flush_dir(&root).map_err(at_path)?;
-        let folder = Folder::new(root, rules).map_err(at_path)?;
-        Ok(DirOutput { folder, path: path.to_owned(), _marker: marker, flusher })
+        let folder = Folder::new(root, rules.clone()).map_err(at_path)?;
+        Ok(DirOutput { folder, path: path.to_owned(), _marker: marker, flusher, rules })
     }
 
     /// Ends the folder: it is whole when this returns.
@@ -58,34 +62,35 @@ impl DirOutput {
 
     fn finish_inside(&self, view: &View<'_>) -> Result<(), Fault> {
         self.folder.remove_staging()?;
-        finish_dirs(&self.folder, view, |id| id != ROOT)?;
-        self.flusher.flush_tree(&self.folder, view)?;
+        let mut unset = finish_dirs(&self.folder, view, |id| id != ROOT)?;
+        self.flusher.flush_each(&self.folder, view)?;
+        self.flusher.flush_all(self.folder.root())?;
         // From here on others can look into it.
-        finish_dirs(&self.folder, view, |id| id == ROOT)?;
+        unset.extend(finish_dirs(&self.folder, view, |id| id == ROOT)?);
         let root = self.folder.root();
         self.flusher.flush_dir(root)?;
+        if let Some(path) = self.rules.record() {
+            self.write_record(path, view, unset)?;
+        }
         rustix::fs::unlinkat(root, UNFINISHED, AtFlags::empty())
             .map_err(|error| Fault::disk("remove the marker of an unfinished folder", error))?;
         // Removing the marker has changed its time.
         self.folder.set_root_time(view.tree)?;
-        self.flusher.flush_dir(root)?;
-        Ok(())
+        self.flusher.flush_dir(root)
     }
-}
 
-/// Gives the folders that were made all that they have, the deepest first: after that, a folder may be one
-/// that cannot be entered any more.
-pub(super) fn finish_dirs(
-    folder: &Folder,
-    view: &View<'_>,
-    which: impl Fn(NodeId) -> bool,
-) -> Result<(), Fault> {
-    let none = XattrList::new();
-    let is_there = |id: &NodeId| view.tree.kind(*id) == crate::unpack::tree::NodeKind::Dir;
-    for id in view.made.iter().rev().copied().filter(is_there).filter(|id| which(*id)) {
-        folder.finish_dir(view.tree, id, view.xattrs.get(&id).unwrap_or(&none))?;
+    /// Writes down what the disk could not take.
+    fn write_record(&self, path: &Path, view: &View<'_>, mut unset: XattrsByNode) -> Result<(), Fault> {
+        let failed = |error: io::Error| Fault::disk(&format!("write {}", path.display()), error);
+        let is_file = |id: &NodeId| view.tree.kind(*id) == NodeKind::File;
+        unset.extend(view.xattrs.iter().filter(|(id, _)| is_file(id)).map(|(id, list)| (*id, list.clone())));
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = BufWriter::new(options.open(path).map_err(failed)?);
+        record::write_rest(&mut file, view, self.folder.owner(), &unset)?;
+        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        self.flusher.flush_dir(&file.into())
     }
-    Ok(())
 }
 
 /// Opens the folder, or makes it and its parents, which no other user can enter.

@@ -56,6 +56,11 @@ impl Fault {
         }
     }
 
+    /// What is wrong, without where.
+    pub(super) fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// The error, with the layer and, if one is at fault, the entry.
     pub(super) fn at(self, layer: &str, entry: Option<&[u8]>) -> Error {
         if let Some(error) = self.whole {

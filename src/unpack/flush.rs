@@ -37,15 +37,27 @@ impl Flusher {
         Flusher { durability, singly, cx: cx.clone() }
     }
 
-    /// Makes all that is in the folder durable, but for the name of the folder itself.
-    pub(super) fn flush_tree(&self, folder: &Folder, view: &View<'_>) -> Result<(), Fault> {
-        if self.durability != Durability::Full {
+    /// Whether each file is flushed by itself.
+    pub(super) fn is_singly(&self) -> bool {
+        self.singly
+    }
+
+    /// Makes all of the file system durable, unless each file is flushed by itself.
+    pub(super) fn flush_all(&self, folder: &OwnedFd) -> Result<(), Fault> {
+        if self.durability != Durability::Full || self.singly {
+            return Ok(());
+        }
+        let folder = Arc::new(duplicate(folder)?);
+        self.wait_for(1, move |_| rustix::fs::syncfs(&*folder))
+    }
+
+    /// Makes each file and folder of the tree durable that the layer in turn was written to, if each is flushed by
+    /// itself.
+    pub(super) fn flush_each(&self, folder: &Folder, view: &View<'_>) -> Result<(), Fault> {
+        if self.durability != Durability::Full || !self.singly {
             return Ok(());
         }
         let root = Arc::new(duplicate(folder.root())?);
-        if !self.singly {
-            return self.wait_for(1, move |_| rustix::fs::syncfs(&*root));
-        }
         let (sender, paths) = bounded::<(Vec<u8>, bool)>(64);
         let flush = move |_| {
             for (path, is_dir) in &paths {

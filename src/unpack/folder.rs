@@ -80,6 +80,11 @@ impl Folder {
         &self.root
     }
 
+    /// The owner and group that a file has by itself.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
     /// Removes the folder of staged files, which is empty at the end.
     pub(super) fn remove_staging(&self) -> Result<(), Fault> {
         rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR)
@@ -182,7 +187,7 @@ impl Folder {
     }
 
     /// Copies a node from another folder, with all that it has there.
-    pub(super) fn copy_from(&self, tree: &Tree, id: NodeId, lower: &Folder) -> Result<(), Fault> {
+    pub(super) fn copy_from(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), Fault> {
         match tree.kind(id) {
             NodeKind::File => self.copy_file(tree, id, lower),
             NodeKind::Symlink => self.add_symlink(tree, id),
@@ -190,9 +195,9 @@ impl Folder {
         }
     }
 
-    fn copy_file(&self, tree: &Tree, id: NodeId, lower: &Folder) -> Result<(), Fault> {
+    fn copy_file(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), Fault> {
         let failed = |error: io::Error| Fault::disk("copy the file from the layer below", error);
-        let from = beneath::open(&lower.root, &tree.path(id), OFlags::RDONLY)
+        let from = beneath::open(lower, &tree.path(id), OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(|error| failed(error.into()))?;
         let meta = tree.meta(id);
         let parent = self.parent(tree, id)?;

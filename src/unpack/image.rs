@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind, Phase};
+use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::store::{Durability, Store, StoredImage};
 use crate::unpack::dir::DirOutput;
 use crate::unpack::flush::Flusher;
+use crate::unpack::layers::{LayerStack, LayerStore, LayersOutput, chain};
 use crate::unpack::merge::Merge;
 use crate::unpack::output::Output;
 use crate::unpack::rules::Rules;
@@ -126,10 +128,20 @@ impl Unpack<'_> {
         self.told(|job| job.fill_dir(dir.as_ref()))
     }
 
-    fn told<T>(self, work: impl FnOnce(&Job<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    /// Unpacks each layer into a folder of its own, for overlayfs; layers that are there are used again. The
+    /// settings of owners, devices and attributes must be those of the layers that are there.
+    ///
+    /// # Errors
+    /// As of [`into_dir`](Self::into_dir); `InvalidConfig` if the layers there were unpacked with other settings.
+    pub fn into_layers(self, layers: &LayerStore) -> Result<LayerStack, Error> {
+        let id = self.image.id.clone();
+        self.told(|mut job| job.fill_layers(layers, &id))
+    }
+
+    fn told<T>(self, work: impl FnOnce(Job<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let name = self.image.names.first().cloned();
         let name = name.unwrap_or_else(|| self.image.manifest.digest.to_string());
-        let outcome = Job::new(&self).and_then(|job| work(&job));
+        let outcome = Job::new(&self).and_then(work);
         outcome.map_err(|error| error.with_image(name).with_phase(Phase::Unpack))
     }
 }
@@ -164,9 +176,23 @@ impl<'a> Job<'a> {
     fn fill_dir(&self, dir: &Path) -> Result<Unpacked, Error> {
         let rules = self.rules();
         let output = Arc::new(DirOutput::open(dir, rules.clone(), self.flusher())?);
-        let (merge, totals) = self.run(output.clone(), &|_, _| Ok(()))?;
+        let (merge, totals) =
+            self.run(output.clone(), self.settings.xattrs.unwrap_or_default(), &|_, _| Ok(()))?;
         output.finish(&merge.view())?;
         Ok(unpacked(&totals, rules.left_out()))
+    }
+
+    fn fill_layers(&mut self, layers: &LayerStore, id: &Digest) -> Result<LayerStack, Error> {
+        let diff_ids: Vec<Digest> = self.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let output = Arc::new(LayersOutput::open(layers, chain(&diff_ids), self.settings, self.cx)?);
+        for (at, layer) in self.layers.iter_mut().enumerate() {
+            layer.is_there = output.has(at);
+        }
+        if self.layers.iter().any(|layer| !layer.is_there) {
+            let load = |merge: &mut Merge<LayersOutput>, layer| output.load(merge, layer);
+            self.run(output.clone(), output.xattrs(), &load)?;
+        }
+        output.finish(id)
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -177,7 +203,12 @@ impl<'a> Job<'a> {
         Flusher::new(self.settings.durability, self.settings.flushes_singly, self.cx)
     }
 
-    fn run<O: Output>(&self, output: Arc<O>, load: &Load<'_, O>) -> Result<(Merge<O>, Totals), Error> {
+    fn run<O: Output>(
+        &self,
+        output: Arc<O>,
+        xattrs: Xattrs,
+        load: &Load<'_, O>,
+    ) -> Result<(Merge<O>, Totals), Error> {
         let totals = Totals::default();
         let run = Run {
             layers: &self.layers,
@@ -185,7 +216,7 @@ impl<'a> Job<'a> {
             output,
             load,
             settings: self.settings,
-            xattrs: self.settings.xattrs.unwrap_or_default(),
+            xattrs,
             cx: self.cx,
             totals: &totals,
         };

@@ -24,16 +24,16 @@ const MAX_XATTRS: usize = 2 << 20;
 /// The tree, and what the layer in turn has done to it.
 pub(super) struct Merge<O> {
     pub(super) tree: Tree,
-    output: Arc<O>,
+    pub(super) output: Arc<O>,
     /// The layer in turn, and the folder that it is written to.
-    layer: u16,
-    folder: u16,
+    pub(super) layer: u16,
+    pub(super) folder: u16,
     /// Whether each layer is written to a folder of its own.
-    is_layered: bool,
+    pub(super) is_layered: bool,
     /// Names that lower layers had in a folder, and that the layer took away or cut: whether each was
     /// a folder.
-    cuts: BTreeSet<(NodeId, Vec<u8>, bool)>,
-    late_markers: Vec<Change>,
+    pub(super) cuts: BTreeSet<(NodeId, Vec<u8>, bool)>,
+    pub(super) late_markers: Vec<Change>,
     /// Folders that were made on the disk, parents first.
     made: Vec<NodeId>,
     xattrs: XattrsByNode,
@@ -41,17 +41,17 @@ pub(super) struct Merge<O> {
 }
 
 /// Where a path leads.
-enum Found {
+pub(super) enum Found {
     Folder(NodeId),
     Nothing,
 }
 
 /// What a walk met on its way.
 #[derive(Default)]
-struct Way {
-    links: usize,
+pub(super) struct Way {
+    pub(super) links: usize,
     /// A symbolic link of a lower layer.
-    through_lower: bool,
+    pub(super) through_lower: bool,
 }
 
 impl<O: Output> Merge<O> {
@@ -300,126 +300,8 @@ impl<O: Output> Merge<O> {
         Ok(())
     }
 
-    /// Applies a marker; `is_last` says that no entry of the layer follows.
-    fn marker(&mut self, marker: Change, is_last: bool) -> Result<(), Fault> {
-        let is_opaque = matches!(marker.what, What::Opaque);
-        let (folder, name) = if is_opaque { (&marker.path[..], &b""[..]) } else { path::split(&marker.path) };
-        let mut way = Way::default();
-        let found = self.look(folder, &mut way)?;
-        if way.through_lower && !is_last {
-            self.late_markers.push(marker);
-            return Ok(());
-        }
-        // A link of this layer is no way to what lower layers have.
-        if way.links > 0 && !way.through_lower {
-            return Ok(());
-        }
-        let Found::Folder(folder) = found else { return Ok(()) };
-        if is_opaque {
-            return self.cut(folder);
-        }
-        match self.tree.lookup(folder, name) {
-            Some(id) if self.tree.kind(id) == NodeKind::Dir => self.hide_dir(id),
-            Some(id) if self.tree.layer(id) < self.layer => self.remove(id),
-            _ => Ok(()),
-        }
-    }
-
-    /// Hides what lower layers have in a folder.
-    fn cut(&mut self, folder: NodeId) -> Result<(), Fault> {
-        if self.tree.born(folder) == self.layer {
-            return Ok(());
-        }
-        self.note_cut(folder);
-        self.prune(folder)?;
-        self.tree.set_born(folder, self.layer);
-        Ok(())
-    }
-
-    /// Hides a folder of lower layers. If this layer has put something into it, a new folder holds that.
-    fn hide_dir(&mut self, id: NodeId) -> Result<(), Fault> {
-        if self.tree.born(id) == self.layer {
-            return Ok(());
-        }
-        self.note_cut(id);
-        self.prune(id)?;
-        self.leave(id)
-    }
-
-    /// Removes what lower layers have in a folder.
-    fn prune(&mut self, folder: NodeId) -> Result<(), Fault> {
-        let mut entered = Vec::new();
-        let mut found = self.tree.children(folder).collect::<Vec<_>>();
-        while let Some(id) = found.pop() {
-            let is_dir = self.tree.kind(id) == NodeKind::Dir;
-            if is_dir && self.tree.born(id) < self.layer {
-                found.extend(self.tree.children(id));
-                entered.push(id);
-            } else if !is_dir && self.tree.layer(id) < self.layer {
-                self.delete(id)?;
-            }
-        }
-        // Those below come after those above.
-        entered.into_iter().rev().try_for_each(|id| self.leave(id))
-    }
-
-    /// Ends the pruning of a folder: it goes, unless this layer has put something into it or named it.
-    fn leave(&mut self, id: NodeId) -> Result<(), Fault> {
-        let is_named = self.tree.layer(id) == self.layer;
-        if !is_named && self.tree.children(id).next().is_none() {
-            return self.delete(id);
-        }
-        self.tree.set_born(id, self.layer);
-        if !is_named {
-            self.tree.set_layer(id, self.layer);
-            self.tree.set_meta(id, Meta::IMPLIED);
-            self.keep_xattrs(id, Vec::new())?;
-        }
-        Ok(())
-    }
-
-    /// Removes a node, and all that is below it.
-    fn remove(&mut self, id: NodeId) -> Result<(), Fault> {
-        let made_by = match self.tree.kind(id) {
-            NodeKind::Dir => self.tree.born(id),
-            _ => self.tree.layer(id),
-        };
-        if made_by < self.layer {
-            self.note_cut(id);
-        }
-        let mut found = vec![id];
-        while let Some(last) = found.last().copied() {
-            let child = self.tree.children(last).next();
-            match child {
-                Some(child) => found.push(child),
-                None => {
-                    self.delete(last)?;
-                    found.pop();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a file, or an empty folder.
-    fn delete(&mut self, id: NodeId) -> Result<(), Fault> {
-        if self.tree.present(id) == self.folder {
-            self.output.remove(&self.tree, self.folder, id)?;
-        }
-        self.keep_xattrs(id, Vec::new())?;
-        self.tree.detach(id);
-        Ok(())
-    }
-
-    fn note_cut(&mut self, id: NodeId) {
-        if self.is_layered && id != ROOT {
-            let was_dir = self.tree.kind(id) == NodeKind::Dir;
-            self.cuts.insert((self.tree.parent(id), self.tree.name(id).to_vec(), was_dir));
-        }
-    }
-
     /// Keeps the extended attributes of a node, in place of those that it had.
-    fn keep_xattrs(&mut self, id: NodeId, xattrs: XattrList) -> Result<(), Fault> {
+    pub(super) fn keep_xattrs(&mut self, id: NodeId, xattrs: XattrList) -> Result<(), Fault> {
         let bytes = |xattrs: &XattrList| xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         let added: usize = bytes(&xattrs);
         let old = if xattrs.is_empty() { self.xattrs.remove(&id) } else { self.xattrs.insert(id, xattrs) };
@@ -473,7 +355,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// The same without making anything.
-    fn look(&self, path: &[u8], way: &mut Way) -> Result<Found, Fault> {
+    pub(super) fn look(&self, path: &[u8], way: &mut Way) -> Result<Found, Fault> {
         let mut at = ROOT;
         let mut rest = names(path);
         while let Some(name) = rest.pop() {

@@ -9,14 +9,17 @@ mod beneath;
 mod change;
 mod dir;
 mod fault;
+mod finish;
 mod flush;
-#[allow(dead_code, reason = "folders of layers need all of it")]
 mod folder;
+mod hide;
 mod image;
+mod layers;
+mod load;
 mod merge;
-#[allow(dead_code, reason = "folders of layers need all of it")]
 mod output;
 mod path;
+mod record;
 mod remove;
 mod rules;
 mod run;
@@ -27,6 +30,7 @@ mod turn;
 mod user;
 
 pub use image::Unpack;
+pub use layers::{DamagedLayer, LayerStack, LayerStore, LayerStoreBuilder};
 pub use settings::{Devices, IdRange, LeftOut, Owners, Unpacked, Xattrs};
 pub use user::User;
 

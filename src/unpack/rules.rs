@@ -1,5 +1,6 @@
 //! The settings as they hold on the disk, and the count of what it does not take.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
@@ -73,6 +74,14 @@ impl Rules {
     /// Whether it is an error that a device cannot be created.
     pub(super) fn insists_on_devices(&self) -> bool {
         self.devices == Some(Devices::Create)
+    }
+
+    /// The file that what could not be set is recorded in.
+    pub(super) fn record(&self) -> Option<&Path> {
+        match &self.owners {
+            Owners::Recorded(path) => Some(path),
+            _ => None,
+        }
     }
 
     /// Whether what could not be set is recorded.

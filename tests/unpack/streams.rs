@@ -14,8 +14,7 @@ fn outcome(media_type: &'static str, bytes: Vec<u8>, tar: &[u8]) -> Result<(), E
     Ok(())
 }
 
-#[test]
-fn compression_goes_by_the_first_bytes() {
+pub(crate) fn compression_goes_by_the_first_bytes() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     let (half, rest) = plain.split_at(1024);
     let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0skip".to_vec();
@@ -37,8 +36,7 @@ fn compression_goes_by_the_first_bytes() {
     }
 }
 
-#[test]
-fn streams_that_are_broken_are_refused() {
+pub(crate) fn streams_that_are_broken_are_refused() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     let (gzipped, zstded) = (gzip(&plain), zstd(&plain));
     let with = |mut bytes: Vec<u8>, at: usize| {
@@ -67,8 +65,7 @@ fn streams_that_are_broken_are_refused() {
     }
 }
 
-#[test]
-fn a_tar_may_end_at_the_end_of_an_entry() {
+pub(crate) fn a_tar_may_end_at_the_end_of_an_entry() {
     let whole = tar(&[file("a", vec![b'y'; 100_000])]);
     for end in [0, 512, 1024] {
         let bytes = whole[..whole.len() - 1024 + end].to_vec();
@@ -78,8 +75,7 @@ fn a_tar_may_end_at_the_end_of_an_entry() {
     assert_eq!(outcome(TAR_GZIP, gzip(&padded), &padded), Ok(()));
 }
 
-#[test]
-fn a_large_window_is_for_those_that_ask_for_it() {
+pub(crate) fn a_large_window_is_for_those_that_ask_for_it() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     // 64 MiB.
     let mut bytes = zstd(&plain);
@@ -93,8 +89,7 @@ fn a_large_window_is_for_those_that_ask_for_it() {
     store.unpack(&image).zstd_window(64 << 20).into_dir(dir.path().join("other")).unwrap();
 }
 
-#[test]
-fn layers_are_compared_with_the_config() {
+pub(crate) fn layers_are_compared_with_the_config() {
     let dir = tempfile::tempdir().unwrap();
     let blob = || Blob::gzip(tar(&[file("a", "x")]));
     let other = Digest::sha256(b"other").to_string();
@@ -111,8 +106,7 @@ fn layers_are_compared_with_the_config() {
     }
 }
 
-#[test]
-fn what_is_no_tar_by_its_type_is_refused() {
+pub(crate) fn what_is_no_tar_by_its_type_is_refused() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     for media_type in [
         "application/octet-stream",
