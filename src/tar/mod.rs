@@ -19,6 +19,6 @@ pub(crate) use header::Kind;
 pub(crate) use header::Time;
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use sparse::Segment;
-#[cfg(test)]
+#[cfg(any(test, feature = "unpack"))]
 pub(crate) use writer::Fields;
 pub(crate) use writer::Writer;

@@ -179,26 +179,4 @@ impl Output for DirOutput {
     fn remove(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
         self.folder.remove(tree, id)
     }
-
-    // There is one folder only: nothing is copied up or hidden.
-
-    fn copy_up(&self, _: &Tree, _: u16, _: NodeId) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn add_whiteout(&self, _: &Tree, _: u16, _: NodeId, _: &[u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn set_opaque(&self, _: &Tree, _: u16, _: NodeId) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn end_layer(&self, _: u16, _: View<'_>) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn commit_layer(&self, _: u16) -> Result<(), Fault> {
-        Ok(())
-    }
 }

@@ -56,6 +56,14 @@ impl Fault {
         }
     }
 
+    /// The caller's writer, or what is written to it, failed.
+    pub(super) fn written(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::Other => Fault::stream(error),
+            _ => Fault::disk("write the tar", error),
+        }
+    }
+
     /// What is wrong, without where.
     pub(super) fn cause(&self) -> &str {
         &self.cause

@@ -1,6 +1,6 @@
 //! An image of a store, about to be unpacked.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::store::{Durability, Store, StoredImage};
 use crate::unpack::dir::DirOutput;
+use crate::unpack::fault::Fault;
 use crate::unpack::flush::Flusher;
 use crate::unpack::layers::{LayerStack, LayerStore, LayersOutput, chain};
 use crate::unpack::merge::Merge;
@@ -17,6 +18,7 @@ use crate::unpack::output::Output;
 use crate::unpack::rules::Rules;
 use crate::unpack::run::{Layer, Load, Run, Source, Totals};
 use crate::unpack::settings::{Devices, LeftOut, Owners, Settings, Unpacked, Xattrs};
+use crate::unpack::spool::TarOutput;
 
 /// How many entries an image may have by default.
 const MAX_ENTRIES: u64 = 4 << 20;
@@ -138,6 +140,17 @@ impl Unpack<'_> {
         self.told(|mut job| job.fill_layers(layers, &id))
     }
 
+    /// Writes all layers as one tar of the merged tree: the same bytes each time, whoever writes it, without any
+    /// privilege. Names are sorted by the bytes of their paths, folders before what is in them, a hard
+    /// link after its target. Owners and devices are the image's unless others are set. What files hold passes
+    /// through a temporary file beside the store. A write that blocks in `out` is the caller's.
+    ///
+    /// # Errors
+    /// As of [`into_dir`](Self::into_dir); `Store` if `out` fails.
+    pub fn into_tar(self, out: impl Write) -> Result<Unpacked, Error> {
+        self.told(|job| job.write_tar(out))
+    }
+
     fn told<T>(self, work: impl FnOnce(Job<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let name = self.image.names.first().cloned();
         let name = name.unwrap_or_else(|| self.image.manifest.digest.to_string());
@@ -193,6 +206,21 @@ impl<'a> Job<'a> {
             self.run(output.clone(), output.xattrs(), &load)?;
         }
         output.finish(id)
+    }
+
+    fn write_tar(&self, out: impl Write) -> Result<Unpacked, Error> {
+        let owners = match &self.settings.owners {
+            Some(owners @ (Owners::Current | Owners::Mapped(_))) => owners.clone(),
+            _ => Owners::AsImage,
+        };
+        let devices = self.settings.devices.unwrap_or(Devices::Create);
+        let rules = Arc::new(Rules::new(Some(owners), Some(devices)));
+        let at_tar = |fault: Fault| fault.at("the tar", None);
+        let output = Arc::new(TarOutput::new(self.store.dir(), rules.clone()).map_err(at_tar)?);
+        let xattrs = self.settings.xattrs.unwrap_or_default();
+        let (merge, totals) = self.run(output.clone(), xattrs, &|_, _| Ok(()))?;
+        output.write(&merge.view(), self.cx, out).map_err(at_tar)?;
+        Ok(unpacked(&totals, rules.left_out()))
     }
 
     fn rules(&self) -> Arc<Rules> {

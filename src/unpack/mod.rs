@@ -2,7 +2,8 @@
 //!
 //! A layer's way: [`stream`] decompresses and hashes it, the room `tar` reads its entries, [`change`] makes of
 //! each what it changes, and [`merge`] applies that to the [`tree`] that the layers below it made,
-//! and to the [`output`]: a folder ([`dir`]). What the image holds is decided by the
+//! and to the [`output`]: a folder ([`dir`]), a folder
+//! for each layer ([`layers`]), or a tar ([`spool`]). What the image holds is decided by the
 //! tree alone, so that every output holds the same.
 
 mod beneath;
@@ -24,6 +25,7 @@ mod remove;
 mod rules;
 mod run;
 mod settings;
+mod spool;
 mod stream;
 mod tree;
 mod turn;

@@ -51,7 +51,6 @@ pub(super) trait Output: Sync + Send {
         xattrs: &XattrList,
         body: Body<'_>,
     ) -> Result<Self::Staged, Fault>;
-    fn add_dir(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault>;
     fn add_file(
         &self,
         tree: &Tree,
@@ -60,23 +59,55 @@ pub(super) trait Output: Sync + Send {
         xattrs: &XattrList,
         content: Content<'_, Self::Staged>,
     ) -> Result<Written, Fault>;
-    fn add_symlink(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault>;
     /// Adds a device or a named pipe; returns whether it is there.
     fn add_special(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<bool, Fault>;
+
+    // An output that takes all else from the tree at the end has nothing to do here.
+
+    fn add_dir(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn add_symlink(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Adds a name to an inode that is in the same folder.
-    fn add_link(&self, tree: &Tree, folder: u16, id: NodeId, existing: NodeId) -> Result<(), Fault>;
-    /// Copies a node from the folder that has it.
-    fn copy_up(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault>;
+    fn add_link(&self, _tree: &Tree, _folder: u16, _id: NodeId, _existing: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Removes a file, or an empty folder.
-    fn remove(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault>;
+    fn remove(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    // Only folders of layers have others below them.
+
+    /// Copies a node from the folder that has it.
+    fn copy_up(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Hides a name of the folders below.
-    fn add_whiteout(&self, tree: &Tree, folder: u16, parent: NodeId, name: &[u8]) -> Result<(), Fault>;
+    fn add_whiteout(&self, _tree: &Tree, _folder: u16, _parent: NodeId, _name: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Hides what the folders below have in this one.
-    fn set_opaque(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault>;
-    /// Ends a layer while it has the turn. `made` are the folders made for it, parents first.
-    fn end_layer(&self, layer: u16, view: View<'_>) -> Result<(), Fault>;
+    fn set_opaque(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Ends a layer while it has the turn.
+    fn end_layer(&self, _layer: u16, _view: View<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Makes a layer that has ended durable, and gives it its name.
-    fn commit_layer(&self, layer: u16) -> Result<(), Fault>;
+    fn commit_layer(&self, _layer: u16) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// What a layer has made of the tree.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod cases;
 mod corpus;
 mod layers;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         targets::progress_tells_every_byte_of_the_blobs_and_every_layer,
         targets::what_the_disk_does_not_take_is_counted,
         targets::full_durability_makes_the_same_tree,
+        archive::a_tar_is_sorted_and_the_same_each_time,
         overlay::layers_are_used_again_and_pruned_when_no_image_has_them,
         overlay::settings_of_a_store_hold_for_all_its_layers,
         overlay::a_damaged_layer_is_found,
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         overlay::every_case_becomes_the_tree_that_it_should_when_mounted,
         overlay::layers_that_are_there_make_the_same_trees,
     ));
+    tests.extend(tests!([ROOT, "tar"], archive::every_case_becomes_the_tree_that_it_should_through_a_tar,));
     let trials = tests.into_iter().map(|(name, needs, test)| trial(name, needs, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
