@@ -295,6 +295,9 @@ pub struct PulledImage {
     pub bytes_reused: u64,
     /// Which credential worked; `None` for an anonymous pull.
     pub credential: Option<CredentialFingerprint>,
+    /// The folders of the image's layers, top first, if the service unpacks what it pulls. They are not pruned
+    /// for the layer store's `min_age`.
+    pub layers: Option<Vec<PathBuf>>,
 }
 
 impl PulledImage {
@@ -307,6 +310,7 @@ impl PulledImage {
             bytes_fetched: 0,
             bytes_reused: 0,
             credential: None,
+            layers: None,
         }
     }
 }

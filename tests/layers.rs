@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("manager", &["puller", "service", "durable"]),
     ("puller", &["service"]),
-    ("registry", &["store", "credentials", "service"]),
+    ("registry", &["store", "credentials", "service", "unpack"]),
     ("cri", &["service", "credentials"]),
     ("unpack", &["store", "decoders"]),
     ("signatures", &["registry", "store"]),

@@ -38,6 +38,8 @@ pub struct RegistryImageServiceBuilder {
     connections_per_host: usize,
     downloads: usize,
     verifier: Option<Arc<dyn ImageVerifier>>,
+    #[cfg(feature = "unpack")]
+    layers: Option<crate::unpack::LayerStore>,
     resolver: Arc<dyn Resolver>,
     /// The first setting that was wrong; told by `build`.
     refused: Option<Error>,
@@ -53,6 +55,8 @@ impl RegistryImageServiceBuilder {
             connections_per_host: 16,
             downloads: 32,
             verifier: None,
+            #[cfg(feature = "unpack")]
+            layers: None,
             resolver: Arc::new(SystemResolver),
             refused: None,
         }
@@ -218,6 +222,15 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Unpacks each image into `layers`, with the settings of that store. A pull is answered when the image is both
+    /// stored and unpacked; [`PulledImage::layers`](crate::PulledImage::layers) has the folders then. What has no
+    /// image config is not unpacked. Default: no image is unpacked.
+    #[cfg(feature = "unpack")]
+    pub fn unpack_into(mut self, layers: crate::unpack::LayerStore) -> Self {
+        self.layers = Some(layers);
+        self
+    }
+
     /// Fetches layers that no host has from the URLs in their descriptors: anonymously, over HTTPS unless
     /// the registry is asked without TLS, and not from private addresses. Default: such URLs are ignored.
     pub fn allow_foreign_urls(mut self) -> Self {
@@ -369,6 +382,8 @@ impl RegistryImageServiceBuilder {
             tokens: TokenCache::default(),
             host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side, self.downloads),
             store: self.store.open()?,
+            #[cfg(feature = "unpack")]
+            layers: self.layers,
             clients,
             settings,
         };

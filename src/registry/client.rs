@@ -31,6 +31,9 @@ pub(super) struct Service {
     pub(super) tokens: TokenCache,
     pub(super) host_limits: HostLimits,
     pub(super) store: Store,
+    /// What images are unpacked into.
+    #[cfg(feature = "unpack")]
+    pub(super) layers: Option<crate::unpack::LayerStore>,
     pub(super) clients: Clients,
 }
 

@@ -36,7 +36,28 @@ pub(super) fn pull(
     let stats = download::blobs(&session, &stop, &transaction, &resolved.manifest)?;
     warn_of_other_platform(&session, &resolved);
     name(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    Ok(pulled(&session, &resolved, &stats))
+    #[cfg_attr(not(feature = "unpack"), expect(unused_mut, reason = "only an unpacked image has layers"))]
+    let mut pulled = pulled(&session, &resolved, &stats);
+    #[cfg(feature = "unpack")]
+    unpack(&session, &resolved, &mut pulled)?;
+    Ok(pulled)
+}
+
+/// Unpacks the image where that is set. The transaction keeps its blobs meanwhile.
+#[cfg(feature = "unpack")]
+fn unpack(session: &PullSession<'_>, resolved: &Resolved, pulled: &mut PulledImage) -> Result<(), Error> {
+    let Some(layers) = session.service.layers.as_ref().filter(|_| resolved.manifest.has_image_config())
+    else {
+        return Ok(());
+    };
+    let store = &session.service.store;
+    let key = resolved.manifest_descriptor.digest.as_str();
+    let lost =
+        || Error::new(crate::error::ErrorKind::NotFound, "the image was removed while it was unpacked");
+    let image = store.find(key)?.ok_or_else(lost)?;
+    let stack = store.unpack(&image).context(session.cx.clone()).into_layers(layers)?;
+    pulled.layers = Some(stack.lower().to_vec());
+    Ok(())
 }
 
 /// Says of which blobs the store shall remove none: all that the image is made of.
