@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::context::PullContext;
 use crate::durable::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind};
-use crate::image::manifest::{Descriptor, Document};
+use crate::image::manifest::{Descriptor, Document, media_type};
 use crate::store::error::refused;
 use crate::store::gc::{ReferenceGraph, Used};
 use crate::store::handle::Store;
@@ -130,6 +130,11 @@ impl Store {
     }
 }
 
+/// Returns whether an entry of this media type may be an image; the content of one without a type tells.
+fn may_be_image(media_type: &str) -> bool {
+    media_type.is_empty() || media_type::is_manifest(media_type) || media_type::is_index(media_type)
+}
+
 impl Import<'_> {
     fn archive(&mut self, archive: impl Read) -> Result<Imported, Error> {
         let contents = self.unpack(archive)?;
@@ -159,8 +164,15 @@ impl Import<'_> {
         let mut places = HashMap::new();
         for entry in index.entries() {
             self.limits.count(self.cx, 1)?;
-            let digest =
-                entry.digest.as_ref().ok_or_else(|| invalid(format!("{INDEX} lists something unknown")))?;
+            let Some(digest) = &entry.digest else {
+                // What is no image may have any kind of digest.
+                if may_be_image(&entry.media_type) {
+                    return Err(invalid(format!(
+                        "{INDEX} lists an image whose digest is of an unknown kind"
+                    )));
+                }
+                continue;
+            };
             let place = *places.entry(digest.clone()).or_insert_with(|| {
                 let listed = Descriptor::new(&entry.media_type, digest.clone(), entry.size);
                 roots.push((Descriptor { platform: entry.platform.clone(), ..listed }, Vec::new()));
@@ -170,18 +182,19 @@ impl Import<'_> {
                 && let Some((_, names)) = roots.get_mut(place)
             {
                 self.limits.keep(&name)?;
-                if self.options.name.is_none() {
-                    names::check(&name, digest).map_err(invalid)?;
-                }
                 names.push(name);
             }
         }
         let mut limits = std::mem::take(&mut self.limits);
         let mut images = Vec::new();
         let asked = self.options.platform.as_ref();
+        let asked_name = &self.options.name;
         let mut catalog = Catalog::new(self.cx, self, source, &mut limits, asked);
         for (root, names) in roots {
             if let Some(taken) = catalog.take(&root, !names.is_empty())? {
+                if asked_name.is_none() {
+                    names.iter().try_for_each(|name| names::check(name, &root.digest)).map_err(invalid)?;
+                }
                 images.push(Named { names, taken });
             }
         }
