@@ -147,6 +147,38 @@ fn a_password_at_hand_is_shown_once_to_a_registry_that_hides_what_it_has() {
 }
 
 #[test]
+fn broken_entries_of_a_credentials_file_are_the_trouble_of_their_own_registry() {
+    // `ann:secret`
+    let good = "YW5uOnNlY3JldA==";
+    let cases = [
+        (r#"{"auths": {"other.io": {"auth": "!"}, "HOST": {"auth": "GOOD"}}}"#, Ok("Basic")),
+        (r#"{"auths": {"other.io": 5, "HOST": {"auth": "GOOD"}}}"#, Ok("Basic")),
+        (r#"{"auths": {"HOST": {"auth": "GOOD"}}, "credHelpers": {"other.io": 5}}"#, Ok("Basic")),
+        (r#"{"auths": {"HOST": {"auth": "GOOD"}}, "credHelpers": {"HOST": 5}}"#, Ok("Basic")),
+        (r#"{"auths": {"HOST": {"auth": "GOOD", "identitytoken": "t"}}}"#, Ok("Basic")),
+        (r#"{"auths": {"HOST": {"auth": "GOOD", "registrytoken": "t"}}}"#, Ok("Basic")),
+        (r#"{"auths": {"HOST": {"auth": "!"}}}"#, Err(ErrorKind::InvalidConfig)),
+        (r#"{"auths": {"HOST": ["marker"]}}"#, Err(ErrorKind::InvalidConfig)),
+        (r#"{"auths": {}, "credHelpers": {"HOST": 5}}"#, Err(ErrorKind::InvalidConfig)),
+    ];
+    for (json, expected) in cases {
+        let setup = Setup::new(&TokenServer::new());
+        setup.challenge(401, &["Basic realm=\"x\"".to_owned()]);
+        let json = json.replace("HOST", &setup.registry.host()).replace("GOOD", good);
+        let path = setup.dir.path().join("credentials.json");
+        std::fs::write(&path, &json).unwrap();
+        let outcome = setup.pull(setup.builder().docker_config(&path));
+        if let Err(error) = &outcome {
+            let text = error.to_string();
+            assert!(text.contains("credentials.json") && !text.contains("marker"), "{json}: {text}");
+        }
+        let outcome = outcome.map(|()| setup.shown());
+        let expected = expected.map(|scheme| Some(scheme.to_owned()));
+        assert_eq!(outcome.map_err(|error| error.kind()), expected, "{json}");
+    }
+}
+
+#[test]
 fn a_mirror_is_not_shown_a_password_that_it_has_not_asked_for() {
     let setup = Setup::new(&TokenServer::new());
     let mirror = Registry::start().unwrap();

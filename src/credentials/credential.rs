@@ -1,4 +1,4 @@
-//! One credential: what it is, how it is told from another, and that it never shows.
+//! One credential, its fingerprint, and secret text that is never printed.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use zeroize::Zeroizing;
 
 use crate::service::CredentialFingerprint;
 
-/// What a registry or its token server is shown: a user and a password, or a token.
+/// A user and a password, or a token, for a registry or its token server.
 ///
-/// It is wiped when it is dropped, and prints as `…`.
+/// Its memory is wiped when it is dropped. Its `Debug` output holds no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential(CredentialKind);
 
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum CredentialKind {
-    /// For Basic authentication, and for asking a token server by GET.
+    /// For Basic authentication, and for a token server's GET requests.
     Basic { username: Secret, password: Secret },
-    /// An OAuth2 refresh token: a token server gives access tokens for it.
+    /// An OAuth2 refresh token, which a token server exchanges for access tokens.
     IdentityToken(Secret),
-    /// A bearer token, shown to the registry as it is.
+    /// A bearer token, sent to the registry unchanged.
     RegistryToken(Secret),
 }
 
 impl Credential {
-    /// A user name and a password.
+    /// Creates a credential of a user name and a password.
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
         Credential(CredentialKind::Basic {
             username: Secret::from(username.into()),
@@ -33,21 +33,21 @@ impl Credential {
         })
     }
 
-    /// A token that is exchanged for access tokens at the registry's token server: Docker's
+    /// Creates a credential of a token that the registry's token server exchanges for access tokens: Docker's
     /// `identitytoken`.
     pub fn identity_token(token: impl Into<String>) -> Self {
         Credential(CredentialKind::IdentityToken(Secret::from(token.into())))
     }
 
-    /// A bearer token for the registry itself: Docker's `registrytoken`.
+    /// Creates a credential of a bearer token for the registry itself: Docker's `registrytoken`.
     pub fn registry_token(token: impl Into<String>) -> Self {
         Credential(CredentialKind::RegistryToken(Secret::from(token.into())))
     }
 
-    /// A mark that is equal for equal credentials, to remember which one worked.
+    /// Returns a fingerprint that is equal for equal credentials, to remember which one worked.
     ///
-    /// It is a SHA-256, without salt so that it is the same in every process: keep it where a
-    /// password that can be guessed must not be confirmed to a stranger.
+    /// It is a SHA-256 without salt, so that it is the same in every process. Keep it secret where passwords
+    /// can be guessed: it confirms a guess.
     pub fn fingerprint(&self) -> CredentialFingerprint {
         let (tag, parts): (&str, [&str; 2]) = match &self.0 {
             CredentialKind::Basic { username, password } => ("basic", [username.expose(), password.expose()]),
@@ -56,7 +56,7 @@ impl Credential {
         };
         let mut hash = Sha256::new();
         for part in ["oci-puller credential 1", tag].into_iter().chain(parts) {
-            // The length first: no two lists of parts run together to the same bytes.
+            // With the length in front, two different lists never hash the same bytes.
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -64,7 +64,7 @@ impl Credential {
         CredentialFingerprint::new(format!("sha256:{hex}"))
     }
 
-    /// Whether it is a user and a password.
+    /// Returns whether it is a user and a password.
     pub(crate) fn is_basic(&self) -> bool {
         matches!(self.0, CredentialKind::Basic { .. })
     }
@@ -85,12 +85,12 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Text that is wiped when it is dropped, and prints as `…`.
+/// Text that is wiped when it is dropped. Its `Debug` output is `…`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The text; for the one place that sends it.
+    /// Returns the text.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -107,7 +107,7 @@ impl From<String> for Secret {
 }
 
 impl<'de> Deserialize<'de> for Secret {
-    /// A string; `null` is read as an empty one, as Go does.
+    /// Reads a string; `null` is the empty string, as in Go.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Secret::from(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
     }

@@ -1,4 +1,4 @@
-//! The credentials files of Docker and podman, read again when they change.
+//! Credentials files of Docker and podman, read again when they change.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use super::docker_config::{DockerConfig, MAX_LEN};
 use super::keyring::Keyring;
 use super::{CredentialQuery, SourceKind};
 
-/// How Docker names its Hub in its files, and to its helpers.
+/// Docker Hub's name in Docker's files and for its credential helpers.
 const DOCKER_HUB_URL: &str = "https://index.docker.io/v1/";
 
-/// Whose file it is.
+/// The program that wrote a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     /// Docker's `config.json`.
@@ -34,19 +34,19 @@ pub(crate) enum FileKind {
 pub(crate) struct ConfigFile {
     kind: FileKind,
     path: PathBuf,
-    /// Whether it is an error that there is none.
+    /// Whether a missing file is an error.
     required: bool,
     last: Mutex<Option<(Stamp, Arc<Contents>)>>,
 }
 
-/// What a file says, made ready to be asked.
+/// A file's content, indexed for lookups.
 #[derive(Debug)]
 pub(super) struct Contents {
     keyring: Keyring,
     config: DockerConfig,
 }
 
-/// Changes when the file does.
+/// Identifies a version of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -69,7 +69,7 @@ impl Stamp {
 }
 
 impl ConfigFile {
-    /// A file that must be there.
+    /// Creates a source for a file that must exist.
     pub(crate) fn required(kind: FileKind, path: impl Into<PathBuf>) -> Self {
         ConfigFile { kind, path: path.into(), required: true, last: Mutex::new(None) }
     }
@@ -78,7 +78,7 @@ impl ConfigFile {
         ConfigFile { required: false, ..Self::required(kind, path) }
     }
 
-    /// Docker's and podman's files where this user has them.
+    /// Returns Docker's and podman's files at this user's default paths.
     pub(crate) fn defaults() -> Vec<Self> {
         let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         default_paths(variable, env::home_dir())
@@ -94,10 +94,10 @@ impl ConfigFile {
         }
     }
 
-    /// What the file says now; `None` if there is none and there need not be.
+    /// Returns the file's current content; `None` for an optional file that does not exist.
     ///
     /// # Errors
-    /// `InvalidConfig` with the path; nothing of what stands in the file.
+    /// `InvalidConfig` with the path, and none of the content.
     pub(super) fn contents(&self) -> Result<Option<Arc<Contents>>, Error> {
         match self.read() {
             Ok(contents) => contents.map(Some).map_err(|why| self.invalid(&why)),
@@ -110,9 +110,9 @@ impl ConfigFile {
         }
     }
 
-    /// The outer error is the system's, the inner one what is wrong with the content.
+    /// Reads the file. The outer error is the system's, the inner one is about the content.
     fn read(&self) -> io::Result<Result<Arc<Contents>, String>> {
-        // Before it is opened, for the open of a pipe may block.
+        // Checked before the file is opened, for opening a FIFO may block.
         if !self.path.metadata()?.is_file() {
             return Ok(Err("not a file".to_owned()));
         }
@@ -135,12 +135,15 @@ impl ConfigFile {
         }))
     }
 
-    /// The helper to ask for `query`, and the server to ask it for.
+    /// Returns the helper to ask for `query`, and the server name to ask it for.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if the registry's entry in `credHelpers` cannot be read.
     pub(super) fn helper<'c>(
         &self,
         contents: &'c Contents,
         query: &CredentialQuery<'_>,
-    ) -> Option<(&'c str, String)> {
+    ) -> Result<Option<(&'c str, String)>, Error> {
         let hub = match self.kind {
             FileKind::Docker => DOCKER_HUB_URL,
             FileKind::Podman => "docker.io",
@@ -150,10 +153,18 @@ impl ConfigFile {
             false => &[query.domain()],
         };
         let own = spellings.iter().find_map(|domain| contents.config.helpers.get(*domain));
-        // An empty name says that the file itself is meant, and not the store.
-        let name = own.or(contents.config.store.as_ref()).filter(|name| !name.is_empty())?;
+        let own = own.map(|name| name.as_ref().map_err(|why| self.broken(query, why))).transpose()?;
+        // An empty name selects the file itself, and not the store.
+        let Some(name) = own.or(contents.config.store.as_ref()).filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
         let server = if query.is_docker_hub() { hub } else { query.domain() };
-        Some((name, server.to_owned()))
+        Ok(Some((name, server.to_owned())))
+    }
+
+    /// Returns the error of a registry's entry that cannot be read.
+    pub(super) fn broken(&self, query: &CredentialQuery<'_>, why: &str) -> Error {
+        self.invalid(&format!("{}: {why}", query.domain()))
     }
 
     fn invalid(&self, why: &str) -> Error {
@@ -164,8 +175,8 @@ impl ConfigFile {
 impl Contents {
     fn new(mut config: DockerConfig) -> Self {
         let mut keyring = Keyring::default();
-        for (key, credential) in config.auths.drain(..) {
-            keyring.add(&key, credential);
+        for (key, content) in config.auths.drain(..) {
+            keyring.add_entry(&key, content);
         }
         Contents { keyring, config }
     }
@@ -175,9 +186,9 @@ impl Contents {
     }
 }
 
-/// `None` if it is too long.
+/// Reads a file; `None` if it is too long.
 fn read_capped(file: File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    // All the room at once: a vector that grows leaves copies behind.
+    // Allocated once: a vector that grows leaves copies of its content behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_LEN + 1));
     file.take(MAX_LEN as u64 + 1).read_to_end(&mut text)?;
     Ok((text.len() <= MAX_LEN).then_some(text))
@@ -292,7 +303,7 @@ mod tests {
         let helper = |kind, domain: &str| {
             let file = ConfigFile::optional(kind, PathBuf::new());
             let found = file.helper(&contents, &CredentialQuery::new(domain, "app"));
-            found.map(|(name, server)| format!("{name} {server}"))
+            found.unwrap().map(|(name, server)| format!("{name} {server}"))
         };
         for (kind, domain, expected) in [
             (FileKind::Docker, "r.io", Some("own r.io")),

@@ -1,4 +1,4 @@
-//! Which credentials are meant for an image: the rules of kubelet's
+//! Selects the credentials for an image by the rules of kubelet's
 //! [`pkg/credentialprovider`](https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/credentialprovider/keyring.go).
 
 use std::cmp::Reverse;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::credential::Credential;
 use super::{CredentialQuery, glob};
 
-/// Docker Hub's key, from the days when its index was a server of its own.
+/// Docker Hub's key: the host of its former index.
 const DOCKER_HUB_KEY: &str = "index.docker.io";
 
 /// Credentials by key: `HOST[:PORT][/PATH]`, where the host may have globs.
@@ -19,25 +19,44 @@ pub(crate) struct Keyring {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    credential: Credential,
-    /// The key said `https://`: not for a registry that is asked in plain text.
+    /// The credential, or the reason why the entry cannot be read.
+    content: Result<Credential, String>,
+    /// The key begins with `https://`: the credential is not for a registry that is asked without TLS.
     https_only: bool,
 }
 
 impl Keyring {
-    /// Keeps `credential` under `key`, behind those that are there under the same key; `false` if
-    /// the key has no host, and is ignored.
+    /// Adds a credential under `key`, behind those with the same key. Returns `false`, and ignores the
+    /// credential, if the key has no host.
     pub(crate) fn add(&mut self, key: &str, credential: Credential) -> bool {
+        self.add_entry(key, Ok(credential))
+    }
+
+    /// Adds an entry of a file: a credential, or the reason why the entry cannot be read.
+    pub(crate) fn add_entry(&mut self, key: &str, content: Result<Credential, String>) -> bool {
         let (https_only, key) = normalize(key);
         let has_host = !split_path(&key).0.is_empty();
         if has_host {
-            self.entries.entry(Reverse(key)).or_default().push(Entry { credential, https_only });
+            self.entries.entry(Reverse(key)).or_default().push(Entry { content, https_only });
         }
         has_host
     }
 
-    /// All credentials that fit, the closest first.
+    /// Returns all credentials that match, the closest first.
     pub(crate) fn lookup(&self, query: &CredentialQuery<'_>) -> Vec<Credential> {
+        self.matching(query).into_iter().filter_map(|entry| entry.content.as_ref().ok().cloned()).collect()
+    }
+
+    /// Returns why matching entries cannot be read.
+    pub(crate) fn broken(&self, query: &CredentialQuery<'_>) -> Vec<&str> {
+        self.matching(query)
+            .into_iter()
+            .filter_map(|entry| entry.content.as_ref().err())
+            .map(|why| &**why)
+            .collect()
+    }
+
+    fn matching(&self, query: &CredentialQuery<'_>) -> Vec<&Entry> {
         let matching = self.entries.iter().filter(|(Reverse(key), _)| key_matches(key, query));
         let found = usable(matching.flat_map(|(_, entries)| entries), query);
         if !found.is_empty() || !query.is_docker_hub() {
@@ -48,14 +67,11 @@ impl Keyring {
     }
 }
 
-fn usable<'a>(entries: impl Iterator<Item = &'a Entry>, query: &CredentialQuery<'_>) -> Vec<Credential> {
-    entries
-        .filter(|entry| !(entry.https_only && query.is_plain_http()))
-        .map(|entry| entry.credential.clone())
-        .collect()
+fn usable<'a>(entries: impl Iterator<Item = &'a Entry>, query: &CredentialQuery<'_>) -> Vec<&'a Entry> {
+    entries.filter(|entry| !(entry.https_only && query.is_plain_http())).collect()
 }
 
-/// Takes off the scheme, whose being `https` is told, a user, and a leading `/v1/` or `/v2/`.
+/// Removes the scheme, a user, and a leading `/v1/` or `/v2/`. Also returns whether the scheme is `https`.
 fn normalize(key: &str) -> (bool, String) {
     let (https_only, rest) = match key.strip_prefix("https://") {
         Some(rest) => (true, rest),
@@ -75,23 +91,23 @@ fn key_matches(key: &str, query: &CredentialQuery<'_>) -> bool {
     host_matches(host, query.domain()) && path_matches(path, query.repository())
 }
 
-/// `HOST` and the rest, which is empty or begins with a `/`.
+/// Returns `HOST` and the rest, which is empty or begins with a `/`.
 fn split_path(text: &str) -> (&str, &str) {
     text.split_at(text.find('/').unwrap_or(text.len()))
 }
 
-/// Part by part, so that a `*` never stands for a dot; the port as text.
+/// Compares hosts label by label, so that a `*` never matches a dot, and ports as text.
 fn host_matches(pattern: &str, domain: &str) -> bool {
     let (pattern, pattern_port) = split_port(pattern);
     let (domain, port) = split_port(domain);
     pattern_port == port
-        // An IPv6 address is no class of characters.
+        // The brackets of an IPv6 address are no character class.
         && (pattern == domain
             || pattern.split('.').count() == domain.split('.').count()
                 && pattern.split('.').zip(domain.split('.')).all(|(glob, part)| glob::matches(glob, part)))
 }
 
-/// The host and the port, which is empty when there is none.
+/// Returns the host and the port, which is empty if there is none.
 fn split_port(host: &str) -> (&str, &str) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, port),
@@ -99,8 +115,8 @@ fn split_port(host: &str) -> (&str, &str) {
     }
 }
 
-/// Kubelet compares beginnings byte by byte; here one ends where a name of the path ends, or else
-/// the credential for `/team` would be shown to `/teammate`.
+/// Compares a path's beginning by whole components. Kubelet compares bytes, which would show the credential
+/// of `/team` to `/teammate`.
 fn path_matches(prefix: &str, repository: &str) -> bool {
     let Some(prefix) = prefix.strip_prefix('/') else {
         return true;

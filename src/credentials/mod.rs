@@ -1,5 +1,5 @@
-//! Which user and password: from the request's pull secrets, from what the service was built with,
-//! from the files of Docker and podman, and from their credential helpers.
+//! Credentials for registries: from the request's pull secrets, from the service's builder, from the files of
+//! Docker and podman, and from their credential helpers.
 
 mod credential;
 mod docker_config;
@@ -34,19 +34,18 @@ pub fn docker_config(json: &[u8]) {
     let _ = docker_config::DockerConfig::parse_legacy(json);
 }
 
-/// Credentials of the caller's own: a vault, a cloud's metadata, a prompt.
+/// A source of credentials that the caller supplies: a vault, a cloud's metadata service, a prompt.
 pub trait Keychain: Send + Sync {
-    /// The credentials to try for an image, the best first; none if it knows none.
+    /// Returns the credentials to try for an image, the best first; an empty list if it has none.
     ///
-    /// It is asked anew for each pull that a registry asks for credentials, and must return soon
-    /// after the context ends.
+    /// Called for each pull whose registry asks for credentials. Must return soon after the context ends.
     ///
     /// # Errors
-    /// Any; it fails the pull. It must hold no secret.
+    /// Any kind; the error fails the pull, and must hold no secret.
     fn credentials(&self, cx: &PullContext, query: &CredentialQuery<'_>) -> Result<Vec<Credential>, Error>;
 }
 
-/// What credentials are asked for.
+/// The registry and the repository that credentials are looked up for.
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialQuery<'a> {
     domain: &'a str,
@@ -59,23 +58,23 @@ impl<'a> CredentialQuery<'a> {
         CredentialQuery { domain, repository, plain_http: false }
     }
 
-    /// Says that the registry is asked without TLS. Default: with TLS.
+    /// Sets whether the registry is asked without TLS. Default: with TLS.
     pub(crate) fn with_plain_http(mut self, plain_http: bool) -> Self {
         self.plain_http = plain_http;
         self
     }
 
-    /// The registry, or the mirror, that wants them: `HOST[:PORT]`; Docker Hub is `docker.io`.
+    /// Returns the registry or the mirror: `HOST[:PORT]`; Docker Hub is `docker.io`.
     pub fn domain(&self) -> &'a str {
         self.domain
     }
 
-    /// The repository within the registry, like `library/alpine`.
+    /// Returns the repository within the registry, like `library/alpine`.
     pub fn repository(&self) -> &'a str {
         self.repository
     }
 
-    /// Whether the registry is asked without TLS.
+    /// Returns whether the registry is asked without TLS.
     pub fn is_plain_http(&self) -> bool {
         self.plain_http
     }
@@ -85,7 +84,7 @@ impl<'a> CredentialQuery<'a> {
     }
 }
 
-/// Where a credential came from; prints without a secret.
+/// The source of a credential. Its `Display` holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SourceKind {
     PullSecret,
@@ -93,7 +92,7 @@ pub(crate) enum SourceKind {
     Keychain,
     DockerConfig,
     PodmanAuth,
-    /// By the helper's name.
+    /// A credential helper, with its name.
     Helper(String),
 }
 
@@ -110,19 +109,19 @@ impl fmt::Display for SourceKind {
     }
 }
 
-/// A credential to try, and where it came from.
+/// A credential to try, with its source.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) credential: Credential,
     pub(crate) source: SourceKind,
 }
 
-/// What a look-up brought.
+/// The result of a lookup.
 #[derive(Debug, Default)]
 pub(crate) struct Lookup {
-    /// In the order to try; anonymous is the caller's last.
+    /// In the order to try. The caller asks anonymously last.
     pub(crate) found: Vec<Found>,
-    /// Helpers that were to be asked and failed: the reason, perhaps, that the image is refused.
+    /// Helpers and entries that could not be used: a possible reason why the image is refused.
     pub(crate) failed: Vec<(SourceKind, Error)>,
 }
 
@@ -133,7 +132,7 @@ impl Lookup {
     }
 }
 
-/// Everything that a service looks for credentials in, but for the pull secrets.
+/// A service's own sources of credentials. Pull secrets come with each request.
 #[derive(Default)]
 pub(crate) struct Credentials {
     fixed: Keyring,
@@ -143,8 +142,8 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// Uses `credential` for what matches `key`: `HOST[:PORT][/PATH]`, by the rules for keys of a
-    /// pull secret.
+    /// Uses `credential` for images that match `key`: `HOST[:PORT][/PATH]`, by the rules for keys of a pull
+    /// secret.
     ///
     /// # Errors
     /// `InvalidConfig` for a key without a host.
@@ -152,38 +151,38 @@ impl Credentials {
         if self.fixed.add(key, credential) {
             return Ok(());
         }
-        let what = format!("credentials for {key:?}: HOST, HOST:PORT or HOST/PATH is wanted");
-        Err(Error::new(ErrorKind::InvalidConfig, what))
+        let message = format!("credentials for {key:?}: HOST, HOST:PORT or HOST/PATH is wanted");
+        Err(Error::new(ErrorKind::InvalidConfig, message))
     }
 
-    /// Asks `keychain`, after those that were added before.
+    /// Adds a keychain, behind those that were added before.
     pub(crate) fn add_keychain(&mut self, keychain: Arc<dyn Keychain>) {
         self.keychains.push(keychain);
     }
 
-    /// Looks into a credentials file of Docker's shape, which must be there.
+    /// Adds a credentials file of Docker's format, which must exist.
     pub(crate) fn add_file(&mut self, kind: FileKind, path: impl Into<PathBuf>) {
         self.files.push(ConfigFile::required(kind, path));
     }
 
-    /// Looks into Docker's and podman's files where this user has them: `config.json` in
-    /// `$DOCKER_CONFIG` or `~/.docker`, and `$REGISTRY_AUTH_FILE` or `containers/auth.json` in
-    /// `$XDG_RUNTIME_DIR`. The environment is read now.
+    /// Adds Docker's and podman's files at this user's default paths: `config.json` in `$DOCKER_CONFIG` or
+    /// `~/.docker`, and `$REGISTRY_AUTH_FILE` or `containers/auth.json` in `$XDG_RUNTIME_DIR`. Reads the
+    /// environment now.
     pub(crate) fn add_default_files(&mut self) {
         self.files.extend(ConfigFile::defaults());
     }
 
-    /// How long a credential helper may take. Default: 30 s.
+    /// Sets how long a credential helper may take. Default: 30 s.
     pub(crate) fn set_helper_timeout(&mut self, timeout: Duration) {
         self.helpers.timeout = timeout;
     }
 
-    /// Where credential helpers are looked for. Default: in `$PATH`.
+    /// Sets the folder of the credential helpers. Default: they are found by `$PATH`.
     pub(crate) fn set_helper_directory(&mut self, directory: impl Into<PathBuf>) {
         self.helpers.directory = Some(directory.into());
     }
 
-    /// Makes sure that the pull secrets can be read, before any host is asked.
+    /// Checks that the pull secrets parse, before any host is asked.
     ///
     /// # Errors
     /// `InvalidConfig`.
@@ -191,12 +190,13 @@ impl Credentials {
         pull_secrets::keyring(pull_secrets).map(drop)
     }
 
-    /// All credentials for `query`: of the pull secrets, then of what the service was built with.
+    /// Returns all credentials for `query`: of the pull secrets, then of the service's own sources.
     ///
-    /// A helper that fails is no error, for the image may be anyone's to pull.
+    /// A helper that fails is no error, for the image may be public. An entry of a file or a pull secret that
+    /// cannot be read is an error only for its own registry, and only if that has no other credentials.
     ///
     /// # Errors
-    /// `InvalidConfig` for a pull secret or a file that does not parse; what a keychain fails with;
+    /// `InvalidConfig` for a pull secret, a file or an entry that does not parse; a keychain's own error;
     /// `Cancelled` or `Timeout`.
     pub(crate) fn lookup(
         &self,
@@ -205,40 +205,59 @@ impl Credentials {
         query: &CredentialQuery<'_>,
     ) -> Result<Lookup, Error> {
         let mut lookup = Lookup::default();
-        lookup.add(&SourceKind::PullSecret, pull_secrets::keyring(pull_secrets)?.lookup(query));
+        let mut broken = Vec::new();
+        let secrets = pull_secrets::keyring(pull_secrets)?;
+        lookup.add(&SourceKind::PullSecret, secrets.lookup(query));
+        for why in secrets.broken(query) {
+            let message = format!("{why} (the entry for {})", query.domain());
+            broken.push((SourceKind::PullSecret, Error::new(ErrorKind::InvalidConfig, message)));
+        }
         lookup.add(&SourceKind::Static, self.fixed.lookup(query));
         for keychain in &self.keychains {
             lookup.add(&SourceKind::Keychain, keychain.credentials(cx, query)?);
         }
         for file in &self.files {
-            self.look_into(file, cx, query, &mut lookup)?;
+            self.look_into(file, cx, query, &mut lookup, &mut broken)?;
         }
-        Ok(lookup)
+        match broken.first() {
+            Some((_, error)) if lookup.found.is_empty() => Err(error.clone()),
+            _ => {
+                lookup.failed.append(&mut broken);
+                Ok(lookup)
+            }
+        }
     }
 
-    /// The helper that the file names for the registry comes before what stands in the file.
+    /// Adds a file's credentials: those of the registry's helper, then those in the file.
     fn look_into(
         &self,
         file: &ConfigFile,
         cx: &PullContext,
         query: &CredentialQuery<'_>,
         lookup: &mut Lookup,
+        broken: &mut Vec<(SourceKind, Error)>,
     ) -> Result<(), Error> {
         let Some(contents) = file.contents()? else {
             return Ok(());
         };
-        if let Some((name, server)) = file.helper(&contents, query) {
-            let source = SourceKind::Helper(name.to_owned());
-            match self.helpers.get(cx, name, &server) {
-                Ok(credential) => lookup.add(&source, credential),
-                Err(error) => {
-                    cx.check()?;
-                    log::warn!("{}", error.message());
-                    lookup.failed.push((source, error));
+        match file.helper(&contents, query) {
+            Ok(Some((name, server))) => {
+                let source = SourceKind::Helper(name.to_owned());
+                match self.helpers.get(cx, name, &server) {
+                    Ok(credential) => lookup.add(&source, credential),
+                    Err(error) => {
+                        cx.check()?;
+                        log::warn!("{}", error.message());
+                        lookup.failed.push((source, error));
+                    }
                 }
             }
+            Ok(None) => {}
+            Err(error) => broken.push((file.source(), error)),
         }
         lookup.add(&file.source(), contents.keyring().lookup(query));
+        let reasons = contents.keyring().broken(query).into_iter();
+        broken.extend(reasons.map(|why| (file.source(), file.broken(query, why))));
         Ok(())
     }
 }

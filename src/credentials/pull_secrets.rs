@@ -1,4 +1,4 @@
-//! Pull secrets as Kubernetes keeps them, made into a keyring.
+//! Builds a keyring from pull secrets in the form of Kubernetes.
 
 use crate::error::{Error, ErrorKind};
 use crate::service::PullSecret;
@@ -6,12 +6,12 @@ use crate::service::PullSecret;
 use super::docker_config::DockerConfig;
 use super::keyring::Keyring;
 
-/// All credentials of `secrets`, in their order.
+/// Returns all credentials of `secrets`, in their order.
 ///
-/// A secret whose type does not fit its key is ignored, as kubelet does.
+/// A secret whose type does not match its key is ignored, as kubelet does.
 ///
 /// # Errors
-/// `InvalidConfig` for a secret that does not parse: it is named, and nothing of it told.
+/// `InvalidConfig` with the name of a secret that does not parse, and none of its content.
 pub(crate) fn keyring(secrets: &[PullSecret]) -> Result<Keyring, Error> {
     let mut keyring = Keyring::default();
     for (position, secret) in secrets.iter().enumerate() {
@@ -23,7 +23,8 @@ pub(crate) fn keyring(secrets: &[PullSecret]) -> Result<Keyring, Error> {
             Error::new(ErrorKind::InvalidConfig, format!("{}: {why}", name(secret, position)))
         })?;
         for (key, credential) in config.auths {
-            keyring.add(&key, credential);
+            let content = credential.map_err(|why| format!("{}: {why}", name(secret, position)));
+            keyring.add_entry(&key, content);
         }
     }
     Ok(keyring)
@@ -38,7 +39,7 @@ fn parse(secret: &PullSecret) -> Option<Result<DockerConfig, String>> {
     }
 }
 
-/// By its name in the API server, or by its place in the request.
+/// Returns a secret's name in the API server, or else its position in the request.
 fn name(secret: &PullSecret, position: usize) -> String {
     match (secret.namespace.as_str(), secret.name.as_str()) {
         (_, "") => format!("pull secret number {}", position + 1),
@@ -87,10 +88,10 @@ mod tests {
     #[test]
     fn one_that_does_not_parse_is_named_and_nothing_of_it_told() {
         let good = PullSecret::docker_config_json("{}");
-        let mut bad = PullSecret::docker_cfg("{\"r.io\": \"marker\"}");
+        let mut bad = PullSecret::docker_cfg("[\"marker\"]");
         let error = keyring(&[good.clone(), bad.clone()]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-        assert_eq!(error.message(), "pull secret number 2: not a credentials file, at line 1 column 17");
+        assert_eq!(error.message(), "pull secret number 2: not a credentials file, at line 1 column 0");
 
         bad.namespace = "default".to_owned();
         bad.name = "regcred".to_owned();
