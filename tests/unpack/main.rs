@@ -8,8 +8,10 @@
 mod archive;
 mod cases;
 mod corpus;
+mod faults;
 mod layers;
 mod overlay;
+mod random;
 mod streams;
 mod targets;
 mod tree;
@@ -32,6 +34,9 @@ macro_rules! tests {
 }
 
 fn main() -> ExitCode {
+    if let Ok(work) = std::env::var(faults::WORK) {
+        return faults::work(&work);
+    }
     let mut tests: Vec<Test> = Vec::new();
     tests.extend(tests!(
         [],
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         targets::what_the_disk_does_not_take_is_counted,
         targets::full_durability_makes_the_same_tree,
         archive::a_tar_is_sorted_and_the_same_each_time,
+        faults::what_another_thread_swaps_leads_nowhere,
         overlay::layers_are_used_again_and_pruned_when_no_image_has_them,
         overlay::settings_of_a_store_hold_for_all_its_layers,
         overlay::a_damaged_layer_is_found,
@@ -68,6 +74,13 @@ fn main() -> ExitCode {
         overlay::layers_that_are_there_make_the_same_trees,
     ));
     tests.extend(tests!([ROOT, "tar"], archive::every_case_becomes_the_tree_that_it_should_through_a_tar,));
+    tests.extend(tests!([ROOT, "mount", "umount", "tar"], random::all_ways_make_the_same_tree,));
+    tests.extend(tests!(
+        [ROOT, "strace"],
+        faults::without_openat2_the_trees_are_the_same,
+        faults::what_the_kernel_forbids_is_left_out_and_counted,
+        faults::a_process_may_be_killed_and_a_call_may_fail_anywhere,
+    ));
     let trials = tests.into_iter().map(|(name, needs, test)| trial(name, needs, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -45,7 +45,12 @@ impl Drop for Mounted {
 
 type Tree = BTreeMap<String, String>;
 
-fn mounted(store: &Store, image: &StoredImage, layers: &LayerStore, dir: &Path) -> Result<Tree, Error> {
+pub(crate) fn mounted(
+    store: &Store,
+    image: &StoredImage,
+    layers: &LayerStore,
+    dir: &Path,
+) -> Result<Tree, Error> {
     let stack = store.unpack(image).into_layers(layers)?;
     let found = layers.find(image).unwrap().unwrap();
     assert_eq!(found.lower(), stack.lower());
