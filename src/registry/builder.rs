@@ -97,6 +97,14 @@ impl RegistryImageServiceBuilder {
         self
     }
 
+    /// Believes any certificate of `host` (`HOST` or `HOST:PORT`), a registry or a mirror: anyone on the way
+    /// can read what it is sent, credentials too. What is pulled by a digest is verified all the same. Default:
+    /// none.
+    pub fn insecure_skip_verify(mut self, host: impl AsRef<str>) -> Self {
+        self.hosts.add_skip_verify(host.as_ref());
+        self
+    }
+
     /// Tries the mirror at `url` before the registry itself; several in the order given.
     pub fn mirror(mut self, registry: impl AsRef<str>, url: impl AsRef<str>) -> Self {
         let added = self.hosts.add_mirror(registry.as_ref(), url.as_ref());

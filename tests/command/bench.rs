@@ -50,6 +50,16 @@ impl Bench {
         command
     }
 
+    /// Runs the command with text on its standard input.
+    pub(crate) fn run_with_input<I: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = I>,
+        input: &str,
+    ) -> Ran {
+        let file = std::fs::File::open(self.file("input", input)).unwrap();
+        Ran::of(self.command(args).stdin(file))
+    }
+
     pub(crate) fn run<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Ran {
         Ran::of(&mut self.command(args))
     }

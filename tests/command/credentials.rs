@@ -86,3 +86,51 @@ fn what_the_system_trusts_is_trusted_unless_other_authorities_are_named() {
     let code = if cfg!(feature = "platform-verifier") { 0 } else { 1 };
     Ran::of(bench.command(named).env("SSL_CERT_FILE", &bundle)).exits(code);
 }
+
+#[test]
+fn a_password_comes_from_standard_input() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    registry.require_basic("me", "secret");
+    bench.file("home/.docker/config.json", config_for("elsewhere.example.com"));
+    let args = ["pull", "--username", "me", "--password-stdin", &name];
+    for (input, code) in [("secret", 0), ("secret\n", 0), ("secret\r\n", 0), ("wrong\n", 1)] {
+        bench.run_with_input(args, input).exits(code);
+    }
+    for (input, told) in [("", "standard input is empty"), ("a\nb\n", "more than one line")] {
+        let ran = bench.run_with_input(args, input).exits(1);
+        assert!(ran.errors()[0].contains(told), "{ran:#?}");
+    }
+    let long = "x".repeat(70_000);
+    let ran = bench.run_with_input(args, &long).exits(1);
+    assert!(ran.errors()[0].contains("64 KiB") && !ran.stderr.contains("xxx"), "{ran:#?}");
+    assert!(bench.run(["pull", "-u", "me", &name]).exits(2).stderr.contains("--password-stdin"));
+    assert!(bench.run(["pull", "--password-stdin", &name]).exits(2).stderr.contains("--username"));
+}
+
+#[test]
+fn a_loopback_host_is_asked_with_tls_on_demand_and_its_certificate_can_be_believed_unseen() {
+    let (bench, authority) = (Bench::new(), PrivateCa::new());
+    let acceptor = authority.acceptor(ServerCertificate::SelfSigned);
+    let registry = Registry::builder().acceptor(acceptor).start().unwrap();
+    let (name, host) = (registry.push(&image("app"), "1"), registry.host());
+    let args = ["pull", "--retries=0", "--tls", &host, &name];
+    assert!(bench.run(args).exits(1).errors()[0].contains("TLS failed"));
+    bench.run(args.into_iter().chain(["--insecure-skip-verify", "r.example.com"])).exits(1);
+    bench.run(args.into_iter().chain(["--insecure-skip-verify", &host])).exits(0);
+}
+
+#[test]
+fn a_certificate_is_shown_to_hosts_that_ask_for_one() {
+    let (bench, authority) = (Bench::new(), PrivateCa::new());
+    let registry = Registry::builder().acceptor(authority.acceptor_for_known_clients()).start().unwrap();
+    let (name, host) = (registry.push(&image("app"), "1"), registry.host());
+    let (ca, client) = (bench.file("ca.pem", authority.pem()), authority.client_identity());
+    let cert = bench.file("client.pem", &client.certificate_pem);
+    let key = bench.file("client.key", &client.key_pem);
+    let both = bench.file("both.pem", format!("{}{}", client.certificate_pem, client.key_pem));
+    let args = ["pull", "--retries=0", "--tls", &host, "--ca", &ca, &name];
+    bench.run(args).exits(1);
+    bench.run(args.into_iter().chain(["--cert", &cert, "--key", &key])).exits(0);
+    bench.run(args.into_iter().chain(["--cert", &both])).exits(0);
+    assert!(bench.run(args.into_iter().chain(["--key", &key])).exits(2).stderr.contains("--cert"));
+}

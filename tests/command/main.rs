@@ -5,6 +5,7 @@
 
 mod archives;
 mod bench;
+mod choice;
 mod credentials;
 mod demo;
 mod failures;
@@ -12,6 +13,7 @@ mod interrupt;
 mod memory;
 mod pulling;
 mod resume;
+mod signatures;
 mod store;
 #[path = "../common/tls.rs"]
 mod tls;

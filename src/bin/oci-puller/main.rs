@@ -8,6 +8,7 @@ mod names;
 mod output;
 mod progress;
 mod pull_all;
+mod registry_args;
 mod signals;
 mod stderr;
 mod units;

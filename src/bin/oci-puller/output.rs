@@ -20,15 +20,26 @@ pub(crate) fn line(text: &str) -> Result<(), Exit> {
 /// Writes one JSON object on one line. What a terminal would obey is escaped as JSON does it.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string(value).map_err(|error| Exit::Output(error.into()))?;
-    let mut safe = String::with_capacity(text.len() + 1);
+    raw(&format!("{}\n", escaped_json(&text)))
+}
+
+/// Writes JSON with a line for each field, escaped in the same way.
+#[cfg(feature = "unpack")]
+pub(crate) fn pretty_json(value: &impl Serialize) -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Exit::Output(error.into()))?;
+    raw(&format!("{}\n", escaped_json(&text)))
+}
+
+fn escaped_json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_obeyed(character) {
-            // All of these are in the basic plane, and stand within strings.
+        match is_obeyed(character) && character != '\n' {
+            // All of these are in the basic plane, and stand within strings, which have no line breaks.
             true => safe += &format!("\\u{:04x}", u32::from(character)),
             false => safe.push(character),
         }
     }
-    raw(&format!("{safe}\n"))
+    safe
 }
 
 /// Returns text from outside as a terminal may show it: control characters and those that reorder or hide

@@ -9,7 +9,7 @@ use oci_puller::{ImagePuller, PullContext, PullRequest, PullResult};
 
 use crate::names::short;
 use crate::output::{Align, Table};
-use crate::progress::ProgressView;
+use crate::progress::{ProgressView, Shown};
 use crate::signals::Signals;
 use crate::units::{Bytes, Time};
 
@@ -20,9 +20,10 @@ pub(crate) fn pull_all(
     images: &[String],
     signals: &Signals,
     deadline: Option<Instant>,
+    shown: Shown,
     mut each: impl FnMut(usize, PullResult),
 ) {
-    let view = ProgressView::new(images.iter().map(String::as_str));
+    let view = ProgressView::new(images.iter().map(String::as_str), shown);
     let (results, answers) = unbounded();
     thread::scope(|scope| {
         // The serial puller makes its caller wait while its queue is full.

@@ -91,6 +91,8 @@ pub(crate) struct Hosts {
     plain_http: Vec<String>,
     /// `HOST` or `HOST:PORT` that are asked with TLS, though they are on this machine.
     tls: Vec<String>,
+    /// `HOST` or `HOST:PORT` whose certificates are not verified.
+    skip_verify: Vec<String>,
 }
 
 impl Hosts {
@@ -121,6 +123,11 @@ impl Hosts {
         self.tls.push(host.to_owned());
     }
 
+    /// Believes any certificate of `host`, `HOST` or `HOST:PORT`.
+    pub(crate) fn add_skip_verify(&mut self, host: &str) {
+        self.skip_verify.push(host.to_owned());
+    }
+
     /// The hosts for the images of `domain`, in the order to try. The files are read anew each time.
     ///
     /// # Errors
@@ -133,6 +140,8 @@ impl Hosts {
         hosts.push(self.last_host(domain, configured.server, configured.root));
         for host in &mut hosts {
             host.is_registry_itself = self.is_registry_itself(host, domain);
+            host.tls.skip_verify |= is_listed(&self.skip_verify, host.location.authority())
+                || (host.is_registry_itself && is_listed(&self.skip_verify, domain));
         }
         Ok(hosts)
     }
@@ -153,9 +162,8 @@ impl Hosts {
     /// one listens on the wire.
     fn default_scheme(&self, host: &str) -> Scheme {
         let (name, port) = location::split_port(host);
-        let is_listed = |list: &[String]| list.iter().any(|entry| entry == host || entry == name);
         let by_default = location::is_loopback(name) && port != Some("443");
-        if is_listed(&self.plain_http) || (by_default && !is_listed(&self.tls)) {
+        if is_listed(&self.plain_http, host) || (by_default && !is_listed(&self.tls, host)) {
             Scheme::Http
         } else {
             Scheme::Https
@@ -196,6 +204,12 @@ impl Hosts {
         }
         Ok(None)
     }
+}
+
+/// Whether the list has `host` (`HOST` or `HOST:PORT`) as it is, or without its port.
+fn is_listed(list: &[String], host: &str) -> bool {
+    let (name, _) = location::split_port(host);
+    list.iter().any(|entry| entry == host || entry == name)
 }
 
 /// `HOST_PORT_` for `HOST:PORT`: a colon in a name is not for every file system.

@@ -308,3 +308,23 @@ proptest! {
         let _ = parse(&format!("[host.{value}]\n{key} = {value}"));
     }
 }
+
+#[test]
+fn certificates_of_listed_hosts_are_not_verified() {
+    let mut hosts = Hosts::default();
+    hosts.add_skip_verify("docker.io");
+    hosts.add_skip_verify("r.io:5000");
+    hosts.add_skip_verify("mirror.io");
+    hosts.add_mirror("plain.io", "https://mirror.io:8443").unwrap();
+    for (registry, expected) in [
+        ("docker.io", &[true][..]),
+        ("r.io:5000", &[true]),
+        ("r.io:5001", &[false]),
+        ("r.io", &[false]),
+        ("plain.io", &[true, false]),
+    ] {
+        let found: Vec<_> =
+            hosts.for_registry(registry).unwrap().iter().map(|host| host.tls.skip_verify).collect();
+        assert_eq!(found, expected, "{registry}");
+    }
+}

@@ -15,6 +15,7 @@ use oci_puller::{
 use crate::exit::Exit;
 use crate::names::{brief, short};
 use crate::output;
+use crate::progress::Shown;
 use crate::pull_all::{self, pull_all};
 use crate::signals::Signals;
 use crate::stderr::say_error;
@@ -108,7 +109,7 @@ fn service(store: &Path) -> Result<RegistryImageService, Exit> {
 fn pull(puller: &dyn ImagePuller, names: &[String], signals: &Signals) -> Result<(), Exit> {
     let began = Instant::now();
     let mut results: Vec<Option<PullResult>> = vec![None; names.len()];
-    pull_all(puller, names, signals, None, |place, result| {
+    pull_all(puller, names, signals, None, Shown::Auto, |place, result| {
         if let Some(slot) = results.get_mut(place) {
             *slot = Some(result);
         }

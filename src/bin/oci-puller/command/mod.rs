@@ -8,7 +8,6 @@ mod images;
 mod import;
 mod prune;
 mod pull;
-mod pull_limits;
 mod rm;
 #[cfg(feature = "unpack")]
 mod run_config;

@@ -69,8 +69,7 @@ pub(crate) fn run(args: RunConfigArgs) -> Result<(), Exit> {
     let user = user(&args, &config)?;
     let command = command(&args, &config)?;
     let spec = spec(&args, &config, &user, &command);
-    let text = serde_json::to_string_pretty(&spec).map_err(|error| Exit::Output(error.into()))?;
-    output::line(&text)
+    output::pretty_json(&spec)
 }
 
 fn config_of(store: &Store, image: &StoredImage) -> Result<ImageConfig, Exit> {

@@ -11,7 +11,7 @@ use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
-use crate::progress::ProgressView;
+use crate::progress::{ProgressView, Shown};
 use crate::signals::Signals;
 use crate::stderr::say;
 use crate::units::Bytes;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
     };
     let (_, image) = names::find(&store, &args.image)?;
     let signals = Signals::watch()?;
-    let view = ProgressView::new([args.image.as_str()]);
+    let view = ProgressView::new([args.image.as_str()], Shown::Auto);
     view.start_unpacking(0, image.size);
     let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(0));
     let unpacked = args.choices.unpack(&store, &image, cx, &args.dir);

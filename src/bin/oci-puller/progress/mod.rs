@@ -13,21 +13,31 @@ use parking_lot::Mutex;
 use bars::Bars;
 use image::Image;
 
+/// How progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// Bars on a terminal that can show them, else lines.
+    Auto,
+    Nothing,
+}
+
 /// Watches the pulls of one run.
 pub(crate) struct ProgressView {
     images: Arc<Mutex<Vec<Image>>>,
     /// Without them there are lines.
     bars: Option<Bars>,
+    is_silent: bool,
 }
 
 impl ProgressView {
     /// Watches the pulls of these images.
-    pub(crate) fn new<'a>(images: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
+    pub(crate) fn new<'a>(images: impl IntoIterator<Item = &'a str>, shown: Shown) -> Arc<Self> {
         let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
         let can_have_bars =
             stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let bars = if can_have_bars { Bars::start(&images) } else { None };
-        Arc::new(ProgressView { images, bars })
+        let is_silent = shown == Shown::Nothing;
+        let bars = if can_have_bars && !is_silent { Bars::start(&images) } else { None };
+        Arc::new(ProgressView { images, bars, is_silent })
     }
 
     /// What the pull of the image at this place is to report to.
@@ -45,7 +55,7 @@ impl ProgressView {
     pub(crate) fn ended(&self, place: usize, result: &PullResult) {
         self.at(place, |image| {
             image.end(result.outcome.is_ok(), result.pull_duration);
-            if self.bars.is_none()
+            if self.has_lines()
                 && let Ok(pulled) = &result.outcome
             {
                 lines::done(image, pulled, result);
@@ -60,9 +70,13 @@ impl ProgressView {
         }
     }
 
+    fn has_lines(&self) -> bool {
+        self.bars.is_none() && !self.is_silent
+    }
+
     fn event(&self, place: usize, event: &ProgressEvent<'_>) {
         self.at(place, |image| {
-            if self.bars.is_none() {
+            if self.has_lines() {
                 lines::event(image, event);
             }
             image.event(event);

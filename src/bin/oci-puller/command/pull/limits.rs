@@ -9,7 +9,7 @@ use crate::args;
 const CHUNK: u64 = 4 << 20;
 
 #[derive(Args)]
-pub(crate) struct LimitArgs {
+pub(super) struct LimitArgs {
     /// What a finished pull survives: power loss (full), or the end of the process (relaxed, faster)
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Survives::Full, help_heading = "Limits")]
     durability: Survives,
@@ -33,7 +33,7 @@ enum Survives {
 }
 
 impl LimitArgs {
-    pub(crate) fn apply(&self, builder: RegistryImageServiceBuilder) -> RegistryImageServiceBuilder {
+    pub(super) fn apply(&self, builder: RegistryImageServiceBuilder) -> RegistryImageServiceBuilder {
         let mut builder = builder.durability(match self.durability {
             Survives::Full => Durability::Full,
             Survives::Relaxed => Durability::Relaxed,

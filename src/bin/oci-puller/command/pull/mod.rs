@@ -1,0 +1,173 @@
+//! `pull`: pulls images from registries into the store.
+
+mod choice;
+mod limits;
+mod report;
+mod signatures;
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use oci_puller::cri::CriImageService;
+use oci_puller::{
+    ImagePuller, ImageService, ParallelImagePuller, Platform, RegistryImageService,
+    RegistryImageServiceBuilder, SerialImagePuller,
+};
+
+use crate::args::{self, StoreArgs, usage};
+use crate::command::cri::CriArgs;
+use crate::exit::Exit;
+use crate::progress::Shown;
+use crate::pull_all::pull_all;
+use crate::registry_args::RegistryArgs;
+use crate::signals::Signals;
+
+use choice::{ByChoice, Choice};
+use limits::LimitArgs;
+use report::{Form, Report};
+use signatures::SignatureArgs;
+
+const AFTER_HELP: &str = "\
+On a terminal, each image has a bar; elsewhere, events are lines. The table that
+follows shows how long each image waited for its turn, how long its pull took,
+and how many of its bytes were fetched, or reused from the store.
+
+With --json, an object for each image, as soon as it is done:
+  image              as it was given
+  ok                 whether the pull succeeded
+  image_ref          its id: the digest of its config
+  manifest_digest    digest that the name stands for: of a manifest or an index
+  repo_digest        NAME@DIGEST of the same
+  size               bytes of manifest, config and layers
+  bytes_fetched      bytes that came over the network
+  bytes_reused       bytes that were in the store
+  wait_seconds       time until its turn
+  pull_seconds       time from then on
+  error              if the pull failed, in place of the six fields after ok:
+    kind             such as NotFound, Unauthorized, ConnectionFailed, Timeout
+    message          the whole message on one line
+    host, phase      where it failed, or null
+    retryable        whether a later try may succeed
+    retry_after_seconds
+                     the delay that the registry asked for, if it did
+    attempts         each try: its host, kind and message
+
+Examples:
+  oci-puller pull alpine ghcr.io/team/app:1.2
+  oci-puller pull --platform linux/arm64 --deadline 10m alpine
+  oci-puller pull --pull missing alpine   # asks no registry if it is there
+  oci-puller pull --require-key docker.io/team=cosign.pub team/app
+  oci-puller pull --hosts-dir /etc/containerd/certs.d --json alpine";
+
+/// Pull images into the store
+///
+/// Blobs that are in the store are not fetched again, broken downloads resume, and only verified bytes are
+/// stored. Exits with 0 only if every image was pulled.
+#[derive(Args)]
+#[command(after_long_help = AFTER_HELP)]
+#[command(mut_arg("cri", |cri| cri.conflicts_with_all(not_with_cri())))]
+pub(crate) struct PullArgs {
+    /// [HOST[:PORT]/]NAME[:TAG][@DIGEST], such as alpine or ghcr.io/team/app:1.2
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    runtime: CriArgs,
+    /// Pull N images at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096), conflicts_with = "serial")]
+    parallel: u16,
+    /// Pull one image at a time, in the order given
+    #[arg(long)]
+    serial: bool,
+    /// Pull for this platform. Default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = args::platform)]
+    platform: Option<Platform>,
+    /// Cancel what is not done after TIME, such as 90s or 1h30m. Default: none
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    deadline: Option<Duration>,
+    /// Whether to pull an image that is there
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Choice::Always)]
+    pull: Choice,
+    /// Print nothing but errors, and the image refs
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    signatures: SignatureArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Returns the arguments that a container runtime has no use for.
+fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
+    ["platform"].into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL)
+}
+
+/// Pulls the images that the arguments name.
+pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
+    if args.signatures.are_given() && args.pull != Choice::Always {
+        return Err(usage("pull", "signatures are verified as an image is pulled: use --pull always"));
+    }
+    let signals = Signals::watch()?;
+    let (puller, place) = match &args.runtime.cri {
+        Some(endpoint) => {
+            let service = args.runtime(endpoint)?;
+            (args.puller(ByChoice { service, choice: args.pull, store: None })?, endpoint.clone())
+        }
+        None => {
+            let dir = args.store.dir()?;
+            let service = args.configure(RegistryImageService::builder(&dir))?.build()?;
+            let store = Some(service.store().clone());
+            (args.puller(ByChoice { service, choice: args.pull, store })?, dir.display().to_string())
+        }
+    };
+    let mut report = Report::new(args.form(), args.quiet, args.images.len());
+    let deadline = args.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
+    let shown = if args.quiet { Shown::Nothing } else { Shown::Auto };
+    let each = |place, result| report.add(place, result);
+    pull_all(&*puller, &args.images, &signals, deadline, shown, each);
+    puller.shutdown(Duration::ZERO);
+    report.finish(&signals, &place)
+}
+
+impl PullArgs {
+    fn form(&self) -> Form {
+        match (self.store.json, self.quiet) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Ids,
+            (false, false) => Form::Table,
+        }
+    }
+
+    /// Builds the service of a runtime, which takes no settings of ours but the credentials.
+    fn runtime(&self, endpoint: &str) -> Result<CriImageService, Exit> {
+        let builder = CriImageService::builder(endpoint);
+        Ok(match &self.registry.registry_config {
+            Some(file) => builder.docker_config(file),
+            None => builder.default_credential_files(),
+        }
+        .build()?)
+    }
+
+    fn puller(&self, service: impl ImageService + 'static) -> Result<Box<dyn ImagePuller>, Exit> {
+        Ok(if self.serial {
+            Box::new(SerialImagePuller::new(service)?)
+        } else {
+            Box::new(ParallelImagePuller::new(service, Some(i32::from(self.parallel)))?)
+        })
+    }
+
+    fn configure(
+        &self,
+        mut builder: RegistryImageServiceBuilder,
+    ) -> Result<RegistryImageServiceBuilder, Exit> {
+        if let Some(platform) = &self.platform {
+            builder = builder.platform(platform.clone());
+        }
+        let builder = self.signatures.apply(self.limits.apply(builder))?;
+        self.registry.apply(builder, self.images.iter().map(String::as_str))
+    }
+}
