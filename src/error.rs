@@ -84,10 +84,14 @@ impl ErrorKind {
         )
     }
 
-    /// What the reader of the message can do about it.
-    fn advice(self) -> Option<&'static str> {
+    /// Returns what the reader of the message can do about it, by where it happened: while a registry was
+    /// asked, or in the store, an archive or a queue.
+    fn advice(self, is_remote: bool) -> Option<&'static str> {
         use ErrorKind::*;
         Some(match self {
+            // The message says what is missing or damaged, and where.
+            NotFound | DigestMismatch | SizeMismatch if !is_remote => return None,
+            Timeout if !is_remote => "allow more time",
             InvalidReference => "write it as [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case",
             NotFound => "check the name and the tag, and that the image was pushed",
             Unauthorized => "give credentials for this host, or check those given",
@@ -365,7 +369,11 @@ impl fmt::Display for Error {
         if let Some(delay) = facts.retry_after {
             write!(f, "; asked to wait {} s", delay.as_secs())?;
         }
-        match facts.kind.advice() {
+        let is_local = matches!(
+            facts.phase,
+            None | Some(Phase::Queued | Phase::Credentials | Phase::Store | Phase::Unpack)
+        );
+        match facts.kind.advice(!is_local || facts.host.is_some()) {
             Some(advice) => write!(f, "; {advice}"),
             None => Ok(()),
         }

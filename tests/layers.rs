@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("unpack", &["store", "decoders"]),
     ("signatures", &["registry", "store"]),
     ("credentials", &["service"]),
-    ("store", &["durable", "image", "context", "tar"]),
+    ("store", &["durable", "image", "context", "tar", "decoders"]),
     ("testing", &["image"]),
     ("decoders", &[]),
     ("durable", &[]),

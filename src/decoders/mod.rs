@@ -29,10 +29,7 @@ const OTHERS: [(&[u8], &str); 6] = [
 ///
 /// # Errors
 /// `Unsupported` for another compression; what `source` fails with.
-pub(crate) fn decoder<'a>(
-    mut source: impl BufRead + Send + 'a,
-    zstd_window: u64,
-) -> io::Result<Box<dyn Read + Send + 'a>> {
+pub(crate) fn decoder<R: BufRead>(mut source: R, zstd_window: u64) -> io::Result<impl Read> {
     let mut head = Vec::new();
     source.by_ref().take(6).read_to_end(&mut head)?;
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
@@ -43,8 +40,25 @@ pub(crate) fn decoder<'a>(
     let is_zstd = zstd::is_magic(&head);
     let source = Cursor::new(head).chain(source);
     Ok(match (is_gzip, is_zstd) {
-        (true, _) => Box::new(gzip::Decoder::new(source)),
-        (_, true) => Box::new(zstd::Decoder::new(source, zstd_window)),
-        _ => Box::new(source),
+        (true, _) => Decoder::Gzip(Box::new(gzip::Decoder::new(source))),
+        (_, true) => Decoder::Zstd(Box::new(zstd::Decoder::new(source, zstd_window))),
+        _ => Decoder::None(source),
     })
+}
+
+/// A stream that is decompressed, or passed on as it is.
+enum Decoder<R> {
+    Gzip(Box<gzip::Decoder<R>>),
+    Zstd(Box<zstd::Decoder<R>>),
+    None(R),
+}
+
+impl<R: BufRead> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Decoder::Gzip(decoder) => decoder.read(buffer),
+            Decoder::Zstd(decoder) => decoder.read(buffer),
+            Decoder::None(source) => source.read(buffer),
+        }
+    }
 }

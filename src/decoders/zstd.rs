@@ -57,7 +57,8 @@ impl<R: BufRead> Decoder<R> {
         match error {
             FrameDecoderError::WindowSizeTooBig { requested, max } => {
                 let text = format!(
-                    "a zstd frame needs a window of {requested} bytes, and {max} are allowed: raise `zstd_window`"
+                    "a zstd frame needs a window of {requested} bytes, and {max} are allowed: raise \
+                     `zstd_window` to unpack, or decompress it first"
                 );
                 io::Error::new(io::ErrorKind::Unsupported, text)
             }

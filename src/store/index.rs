@@ -3,7 +3,7 @@
 //! Other tools write it too. Each entry is kept as the text it was read as, and so is every field
 //! that is not ours: what somebody else put there goes back as it came.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -105,27 +105,60 @@ impl StoreIndex {
         self.entries.iter().map(|entry| &**entry)
     }
 
-    /// Puts the entry in, in place of those that have its name; one without a name only if no other
-    /// entry says the same. Returns whether that changed anything.
-    pub(super) fn put(&mut self, mut entry: IndexEntry) -> bool {
-        let says_the_same =
-            |other: &Arc<IndexEntry>| other.digest == entry.digest && other.taken == entry.taken;
-        if entry.name.is_none() && self.entries.iter().any(says_the_same) {
-            return false;
+    /// Puts one entry in, as [`put_all`](Self::put_all) does.
+    pub(super) fn put(&mut self, entry: IndexEntry) -> bool {
+        self.put_all(vec![entry])
+    }
+
+    /// Puts the entries in, each in place of those that have its name; one without a name only if no
+    /// other entry says the same. Returns whether that changed anything. The time is proportional to the
+    /// number of entries, for an archive may bring tens of thousands.
+    pub(super) fn put_all(&mut self, entries: Vec<IndexEntry>) -> bool {
+        let (named, unnamed): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.name.is_some());
+        let mut changed = false;
+        let mut places: HashMap<Box<str>, Vec<usize>> =
+            named.iter().filter_map(|entry| Some((entry.name.clone()?, Vec::new()))).collect();
+        for (place, entry) in self.entries.iter().enumerate() {
+            if let Some(of_name) = entry.name.as_ref().and_then(|name| places.get_mut(name)) {
+                of_name.push(place);
+            }
         }
-        let has_its_name =
-            |other: &Arc<IndexEntry>, entry: &IndexEntry| other.name.is_some() && other.name == entry.name;
-        let same: Vec<_> = self.entries.iter().filter(|other| has_its_name(other, &entry)).cloned().collect();
-        if same.iter().any(|other| other.pinned) {
-            entry = entry.pinned(true);
+        let mut all: Vec<_> = std::mem::take(&mut self.entries).into_iter().map(Some).collect();
+        for mut entry in named {
+            let Some(same) = entry.name.as_ref().and_then(|name| places.get_mut(name)) else { continue };
+            let others = || same.iter().filter_map(|place| all.get(*place)?.as_ref());
+            if others().any(|other| other.pinned) {
+                entry = entry.pinned(true);
+            }
+            if same.len() == 1 && others().all(|other| other.text == entry.text) {
+                continue;
+            }
+            changed = true;
+            same.iter().for_each(|place| drop(all.get_mut(*place).and_then(Option::take)));
+            let entry = Some(Arc::new(entry));
+            match same.first().and_then(|place| all.get_mut(*place)) {
+                Some(place) => *place = entry,
+                None => all.push(entry),
+            }
+            // A name that is put twice has one place.
+            same.truncate(1);
+            if same.is_empty() {
+                same.push(all.len() - 1);
+            }
         }
-        if matches!(&same[..], [only] if only.text == entry.text) {
-            return false;
+        self.entries = all.into_iter().flatten().collect();
+        if unnamed.is_empty() {
+            return changed;
         }
-        let place = self.entries.iter().position(|other| has_its_name(other, &entry));
-        self.entries.retain(|other| !has_its_name(other, &entry));
-        self.entries.insert(place.unwrap_or(self.entries.len()), Arc::new(entry));
-        true
+        let key = |entry: &IndexEntry| (entry.digest.clone(), entry.taken.clone());
+        let mut said: HashSet<_> = self.entries().map(key).collect();
+        for entry in unnamed {
+            if said.insert(key(&entry)) {
+                self.entries.push(Arc::new(entry));
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// Takes out the entries for which `goes` holds: whether there were any.

@@ -88,6 +88,7 @@ impl Store {
                 image.take_names(&mut tree, entry);
             }
         }
+        images.iter_mut().for_each(StoredImage::list_names_once);
         Ok(images)
     }
 
@@ -183,7 +184,9 @@ impl Store {
                 image.take_names(tree, entry);
             }
         }
-        found.map_or_else(|| self.read_image(child, None), Ok)
+        let mut image = found.map_or_else(|| self.read_image(child, None), Ok)?;
+        image.list_names_once();
+        Ok(image)
     }
 
     fn read_image(&self, child: &Child, listed_by: Option<&IndexEntry>) -> Result<StoredImage, Error> {
@@ -273,10 +276,18 @@ fn meaning_of_digest(tree: &mut ImageTree<'_>, digest: &Digest, entry: &IndexEnt
 }
 
 impl StoredImage {
+    /// Removes the names that are listed twice. An image may have tens of thousands.
+    fn list_names_once(&mut self) {
+        for list in [&mut self.names, &mut self.repo_digests] {
+            let mut seen = HashSet::new();
+            list.retain(|name| seen.insert(name.clone()));
+        }
+    }
+
     /// Takes over the names that the entry gives it; of names with digests those that are true.
     fn take_names(&mut self, tree: &mut ImageTree<'_>, entry: &IndexEntry) {
         let mut take = |list: &mut Vec<String>, name: Option<&str>| {
-            let Some(name) = name.filter(|name| !list.iter().any(|listed| listed == name)) else { return };
+            let Some(name) = name else { return };
             let is_true = match names::pinned(name) {
                 Some((_, digest)) => leads_to(tree, &digest, entry),
                 None => !names::is_like_a_digest(name),

@@ -127,14 +127,22 @@ impl Store {
         let index = self.0.group_commit.index()?;
         let links = report.links.iter().collect();
         let mut walk = Walk { store: self, cx, links, known: HashMap::new() };
-        let mut found = Vec::new();
+        // Thousands of names may stand for an index of thousands.
+        let mut same: HashMap<_, Vec<&IndexEntry>> = HashMap::new();
         for entry in index.entries() {
-            found.push((entry, walk.entry(entry)?));
+            let IndexEntry { digest, size, media_type, taken, .. } = entry;
+            same.entry((digest, size, media_type, taken, entry.pulled_index())).or_default().push(entry);
+        }
+        let mut found = Vec::new();
+        for entries in same.into_values() {
+            let Some(first) = entries.first() else { continue };
+            let of_entry = walk.entry(first)?;
+            found.push((entries, of_entry));
         }
         // An entry that was removed meanwhile lacks nothing.
         let index = self.0.group_commit.index()?;
         let listed: HashSet<&str> = index.entries().map(IndexEntry::text).collect();
-        found.retain(|(entry, _)| listed.contains(entry.text()));
+        found.retain(|(entries, _)| entries.iter().any(|entry| listed.contains(entry.text())));
         let mut incomplete = BTreeMap::<Digest, BTreeSet<Digest>>::new();
         let mut left_out = BTreeSet::new();
         for (_, of_entry) in found {

@@ -18,6 +18,10 @@ use crate::store::tar;
 /// What `docker save` lists its images in.
 pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
 
+/// How much of a compressed archive is read at once, bytes.
+#[cfg(feature = "unpack")]
+const COMPRESSED_READ: usize = 64 << 10;
+
 /// What an archive held beside its blobs.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
@@ -72,7 +76,7 @@ impl Import<'_> {
     /// Puts all files of the archive into the store.
     pub(super) fn unpack(&mut self, archive: impl Read) -> Result<Contents, Error> {
         let cx = self.cx;
-        let archive = refuse_compressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
+        let archive = decompressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
         let mut contents = Contents::default();
         let mut reader = tar::Reader::new(archive);
         while let Some(entry) = reader.next_entry().map_err(|error| unreadable(cx, error))? {
@@ -140,7 +144,7 @@ impl<R: Read> Read for Checked<'_, R> {
     }
 }
 
-/// The beginnings of compressed files, and the programs that decompress them.
+/// The first bytes of compressed files, and the programs that decompress them.
 const COMPRESSED: [(&[u8], &str, &str); 4] = [
     (b"\x1f\x8b", "gzip", "gzip -dc"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
@@ -148,20 +152,28 @@ const COMPRESSED: [(&[u8], &str, &str); 4] = [
     (b"BZh", "bzip2", "bzip2 -dc"),
 ];
 
-/// Looks at the archive's first bytes.
+/// Returns the archive decompressed.
 ///
 /// # Errors
-/// `InvalidData` if it is compressed.
-fn refuse_compressed<R: Read>(mut archive: R) -> io::Result<impl Read> {
+/// `InvalidData` for a compression that is not read, with the command that decompresses it; `Unsupported`
+/// for other compressions.
+fn decompressed<R: Read>(mut archive: R) -> io::Result<impl Read> {
     let mut first = Vec::new();
     archive.by_ref().take(8).read_to_end(&mut first)?;
     for (magic, name, program) in COMPRESSED {
-        if first.starts_with(magic) {
+        let is_decoded = cfg!(feature = "unpack") && matches!(name, "gzip" | "zstd");
+        if first.starts_with(magic) && !is_decoded {
             let text = format!(
                 "it is compressed with {name}, which is not read here: `{program} FILE | oci-puller import -`"
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
     }
-    Ok(io::Cursor::new(first).chain(archive))
+    let archive = io::Cursor::new(first).chain(archive);
+    #[cfg(feature = "unpack")]
+    let archive = {
+        let archive = io::BufReader::with_capacity(COMPRESSED_READ, archive);
+        crate::decoders::decoder(archive, crate::decoders::DEFAULT_ZSTD_WINDOW)?
+    };
+    Ok(archive)
 }

@@ -25,6 +25,9 @@ pub(super) fn unreadable(cx: &PullContext, error: io::Error) -> Error {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
             invalid(format!("the archive cannot be used: {error}"))
         }
+        io::ErrorKind::Unsupported => {
+            Error::new(ErrorKind::Unsupported, format!("the archive cannot be used: {error}"))
+        }
         _ => Error::new(ErrorKind::Store, format!("cannot read the archive: {error}")).with_source(error),
     }
 }

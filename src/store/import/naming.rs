@@ -23,7 +23,7 @@ pub(super) struct Target {
     /// The index that it was chosen from.
     chosen_from: Option<Digest>,
     /// The manifests that were taken of an index, if not all were.
-    taken: Option<Vec<Digest>>,
+    pub(super) taken: Option<Vec<Digest>>,
 }
 
 impl Target {

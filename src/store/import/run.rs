@@ -31,8 +31,8 @@ const MAX_INDEX: u64 = 16 << 20;
 const TIDYING: Duration = Duration::from_millis(50);
 
 impl Store {
-    /// Takes in the images of an OCI archive or of a `docker save` archive, not compressed: their
-    /// names, or for an image without one, its digest. Each byte is verified as in a pull.
+    /// Takes in the images of an OCI archive or of a `docker save` archive: their names, or for an
+    /// image without one, its digest. With the feature `unpack` it may be compressed with gzip or zstd. Each byte is verified as in a pull.
     ///
     /// # Errors
     /// As of [`import_with`](Self::import_with).
@@ -45,7 +45,7 @@ impl Store {
     /// [`Cancellable`](crate::Cancellable).
     ///
     /// # Errors
-    /// `InvalidManifest` for what is no such archive, or is compressed; for absolute paths, `..`, links,
+    /// `InvalidManifest` for what is no such archive, or is compressed with what is not read; for absolute paths, `..`, links,
     /// or a path twice; for more than 100,000 entries, or as many descriptors in all documents, or 16 MiB
     /// of names and paths; for a name with a digest that is not its content's, or one that stands for two
     /// images of one platform. `DigestMismatch`, `SizeMismatch`, `NotFound` for blobs that are wrong or
@@ -225,6 +225,8 @@ impl Import<'_> {
         let mut names = Vec::new();
         let mut entries = Vec::new();
         for (name, target) in named {
+            // Each name of an index records what was taken of it.
+            self.limits.count(self.cx, target.taken.as_ref().map_or(0, Vec::len))?;
             entries.push(target.entry(name.as_deref()));
             names.push(name.unwrap_or_else(|| target.descriptor.digest.to_string()));
         }
@@ -232,9 +234,10 @@ impl Import<'_> {
         for entry in &entries {
             references.follow(self.store, self.cx, entry, &mut used)?;
         }
-        self.store.0.group_commit.change_index(self.cx, self.transaction.pending(), move |index| {
-            entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
-        })?;
+        self.store
+            .0
+            .group_commit
+            .change_index(self.cx, self.transaction.pending(), move |index| index.put_all(entries))?;
         self.brought.retain(|blob| !used.blobs.contains(blob));
         Ok(Imported { names, left_out })
     }
