@@ -11,11 +11,12 @@ use super::auth::TokenCache;
 use super::config_file;
 use super::host_limits::HostLimits;
 use super::hosts::{Host, Hosts};
-use super::http::{Http, Limits, Proxies, Resolver, Trust};
+use super::http::{Http, Limits, Proxies, Resolver, Trust, use_threads};
 use super::settings::Settings;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
+use crate::sync::PoolUser;
 
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -45,6 +46,8 @@ pub(super) struct Clients {
     proxies: Proxies,
     resolver: Arc<dyn Resolver>,
     pools: Mutex<Vec<Pool>>,
+    /// Those that look names up.
+    _threads: PoolUser,
 }
 
 /// Connections that are made with the same settings.
@@ -64,6 +67,7 @@ impl Clients {
             proxies: Proxies::new(&settings.proxy)?,
             resolver,
             pools: Mutex::default(),
+            _threads: use_threads(),
         };
         clients.pool(clients.trust.clone(), clients.limits.connect)?;
         Ok(clients)

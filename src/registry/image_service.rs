@@ -11,10 +11,19 @@ use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;
 use crate::service::{ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PullRequest, PulledImage};
 use crate::store::{Store, StoredImage};
+use crate::sync::BlockingPool;
 
 /// Pulls from registries over HTTP into a [`Store`] on disk.
 ///
 /// Cheap to clone; clones share connections, tokens and store.
+///
+/// # Threads
+///
+/// A pull downloads on threads of its own, which it joins. Calls that cannot be interrupted run on threads
+/// that all services and stores of the process share: at most four `dns-N` for name look-ups, four
+/// `helper-N` for credential helpers, and those of the [`Store`]. They start when they are needed, and end
+/// after 10 s without work, or when the last service is dropped: that drop joins them, for at most 900 ms
+/// each kind. [`close`](Self::close) drops the service and tells whether they have ended.
 ///
 /// ```no_run
 /// use oci_puller::RegistryImageService;
@@ -46,6 +55,19 @@ impl RegistryImageService {
     /// Returns the store that the images are in.
     pub fn store(&self) -> &Store {
         &self.service.store
+    }
+
+    /// Drops the service, and returns whether this crate has no thread left in the process that belongs to a
+    /// service or a store. A program that calls `fork`, `setns` or `unshare` afterwards needs that.
+    ///
+    /// Returns `false` if a clone of the service (a puller may hold one), another service or store, or
+    /// the unpacking of an image still keeps threads, or if a look-up, a helper or a flush takes longer than
+    /// 900 ms to end; the log names its thread. Does not end pulls: shut the pullers down and drop
+    /// them first.
+    #[must_use = "threads may be left"]
+    pub fn close(self) -> bool {
+        drop(self);
+        BlockingPool::alive() == 0
     }
 
     fn find(&self, image: &ImageSpec) -> Result<Option<StoredImage>, Error> {

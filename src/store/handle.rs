@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::durable::Disk;
-use crate::store::group_commit::GroupCommit;
+use crate::store::group_commit::{GroupCommit, use_threads};
 use crate::store::in_progress::InProgress;
 use crate::store::lease::Leases;
 use crate::store::reservations::Reservations;
 use crate::store::settings::StoreSettings;
 use crate::store::sizes::Sizes;
+use crate::sync::PoolUser;
 
 /// Images on disk, in an OCI image layout. Cheap to clone; clones, other openings and other
 /// processes may use the same folder at the same time.
@@ -20,6 +21,13 @@ use crate::store::sizes::Sizes;
 /// store's folder: the right to read a lock's file is the right to hold the lock. A user that may only
 /// read the store can list, export and verify. Each open of a store by the owner of these files closes
 /// them if an older version has left them open.
+///
+/// # Threads
+///
+/// Flushes run on at most five threads, `flush-N` and `flush-large-N`, which all stores of the process
+/// share. They start when they are needed, and end after 10 s without work, or when the last store is
+/// dropped: that drop joins them, for at most 900 ms each kind. A thread whose flush takes longer is named
+/// in the log, and ends by itself after it.
 ///
 /// # Forks
 ///
@@ -41,6 +49,8 @@ pub(super) struct Inner {
     pub(super) group_commit: Arc<GroupCommit>,
     pub(super) sizes: Sizes,
     pub(super) reservations: Arc<Reservations>,
+    /// Dropped after all that gives these threads work. `None` for a store without threads.
+    _threads: Option<[PoolUser; 2]>,
 }
 
 impl Store {
@@ -51,6 +61,7 @@ impl Store {
             sizes: Sizes::default(),
             reservations: Arc::default(),
             group_commit: GroupCommit::new(disk.clone(), settings.flush(), settings.has_threads),
+            _threads: settings.has_threads.then(use_threads),
             leases,
             dir,
             disk,

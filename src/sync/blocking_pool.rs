@@ -1,49 +1,73 @@
 //! A few threads for calls that cannot be interrupted: a name look-up, a flush to the disk, a helper
 //! program.
 //!
-//! # States
+//! A pool is a static of the process, so that its limit holds for all services and stores together. Its
+//! users, [`PoolUser`], keep its idle threads; the last one to leave joins them.
 //!
-//! [`Pool`] is the state: a queue of jobs, the numbers of the threads that run, and how many of those are
-//! idle. A thread is *busy*, *idle* (it waits for a job) or *ended* (its number is free).
-//!
-//! | step | effect |
-//! |---|---|
-//! | run | the job enters the queue. If fewer threads are idle than jobs wait, a thread starts, up to the limit; else an idle one is woken |
-//! | a thread has done its job | takes the next one from the queue, or becomes idle |
-//! | an idle thread is woken | takes a job, or, if another thread was faster, stays idle |
-//! | an idle thread's time is over | ends, unless a job came meanwhile |
-//!
-//! No wake-up is lost: a job is added and a thread becomes idle under the same lock, so an idle thread
-//! either sees the job before it sleeps or is woken after. A thread that ends looks at the queue under
-//! the lock that frees its number: a job that comes later finds it gone. No deadlock: the lock is held for
-//! bookkeeping only; a job runs, and is dropped, outside of it.
+//! The states, and why no job and no wake-up is lost, stand in [`job_queue`](super::job_queue).
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::job_queue::{JobQueue, SubmitStep, WorkerStep};
 use super::panics::panic_text;
+use super::thread_group::{LISTENING_TIME, ThreadGroup};
 
 /// How long a thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// The stack of a thread, bytes.
+const STACK_SIZE: usize = 2 * 1024 * 1024;
+
+/// The threads of all pools.
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// At most so many threads; a job that finds none free waits in order.
 pub(crate) struct BlockingPool {
     name: &'static str,
-    state: Mutex<Pool<Job>>,
+    state: Mutex<BlockingPoolState>,
+    /// A job was added, or a generation ended. Idle threads wait for it.
     job_added: Condvar,
+    /// A thread runs, or could not be started. Callers wait for it.
+    start_ended: Condvar,
 }
+
+struct BlockingPoolState {
+    jobs: JobQueue<Job>,
+    /// Those of this generation; `None` before the first.
+    threads: Option<ThreadGroup>,
+}
+
+/// Keeps the idle threads of a pool. The last user that is dropped joins them, for at most
+/// [`LISTENING_TIME`]; a thread in a call that hangs is left behind, and named in the log.
+pub(crate) struct PoolUser(&'static BlockingPool);
 
 impl BlockingPool {
     /// Makes a pool of threads `NAME-0` up to `limit`, which start when they are needed.
     pub(crate) const fn new(name: &'static str, limit: usize) -> Self {
-        BlockingPool { name, state: Mutex::new(Pool::new(limit)), job_added: Condvar::new() }
+        BlockingPool {
+            name,
+            state: Mutex::new(BlockingPoolState { jobs: JobQueue::new(limit), threads: None }),
+            job_added: Condvar::new(),
+            start_ended: Condvar::new(),
+        }
+    }
+
+    /// Returns how many threads all pools of the process have.
+    pub(crate) fn alive() -> usize {
+        ALIVE.load(Ordering::SeqCst)
+    }
+
+    /// Adds a user. Without one the pool works, too, but keeps no idle thread.
+    pub(crate) fn enter(&'static self) -> PoolUser {
+        self.state.lock().jobs.users += 1;
+        PoolUser(self)
     }
 
     /// Runs `job` on one of the threads, as soon as one is free.
@@ -51,120 +75,126 @@ impl BlockingPool {
     /// # Errors
     /// When no thread could be started and none runs; the job is dropped.
     pub(crate) fn run(&'static self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let call = self.state.lock().push(Box::new(job));
-        match call {
-            Call::Nothing => Ok(()),
-            Call::Wake => {
-                self.job_added.notify_one();
-                Ok(())
+        let mut state = self.state.lock();
+        let job_number = state.jobs.push(Box::new(job));
+        let mut refused = None;
+        loop {
+            match state.jobs.next_step(job_number, refused.is_some()) {
+                SubmitStep::Accepted => return Ok(()),
+                SubmitStep::Wake => {
+                    drop(state);
+                    self.job_added.notify_one();
+                    return Ok(());
+                }
+                SubmitStep::Wait => self.start_ended.wait(&mut state),
+                SubmitStep::Refused(job) => {
+                    drop(state);
+                    drop(job);
+                    return Err(refused.unwrap_or_else(|| io::Error::other("no thread runs")));
+                }
+                SubmitStep::Start { number, generation } => {
+                    let threads = state.threads.get_or_insert_with(|| ThreadGroup::new(STACK_SIZE)).clone();
+                    drop(state);
+                    let Err(error) = self.start_thread(&threads, number, generation) else {
+                        return Ok(());
+                    };
+                    refused = Some(error);
+                    state = self.state.lock();
+                    state.jobs.not_started(number);
+                    self.start_ended.notify_all();
+                }
             }
-            Call::Start(number) => self.start_thread(number),
         }
     }
 
-    fn start_thread(&'static self, number: usize) -> io::Result<()> {
-        let name = format!("{}-{number}", self.name);
-        let Err(error) = thread::Builder::new().name(name).spawn(move || self.work(number)) else {
-            return Ok(());
-        };
-        let left = self.state.lock().not_started(number);
-        // Without a new thread, one of those that run takes the jobs later.
-        if left.is_empty() { Ok(()) } else { Err(error) }
+    fn start_thread(&'static self, threads: &ThreadGroup, number: usize, generation: u64) -> io::Result<()> {
+        let alive = Alive::new();
+        threads.spawn(format!("{}-{number}", self.name), move || {
+            self.work(number, generation);
+            drop(alive);
+        })
     }
 
-    fn work(&self, number: usize) {
-        while let Some(job) = self.next_job(number) {
+    fn work(&self, number: usize, generation: u64) {
+        self.state.lock().jobs.begin(number);
+        self.start_ended.notify_all();
+        while let Some(job) = self.next_job(number, generation) {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
                 log::error!("a job of {}-{number} panicked: {}", self.name, panic_text(&*panic));
             }
         }
     }
 
-    /// Returns the next job; `None` when the thread was idle for long enough, and is counted no more.
-    fn next_job(&self, number: usize) -> Option<Job> {
+    /// Returns the next job; `None` when the thread has ended, and is counted no more.
+    fn next_job(&self, number: usize, generation: u64) -> Option<Job> {
         let mut state = self.state.lock();
+        let mut is_over = false;
         loop {
-            if let Some(job) = state.take() {
-                return Some(job);
+            match state.jobs.take(number, generation, is_over) {
+                WorkerStep::Job(job) => return Some(job),
+                WorkerStep::End => return None,
+                WorkerStep::Idle => {}
             }
-            state.idle += 1;
-            let waited = self.job_added.wait_for(&mut state, IDLE);
-            state.idle -= 1;
-            if waited.timed_out() && state.end_if_unneeded(number) {
-                return None;
+            state.jobs.idle += 1;
+            is_over = self.job_added.wait_for(&mut state, IDLE).timed_out();
+            state.jobs.idle -= 1;
+        }
+    }
+}
+
+impl Drop for PoolUser {
+    fn drop(&mut self) {
+        let pool = self.0;
+        let threads = {
+            let mut state = pool.state.lock();
+            if !state.jobs.leave() {
+                return;
             }
+            state.threads.take()
+        };
+        pool.job_added.notify_all();
+        if let Some(threads) = threads {
+            threads.join(LISTENING_TIME);
         }
     }
 }
 
-/// The state of a pool of jobs `J`.
-struct Pool<J> {
-    limit: usize,
-    queue: VecDeque<J>,
-    /// Which of the numbers are in use.
-    running: Vec<bool>,
-    idle: usize,
+impl std::fmt::Debug for PoolUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PoolUser").field(&self.0.name).finish()
+    }
 }
 
-/// What follows from a job, for the thread that brought it.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    Nothing,
-    Wake,
-    /// To start the thread of that number.
-    Start(usize),
+/// Counts a thread from before its start until its end.
+struct Alive;
+
+impl Alive {
+    fn new() -> Self {
+        ALIVE.fetch_add(1, Ordering::SeqCst);
+        Alive
+    }
 }
 
-impl<J> Pool<J> {
-    const fn new(limit: usize) -> Self {
-        Pool { limit, queue: VecDeque::new(), running: Vec::new(), idle: 0 }
-    }
-
-    fn push(&mut self, job: J) -> Call {
-        self.queue.push_back(job);
-        if self.idle >= self.queue.len() {
-            return Call::Wake;
-        }
-        let free = self.running.iter().position(|running| !running).unwrap_or(self.running.len());
-        if free == self.limit {
-            return Call::Nothing;
-        }
-        if free == self.running.len() {
-            self.running.push(false);
-        }
-        self.running[free] = true;
-        Call::Start(free)
-    }
-
-    /// The thread does not exist. Returns the jobs that no thread is left for.
-    fn not_started(&mut self, number: usize) -> VecDeque<J> {
-        self.running[number] = false;
-        if self.running.contains(&true) { VecDeque::new() } else { std::mem::take(&mut self.queue) }
-    }
-
-    fn take(&mut self) -> Option<J> {
-        self.queue.pop_front()
-    }
-
-    fn end_if_unneeded(&mut self, number: usize) -> bool {
-        let is_unneeded = self.queue.is_empty();
-        if is_unneeded {
-            self.running[number] = false;
-        }
-        is_unneeded
+impl Drop for Alive {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::unbounded;
+    use std::thread;
+
+    use crossbeam_channel::{bounded, unbounded};
 
     use super::*;
+
+    const SOON: Duration = Duration::from_secs(30);
 
     #[test]
     fn all_work_is_done_by_no_more_threads_than_allowed_and_a_panic_costs_none() {
         static POOL: BlockingPool = BlockingPool::new("test-pool", 2);
+        let _user = POOL.enter();
         let (sender, names) = unbounded();
         for n in 0..50 {
             let sender = sender.clone();
@@ -181,75 +211,44 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_a_thread_is_an_error_only_if_none_runs() {
-        let mut pool = Pool::new(2);
-        assert_eq!(pool.push(1), Call::Start(0));
-        assert_eq!(pool.not_started(0), [1]);
-        assert_eq!(pool.push(2), Call::Start(0));
-        assert_eq!(pool.push(3), Call::Start(1));
-        assert!(pool.not_started(1).is_empty(), "thread 0 runs, and takes it");
-        assert_eq!((pool.take(), pool.take()), (Some(2), Some(3)));
+    fn the_last_user_ends_the_threads_and_a_later_one_starts_others() {
+        static POOL: BlockingPool = BlockingPool::new("users", 3);
+        let running = || POOL.state.lock().jobs.alive();
+        for _ in 0..20 {
+            let (first, last) = (POOL.enter(), POOL.enter());
+            let (sender, done) = bounded(3);
+            for _ in 0..3 {
+                let sender = sender.clone();
+                POOL.run(move || sender.send(()).unwrap()).unwrap();
+            }
+            (0..3).for_each(|_| done.recv_timeout(SOON).unwrap());
+            drop(first);
+            assert!(running() > 0, "the other user keeps them");
+            drop(last);
+            assert_eq!(running(), 0);
+        }
     }
 
-    /// Jobs that are added while threads fall idle, wake and end: each is done, by at most two threads.
     #[test]
-    fn model_no_interleaving_leaves_a_job_beside_an_idle_thread() {
-        use shuttle::sync::atomic::{AtomicUsize, Ordering};
-        use shuttle::sync::{Arc, Condvar, Mutex};
-        use shuttle::thread;
+    fn a_job_without_a_user_is_done_by_a_thread_that_ends_after_it() {
+        static POOL: BlockingPool = BlockingPool::new("no-user", 1);
+        let (sender, done) = bounded(1);
+        POOL.run(move || sender.send(()).unwrap()).unwrap();
+        done.recv_timeout(SOON).unwrap();
+        drop(POOL.enter());
+        assert_eq!(POOL.state.lock().jobs.alive(), 0);
+    }
 
-        type State = (Mutex<Pool<u32>>, Condvar, AtomicUsize);
-
-        fn work(state: &State, number: usize, done: &AtomicUsize) {
-            assert!(state.2.fetch_add(1, Ordering::SeqCst) < 2, "two threads at most");
-            let mut pool = state.0.lock().unwrap();
-            loop {
-                if pool.take().is_some() {
-                    drop(pool);
-                    done.fetch_add(1, Ordering::SeqCst);
-                    thread::yield_now();
-                    pool = state.0.lock().unwrap();
-                    continue;
-                }
-                // The time of an idle thread is over when all jobs are done.
-                pool.idle += 1;
-                if done.load(Ordering::SeqCst) < 4 {
-                    pool = state.1.wait(pool).unwrap();
-                }
-                pool.idle -= 1;
-                if done.load(Ordering::SeqCst) == 4 && pool.end_if_unneeded(number) {
-                    state.2.fetch_sub(1, Ordering::SeqCst);
-                    return;
-                }
-            }
-        }
-
-        let model = || {
-            let state: Arc<State> = Arc::new((Mutex::new(Pool::new(2)), Condvar::new(), AtomicUsize::new(0)));
-            let done = Arc::new(AtomicUsize::new(0));
-            let askers = (0..2).map(|_| {
-                let (state, done) = (Arc::clone(&state), Arc::clone(&done));
-                thread::spawn(move || {
-                    for job in 0..2 {
-                        let call = state.0.lock().unwrap().push(job);
-                        match call {
-                            Call::Nothing => {}
-                            Call::Wake => state.1.notify_one(),
-                            Call::Start(number) => {
-                                let (state, done) = (Arc::clone(&state), Arc::clone(&done));
-                                drop(thread::spawn(move || work(&state, number, &done)));
-                            }
-                        }
-                    }
-                })
-            });
-            askers.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
-            while done.load(Ordering::SeqCst) < 4 {
-                thread::yield_now();
-            }
-            let _pool = state.0.lock().unwrap();
-            state.1.notify_all();
-        };
-        shuttle::check_random(model, 1_000);
+    #[test]
+    fn a_user_that_is_dropped_on_a_thread_of_the_pool_waits_not_for_itself() {
+        static POOL: BlockingPool = BlockingPool::new("self-join", 1);
+        let user = POOL.enter();
+        let (sender, done) = bounded(1);
+        POOL.run(move || {
+            drop(user);
+            sender.send(()).unwrap();
+        })
+        .unwrap();
+        done.recv_timeout(SOON).unwrap();
     }
 }

@@ -9,13 +9,14 @@ mod agenda;
 mod blocking_pool;
 mod delivery;
 mod fair_share;
+mod job_queue;
 mod panics;
 mod semaphore;
 mod single_flight;
 mod thread_group;
 mod timer;
 
-pub(crate) use blocking_pool::BlockingPool;
+pub(crate) use blocking_pool::{BlockingPool, PoolUser};
 pub(crate) use delivery::{Answer, deliver, offer_or_drop};
 pub(crate) use fair_share::{FairShare, Share};
 pub(crate) use panics::panic_text;

@@ -12,7 +12,7 @@ use crate::context::PullContext;
 use crate::durable::syncfs_reports;
 use crate::error::ErrorKind;
 use crate::store::Durability;
-use crate::sync::BlockingPool;
+use crate::sync::{BlockingPool, PoolUser};
 use crate::unpack::beneath;
 use crate::unpack::fault::Fault;
 use crate::unpack::folder::Folder;
@@ -29,12 +29,13 @@ pub(super) struct Flusher {
     /// Each file and folder by itself, instead of the file system as a whole.
     singly: bool,
     cx: PullContext,
+    _threads: Arc<PoolUser>,
 }
 
 impl Flusher {
     pub(super) fn new(durability: Durability, singly: bool, cx: &PullContext) -> Self {
         let singly = singly || !syncfs_reports();
-        Flusher { durability, singly, cx: cx.clone() }
+        Flusher { durability, singly, cx: cx.clone(), _threads: Arc::new(POOL.enter()) }
     }
 
     /// Whether each file is flushed by itself.

@@ -17,7 +17,7 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 
 use super::credential::{Credential, Secret};
-use crate::sync::Outcome;
+use crate::sync::{Outcome, PoolUser};
 use process::{MAX_ANSWER_LEN, Run};
 use shared::Question;
 
@@ -32,17 +32,18 @@ const NOT_FOUND: &str = "credentials not found";
 type Answer = Result<Option<Credential>, Error>;
 
 /// How helpers are run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Helpers {
     /// Where they are looked for; `None` is `$PATH`.
     pub(crate) directory: Option<PathBuf>,
     /// How long one may take, with its wait for a thread.
     pub(crate) timeout: Duration,
+    _threads: PoolUser,
 }
 
 impl Default for Helpers {
     fn default() -> Self {
-        Helpers { directory: None, timeout: Duration::from_secs(30) }
+        Helpers { directory: None, timeout: Duration::from_secs(30), _threads: shared::use_threads() }
     }
 }
 

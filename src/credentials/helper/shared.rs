@@ -10,10 +10,15 @@ use std::sync::LazyLock;
 
 use super::process::{Control, Run};
 use super::{Answer, answer_of};
-use crate::sync::{BlockingPool, Follower, Joined, Leader, SingleFlight};
+use crate::sync::{BlockingPool, Follower, Joined, Leader, PoolUser, SingleFlight};
 
 static WORKERS: BlockingPool = BlockingPool::new("helper", 4);
 static RUNS: LazyLock<SingleFlight<Question, Answer>> = LazyLock::new(SingleFlight::new);
+
+/// Keeps the threads that run helpers, until dropped.
+pub(super) fn use_threads() -> PoolUser {
+    WORKERS.enter()
+}
 
 /// What is asked: the helper's name, its program, and the server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,11 @@ fn helpers(scripts: &[(&str, &str)]) -> (TempDir, Helpers) {
     for (name, script) in scripts {
         install(&directory.path().join(format!("docker-credential-{name}")), script);
     }
-    let helpers = Helpers { directory: Some(directory.path().to_owned()), timeout: Duration::from_secs(20) };
+    let helpers = Helpers {
+        directory: Some(directory.path().to_owned()),
+        timeout: Duration::from_secs(20),
+        ..Helpers::default()
+    };
     (directory, helpers)
 }
 

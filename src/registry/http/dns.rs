@@ -10,13 +10,18 @@ use crossbeam_channel::bounded;
 use super::exchange::Exchange;
 use crate::error::{Error, ErrorKind};
 use crate::registry::address::{AddressRule, written_address};
-use crate::sync::BlockingPool;
+use crate::sync::{BlockingPool, PoolUser};
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
 /// The threads of this process that may hang in a look-up.
 static LOOKUPS: BlockingPool = BlockingPool::new("dns", 4);
+
+/// Keeps the threads that look names up, until dropped.
+pub(crate) fn use_threads() -> PoolUser {
+    LOOKUPS.enter()
+}
 
 /// Finds the addresses of a host. It may block: it is called on a thread of a small pool, and its caller
 /// waits no longer than the connect timeout and the pull's deadline allow.

@@ -21,6 +21,7 @@ mod tls;
 mod transport;
 
 pub(crate) use agent::{Http, HttpRequest, Limits};
+pub(crate) use dns::use_threads;
 pub use dns::{Resolver, SystemResolver};
 pub(crate) use min_rate::{MinRate, SharedRate};
 #[cfg(fuzzing)]

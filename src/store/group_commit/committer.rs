@@ -18,7 +18,7 @@ use crate::store::error::refused;
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, BLOBS, OWN, PARTIALS};
 use crate::store::retry_io;
-use crate::sync::{BlockingPool, Semaphore};
+use crate::sync::{BlockingPool, PoolUser, Semaphore};
 
 /// Number of blobs that wait for their commit, each with an open file. More wait for a place.
 const WAITING_BLOBS: usize = 64;
@@ -27,6 +27,11 @@ const WAITING_BLOBS: usize = 64;
 static LEADERS: BlockingPool = BlockingPool::new("flush", 2);
 /// Commits large blobs, and flushes partials.
 static LARGE_BLOBS: BlockingPool = BlockingPool::new("flush-large", 3);
+
+/// Keeps the threads that commit, until dropped.
+pub(in crate::store) fn use_threads() -> [PoolUser; 2] {
+    [LEADERS.enter(), LARGE_BLOBS.enter()]
+}
 
 /// Makes blobs and index durable.
 #[derive(Debug)]

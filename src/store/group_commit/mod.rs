@@ -42,4 +42,4 @@ mod committer;
 mod index_file;
 
 pub(super) use batch::PendingCommit;
-pub(super) use committer::GroupCommit;
+pub(super) use committer::{GroupCommit, use_threads};
