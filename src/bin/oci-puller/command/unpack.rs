@@ -1,9 +1,11 @@
 //! `unpack`: an image of the store as a root file system.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use oci_puller::{Devices, IdRange, Owners, PullContext, Store, StoredImage, Unpacked};
+use oci_puller::{
+    Devices, IdRange, LayerStack, LayerStore, Owners, PullContext, Store, StoredImage, Unpack, Unpacked,
+};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
@@ -26,6 +28,9 @@ With --json:
   files, bytes      regular files among them, and their bytes
   left_out_devices  devices that were not created
   left_out_xattrs   extended attributes that could not be set
+With --json and --layers, after image and image_ref:
+  layers            the folders of the layers, top first
+  mount_options     further options that a mount of overlayfs needs
 
 Example, with runc:
   oci-puller pull alpine
@@ -40,7 +45,14 @@ pub(crate) struct UnpackArgs {
     /// A name, a digest, or the first digits (4 or more) of an image ref
     image: String,
     /// Folder to unpack to
-    dir: PathBuf,
+    #[arg(required_unless_present_any = ["tar", "layers"], conflicts_with_all = ["tar", "layers"])]
+    dir: Option<PathBuf>,
+    /// Write one tar of the whole tree instead; - is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "layers")]
+    tar: Option<PathBuf>,
+    /// Unpack each layer to a folder of its own below DIR, for overlayfs, and print the folders, top first
+    #[arg(long, value_name = "DIR")]
+    layers: Option<PathBuf>,
     #[command(flatten)]
     choices: Choices,
     #[command(flatten)]
@@ -64,6 +76,9 @@ pub(crate) struct Choices {
 
 /// Unpacks the image that the arguments name.
 pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
+    if args.store.json && args.tar.as_deref() == Some(Path::new("-")) {
+        return Err(crate::args::usage("unpack", "--json needs the tar in a file"));
+    }
     let Some(store) = existing_store(&args.store.dir()?)? else {
         return Err(Exit::REPORTED);
     };
@@ -72,10 +87,24 @@ pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
     let view = ProgressView::new([args.image.as_str()], Shown::Auto);
     view.start_unpacking(0, image.size);
     let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(0));
-    let unpacked = args.choices.unpack(&store, &image, cx, &args.dir);
+    let outcome = match (&args.tar, &args.layers, &args.dir) {
+        (Some(file), ..) => args.choices.unpack_to_tar(&store, &image, cx, file).map(Outcome::Tree),
+        (_, Some(dir), _) => args.choices.unpack_to_layers(&store, &image, cx, dir).map(Outcome::Layers),
+        (.., Some(dir)) => args.choices.unpack(&store, &image, cx, dir).map(Outcome::Tree),
+        _ => Err(crate::args::usage("unpack", "add a folder, --tar FILE or --layers DIR")),
+    };
     view.end();
     signals.check()?;
-    print(&args, &image, unpacked?)
+    match outcome? {
+        Outcome::Tree(unpacked) => print(&args, &image, unpacked),
+        Outcome::Layers(stack) => print_layers(&args, &image, &stack),
+    }
+}
+
+/// What an image was unpacked to.
+enum Outcome {
+    Tree(Unpacked),
+    Layers(LayerStack),
 }
 
 impl Choices {
@@ -85,8 +114,38 @@ impl Choices {
         store: &Store,
         image: &StoredImage,
         cx: PullContext,
-        dir: &std::path::Path,
+        dir: &Path,
     ) -> Result<Unpacked, Exit> {
+        Ok(self.prepare(store, image, cx).into_dir(dir)?)
+    }
+
+    fn unpack_to_tar(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        cx: PullContext,
+        file: &Path,
+    ) -> Result<Unpacked, Exit> {
+        let unpack = self.prepare(store, image, cx);
+        if file == Path::new("-") {
+            return Ok(unpack.into_tar(std::io::stdout().lock())?);
+        }
+        let out =
+            std::fs::File::create(file).map_err(|error| Exit::Own(format!("{}: {error}", file.display())))?;
+        Ok(unpack.into_tar(out)?)
+    }
+
+    fn unpack_to_layers(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        cx: PullContext,
+        dir: &Path,
+    ) -> Result<LayerStack, Exit> {
+        Ok(self.prepare(store, image, cx).into_layers(&LayerStore::open(dir)?)?)
+    }
+
+    fn prepare<'a>(&self, store: &'a Store, image: &'a StoredImage, cx: PullContext) -> Unpack<'a> {
         const MAX_ENTRIES: u64 = 4 << 20;
         let mut unpack = store.unpack(image).context(cx);
         unpack = unpack.limits(self.max_unpacked.unwrap_or(u64::MAX), MAX_ENTRIES);
@@ -96,7 +155,7 @@ impl Choices {
         if self.no_devices {
             unpack = unpack.devices(Devices::LeaveOut);
         }
-        Ok(unpack.into_dir(dir)?)
+        unpack
     }
 }
 
@@ -134,9 +193,24 @@ fn print(args: &UnpackArgs, image: &StoredImage, unpacked: Unpacked) -> Result<(
         });
     }
     let Unpacked { files, bytes, .. } = unpacked;
-    say(&format!("{}: {files} files, {}, unpacked to {}", args.image, Bytes(bytes), args.dir.display()));
+    let place = args.tar.as_deref().or(args.dir.as_deref()).unwrap_or(Path::new("-"));
+    say(&format!("{}: {files} files, {}, unpacked to {}", args.image, Bytes(bytes), place.display()));
     say_left_out(&unpacked);
     Ok(())
+}
+
+/// Prints the folders of the layers, top first.
+fn print_layers(args: &UnpackArgs, image: &StoredImage, stack: &LayerStack) -> Result<(), Exit> {
+    let folders: Vec<String> = stack.lower().iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
+    if args.store.json {
+        return output::json(&LayersLine {
+            image: &args.image,
+            image_ref: image.id.as_str(),
+            layers: folders,
+            mount_options: stack.mount_options(),
+        });
+    }
+    folders.iter().try_for_each(|folder| output::line(folder))
 }
 
 /// Says what was left out, if anything was.
@@ -158,6 +232,15 @@ struct Line<'a> {
     bytes: u64,
     left_out_devices: u64,
     left_out_xattrs: u64,
+}
+
+/// The JSON of an image's layers; `--help` documents it.
+#[derive(Serialize)]
+struct LayersLine<'a> {
+    image: &'a str,
+    image_ref: &'a str,
+    layers: Vec<String>,
+    mount_options: &'a str,
 }
 
 #[cfg(test)]
