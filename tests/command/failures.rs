@@ -135,3 +135,25 @@ fn a_large_layer_that_comes_in_pieces_is_told_of_once_and_again_when_it_breaks()
         assert_eq!(ran.stderr.matches("resumed at").count() as u64, cuts, "{ran:#?}");
     }
 }
+
+#[test]
+fn what_a_failed_pull_fetched_is_told() {
+    let (bench, registry) = (Bench::new(), Registry::start().unwrap());
+    let image = ImageBuilder::new("app").layer(400_000).build();
+    let name = registry.push(&image, "1");
+    let layer = image.layers()[0].digest.as_str();
+    registry.fault(Fault::on(Target::Blob).path_containing(layer).with(Action::Cut(100_000)));
+    let ran = bench.run(["pull", "--retries=0", &name]).exits(3);
+    assert!(ran.stderr.contains(" of the images that failed were fetched and are kept"), "{ran:#?}");
+}
+
+#[test]
+fn progress_is_shown_as_asked() {
+    for (shown, has_lines) in [("lines", true), ("auto", true), ("none", false)] {
+        let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+        let ran = bench.run(["pull", "--progress", shown, &name]).exits(0);
+        assert_eq!(ran.stderr.contains("done in"), has_lines, "{shown}: {ran:#?}");
+        assert!(ran.stderr.contains("1 of 1 images"), "{shown}: {ran:#?}");
+    }
+    Bench::new().run(["pull", "--progress", "none", "--quiet", "app"]).exits(2);
+}

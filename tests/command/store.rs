@@ -25,6 +25,11 @@ fn images_are_listed_with_all_their_names() {
     assert_eq!(line["names"], json!([name, other]));
     assert_eq!(line["manifest_digest"], image("app").digest().as_str());
     assert_eq!(line["pinned"], false);
+    let layers: Vec<_> = image("app").layers().iter().map(|layer| layer.digest.to_string()).collect();
+    let listed: Vec<_> =
+        line["layers"].as_array().unwrap().iter().map(|layer| layer["digest"].clone()).collect();
+    assert_eq!(listed, layers);
+    assert!(line.get("created").is_some() && table.contains(" CREATED "), "{line}");
     let help = bench.run(["images", "--help"]).stdout;
     assert!(line.as_object().unwrap().keys().all(|field| help.contains(field.as_str())));
 }
@@ -138,4 +143,45 @@ fn a_damaged_blob_is_found_and_fetched_again() {
 
     bench.run(["pull", &name]).exits(0);
     bench.run(["verify"]).exits(0);
+}
+
+#[test]
+fn what_is_pinned_is_not_pruned_until_it_is_unpinned() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    let prune = ["prune", "--above", "100", "--below", "100", "--unused-for", "1ms", "--min-age", "1ms"];
+    assert_eq!(bench.run(["pin", &name]).exits(0).stdout, format!("{name}\n"));
+    assert_eq!(bench.run(["images", "--json"]).exits(0).json()[0]["pinned"], true);
+    assert_eq!(bench.run(prune).exits(0).stdout, "");
+    assert_eq!(bench.run(["images", "--json"]).exits(0).json().len(), 1);
+    let id = image("app").config_digest().to_string();
+    let line = bench.run(["unpin", "--json", short(&id)]).exits(0).json().remove(0);
+    assert_eq!(line, json!({ "image": short(&id), "pinned": false }));
+    bench.run(prune).exits(0);
+    assert_eq!(bench.run(["images", "--json"]).exits(0).stdout, "");
+    let ran = bench.run(["pin", &name, "other"]).exits(1);
+    assert_eq!(ran.errors().len(), 2, "{ran:#?}");
+}
+
+#[test]
+fn an_image_is_inspected_as_an_object_or_as_its_own_bytes() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    let line = bench.run(["inspect", "--json", &name]).exits(0).json().remove(0);
+    let image = image("app");
+    assert_eq!(line["image_ref"], image.config_digest().as_str());
+    assert_eq!(line["manifest_digest"], image.digest().as_str());
+    assert_eq!(line["layers"][1]["digest"], image.layers()[1].digest.as_str());
+    assert!(line["config"]["rootfs"].is_object(), "{line}");
+    let help = bench.run(["inspect", "--help"]).stdout;
+    assert!(line.as_object().unwrap().keys().all(|field| help.contains(field.as_str())), "{help}");
+    let pretty = bench.run(["inspect", &name]).exits(0).stdout;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&pretty).unwrap(), line);
+    for (args, digest) in [(&["--raw"][..], image.digest()), (&["--raw", "--config"], image.config_digest())]
+    {
+        let raw = bench.run(["inspect", &name].iter().chain(args)).exits(0).stdout;
+        assert_eq!(oci_puller::Digest::sha256(raw.as_bytes()), *digest);
+    }
+    assert_eq!(bench.run(["inspect", "--json", "--config", &name]).exits(0).json()[0], line["config"]);
+    assert!(bench.run(["inspect", "other"]).exits(1).errors()[0].contains("not found"));
 }

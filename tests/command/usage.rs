@@ -1,6 +1,7 @@
 use crate::bench::Bench;
 
-const COMMANDS: [&str; 8] = ["pull", "images", "rm", "prune", "verify", "export", "import", "demo"];
+const COMMANDS: [&str; 11] =
+    ["pull", "images", "rm", "inspect", "pin", "unpin", "prune", "verify", "export", "import", "demo"];
 
 #[test]
 fn wrong_arguments_exit_with_2_and_say_what_is_right() {

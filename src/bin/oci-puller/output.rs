@@ -8,8 +8,13 @@ use crate::exit::Exit;
 
 /// Writes text as it is.
 pub(crate) fn raw(text: &str) -> Result<(), Exit> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes as they are.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Exit> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Exit::Output)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Exit::Output)
 }
 
 /// Writes one line. What a terminal would obey is escaped.
@@ -24,7 +29,6 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Exit> {
 }
 
 /// Writes JSON with a line for each field, escaped in the same way.
-#[cfg(feature = "unpack")]
 pub(crate) fn pretty_json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Exit::Output(error.into()))?;
     raw(&format!("{}\n", escaped_json(&text)))

@@ -14,7 +14,7 @@ use crate::signals::Signals;
 use crate::units::{Bytes, Time};
 
 /// Pulls the images, shows how that goes, and hands over each result as it comes, with the image's
-/// place in the list.
+/// place in the list. Returns the bytes that came for images whose pulls failed.
 pub(crate) fn pull_all(
     puller: &dyn ImagePuller,
     images: &[String],
@@ -22,7 +22,7 @@ pub(crate) fn pull_all(
     deadline: Option<Instant>,
     shown: Shown,
     mut each: impl FnMut(usize, PullResult),
-) {
+) -> u64 {
     let view = ProgressView::new(images.iter().map(String::as_str), shown);
     let (results, answers) = unbounded();
     thread::scope(|scope| {
@@ -41,6 +41,7 @@ pub(crate) fn pull_all(
         }
     });
     view.end();
+    view.fetched_in_vain()
 }
 
 fn context(

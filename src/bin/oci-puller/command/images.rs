@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use oci_puller::{Platform, Store, StoredImage};
+use oci_puller::{Descriptor, Platform, Store, StoredImage};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
@@ -23,6 +23,10 @@ With --json, an object for each image:
   repo_digests     list of NAME@DIGEST it was pulled as
   manifest_digest  digest of its manifest
   platform         what it is for, like linux/arm64; not with --cri
+  created          when it was made, as its config says (RFC 3339), or null; not
+                   with --cri
+  layers           list of layers, the base first, each with digest, media_type
+                   and size; not with --cri
   size             bytes of manifest, config and layers
   pinned           whether prune keeps it always
   last_used        last pull or use, seconds since 1970; not with --cri";
@@ -50,10 +54,10 @@ pub(crate) fn run(args: ImagesArgs) -> Result<(), Exit> {
     };
     let mut images = store.images()?;
     sort(&mut images);
-    let platforms: Vec<_> = images.iter().map(|image| platform_of(&store, image)).collect();
-    let mut rows = images.iter().zip(&platforms);
+    let details: Vec<_> = images.iter().map(|image| Details::of(&store, image)).collect();
+    let mut rows = images.iter().zip(&details);
     if args.store.json {
-        return rows.try_for_each(|(image, platform)| output::json(&Line::of(image, platform)));
+        return rows.try_for_each(|(image, details)| output::json(&Line::of(image, details)));
     }
     output::raw(&table(rows).to_string())
 }
@@ -72,26 +76,61 @@ fn sort(images: &mut [StoredImage]) {
     });
 }
 
-/// Returns what the image is for, as its index or else its config says.
-fn platform_of(store: &Store, image: &StoredImage) -> String {
-    let platform = image.platform.clone().or_else(|| Some(store.config(&image.id).ok()?.platform));
-    platform.map_or_else(String::new, |platform| platform.to_string())
+/// What manifest and config of an image say; empty where they cannot be read.
+struct Details {
+    platform: String,
+    created: Option<String>,
+    layers: Vec<Layer>,
 }
 
-fn table<'a>(rows: impl Iterator<Item = (&'a StoredImage, &'a String)>) -> Table<5> {
+#[derive(Serialize)]
+struct Layer {
+    digest: String,
+    media_type: String,
+    size: u64,
+}
+
+impl Details {
+    fn of(store: &Store, image: &StoredImage) -> Self {
+        let config = store.config(&image.id).ok();
+        let platform = image.platform.as_ref().or(config.as_ref().map(|config| &config.platform));
+        let layer = |layer: &Descriptor| Layer {
+            digest: layer.digest.to_string(),
+            media_type: layer.media_type.clone(),
+            size: layer.size,
+        };
+        let manifest = store.manifest(&image.manifest.digest);
+        Details {
+            platform: platform.map_or_else(String::new, Platform::to_string),
+            layers: manifest
+                .map_or_else(|_| Vec::new(), |manifest| manifest.layers.iter().map(layer).collect()),
+            created: config.and_then(|config| config.created),
+        }
+    }
+
+    /// Returns the day on which it was made.
+    fn day(&self) -> String {
+        let day = self.created.as_deref().and_then(|created| created.split(['T', 't', ' ']).next());
+        day.unwrap_or_default().to_owned()
+    }
+}
+
+fn table<'a>(rows: impl Iterator<Item = (&'a StoredImage, &'a Details)>) -> Table<6> {
     let mut table = Table::new([
         ("IMAGE", Align::Left),
         ("IMAGE REF", Align::Left),
         ("PLATFORM", Align::Left),
+        ("CREATED", Align::Left),
         ("SIZE", Align::Right),
         ("LAST USED", Align::Left),
     ]);
-    for (image, platform) in rows {
+    for (image, details) in rows {
         for name in names(image) {
             table.row([
                 name,
                 short(image.id.as_str()).to_owned(),
-                platform.clone(),
+                details.platform.clone(),
+                details.day(),
                 Bytes(image.size).to_string(),
                 Ago(image.last_used.elapsed().unwrap_or_default()).to_string(),
             ]);
@@ -113,19 +152,23 @@ struct Line<'a> {
     repo_digests: &'a [String],
     manifest_digest: &'a str,
     platform: &'a str,
+    created: Option<&'a str>,
+    layers: &'a [Layer],
     size: u64,
     pinned: bool,
     last_used: u64,
 }
 
 impl<'a> Line<'a> {
-    fn of(image: &'a StoredImage, platform: &'a str) -> Self {
+    fn of(image: &'a StoredImage, details: &'a Details) -> Self {
         Line {
             image_ref: image.id.as_str(),
             names: &image.names,
             repo_digests: &image.repo_digests,
             manifest_digest: image.manifest.digest.as_str(),
-            platform,
+            platform: &details.platform,
+            created: details.created.as_deref(),
+            layers: &details.layers,
             size: image.size,
             pinned: image.pinned,
             last_used: seconds(image.last_used),

@@ -6,6 +6,8 @@ mod demo;
 mod export;
 mod images;
 mod import;
+mod inspect;
+mod pin;
 mod prune;
 mod pull;
 mod rm;
@@ -31,6 +33,9 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     #[command(visible_alias = "rmi")]
     Rm(rm::RmArgs),
+    Inspect(inspect::InspectArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
     Prune(prune::PruneArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
@@ -53,6 +58,9 @@ pub(crate) fn run(command: Command) -> Result<(), Exit> {
         Command::Pull(args) => pull::run(&args),
         Command::Images(args) => images::run(args),
         Command::Rm(args) => rm::run(args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Pin(args) => pin::pin(&args),
+        Command::Unpin(args) => pin::unpin(&args),
         Command::Prune(args) => prune::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Export(args) => export::run(args),

@@ -15,6 +15,8 @@ pub(super) struct Image {
     /// What it has in all, bytes; 0 while that is not known.
     pub(super) total: u64,
     host: String,
+    /// Bytes that came over the network and were kept.
+    pub(super) fetched: u64,
     /// Bytes of blobs that are whole.
     finished: u64,
     /// Bytes of blobs on their way.
@@ -46,6 +48,7 @@ impl Image {
             state: State::Queued,
             total: 0,
             host: String::new(),
+            fetched: 0,
             finished: 0,
             coming: HashMap::new(),
             resumed: None,
@@ -77,9 +80,13 @@ impl Image {
             }
             ProgressEvent::BlobAdvanced { digest, bytes } => {
                 *self.coming.entry(digest.clone()).or_default() += bytes;
+                self.fetched += bytes;
             }
             ProgressEvent::UnpackAdvanced { bytes, .. } if self.is_unpacked => self.finished += bytes,
-            ProgressEvent::BlobRestarted { digest } => drop(self.coming.insert(digest.clone(), 0)),
+            ProgressEvent::BlobRestarted { digest } => {
+                let lost = self.coming.insert(digest.clone(), 0).unwrap_or_default();
+                self.fetched = self.fetched.saturating_sub(lost);
+            }
             ProgressEvent::BlobDone { digest } => self.finish(digest),
             ProgressEvent::Waiting { host, reason, delay } => {
                 self.waiting = Some(Waiting {
@@ -175,7 +182,7 @@ mod tests {
         assert_eq!(image.done(), 150);
         assert_eq!(image.note(Instant::now()), "     150/250 B  resumed at 60 B, h");
         events(&mut image, &[ProgressEvent::BlobRestarted { digest: &one }]);
-        assert_eq!(image.done(), 50);
+        assert_eq!((image.done(), image.fetched), (50, 0));
         events(
             &mut image,
             &[

@@ -7,18 +7,24 @@ mod lines;
 use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use oci_puller::{Progress, ProgressEvent, PullResult};
 use parking_lot::Mutex;
 
 use bars::Bars;
-use image::Image;
+use image::{Image, State};
 
 /// How progress is shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shown {
-    /// Bars on a terminal that can show them, else lines.
+    /// Bars on a terminal that can show them, else lines
     Auto,
-    Nothing,
+    /// A bar for each image
+    Bars,
+    /// A line for each event
+    Lines,
+    /// Nothing
+    None,
 }
 
 /// Watches the pulls of one run.
@@ -35,8 +41,9 @@ impl ProgressView {
         let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
         let can_have_bars =
             stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let is_silent = shown == Shown::Nothing;
-        let bars = if can_have_bars && !is_silent { Bars::start(&images) } else { None };
+        let is_silent = shown == Shown::None;
+        let has_bars = shown == Shown::Bars || (shown == Shown::Auto && can_have_bars);
+        let bars = if has_bars { Bars::start(&images) } else { None };
         Arc::new(ProgressView { images, bars, is_silent })
     }
 
@@ -61,6 +68,12 @@ impl ProgressView {
                 lines::done(image, pulled, result);
             }
         });
+    }
+
+    /// Returns the bytes that came for images whose pulls failed, and that were kept.
+    pub(crate) fn fetched_in_vain(&self) -> u64 {
+        let images = self.images.lock();
+        images.iter().filter(|image| image.state == State::Failed).map(|image| image.fetched).sum()
     }
 
     /// Takes the bars down.

@@ -93,6 +93,9 @@ pub(crate) struct PullArgs {
     /// Print nothing but errors, and the image refs
     #[arg(long, short)]
     quiet: bool,
+    /// How progress is shown, on standard error
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Shown::Auto, conflicts_with = "quiet")]
+    progress: Shown,
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
@@ -126,11 +129,11 @@ pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
     };
     let mut report = Report::new(args.form(), args.quiet, args.images.len());
     let deadline = args.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
-    let shown = if args.quiet { Shown::Nothing } else { Shown::Auto };
+    let shown = if args.quiet { Shown::None } else { args.progress };
     let each = |place, result| report.add(place, result);
-    pull_all(&*puller, &args.images, &signals, deadline, shown, each);
+    let kept = pull_all(&*puller, &args.images, &signals, deadline, shown, each);
     puller.shutdown(Duration::ZERO);
-    report.finish(&signals, &place)
+    report.finish(&signals, &place, kept)
 }
 
 impl PullArgs {

@@ -51,7 +51,7 @@ impl Report {
         }
     }
 
-    pub(super) fn finish(self, signals: &Signals, place: &str) -> Result<(), Exit> {
+    pub(super) fn finish(self, signals: &Signals, place: &str, kept: u64) -> Result<(), Exit> {
         self.output?;
         let asked = self.results.len();
         let mut table = pull_all::table();
@@ -87,6 +87,12 @@ impl Report {
                 Bytes(fetched),
                 Bytes(reused)
             ));
+            if kept > 0 {
+                say(&format!(
+                    "{} of the images that failed were fetched and are kept for a day: the next pull goes on there",
+                    Bytes(kept)
+                ));
+            }
         }
         if came == asked {
             return Ok(());
