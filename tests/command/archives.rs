@@ -1,4 +1,5 @@
 use std::fs::{self, File};
+use std::process::Stdio;
 
 use serde_json::json;
 
@@ -120,4 +121,57 @@ fn names_are_taken_as_they_are_typed() {
     assert!(platform.as_str().unwrap().contains('/'), "{platform}");
     other.run(["rm", "renamed"]).exits(0);
     assert_eq!(other.run(["images", "--json"]).exits(0).stdout, "");
+}
+
+#[test]
+fn a_name_is_taken_as_typed_first_and_then_in_full() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    // `alpine` as it stands, and in full.
+    let index = bench.path("store/index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    let named = |to: &str| text.replace(&format!("\"{name}\""), &format!("\"{to}\""));
+    for (written, typed) in [
+        ("v1", "v1"),
+        ("alpine", "alpine"),
+        ("index.docker.io/library/app:1", "index.docker.io/library/app:1"),
+        ("docker.io/library/alpine:latest", "alpine"),
+        ("docker.io/library/alpine:latest", "index.docker.io/library/alpine"),
+    ] {
+        fs::write(&index, named(written)).unwrap();
+        let archive = bench.path("app.tar").to_str().unwrap().to_owned();
+        bench.run(["export", typed, "-o", &archive]).exits(0);
+        let other = Bench::new();
+        assert_eq!(other.run(["import", &archive]).exits(0).stdout, format!("{written}\n"));
+        assert_eq!(other.run(["images", "--json"]).exits(0).json()[0]["names"], json!([written]));
+        assert!(other.run(["rm", typed]).exits(0).stdout.contains(written), "{typed}");
+        assert_eq!(other.run(["images", "--json"]).exits(0).stdout, "");
+    }
+}
+
+#[test]
+fn exports_to_one_file_at_once_do_not_mix() {
+    let bench = Bench::new();
+    let (_registries, names): (Vec<_>, Vec<_>) = ["one", "two"].map(registry_with).into_iter().unzip();
+    let archives = names.iter().enumerate().map(|(at, name)| {
+        bench.run(["pull", name]).exits(0);
+        let path = bench.path(format!("{at}.tar")).to_str().unwrap().to_owned();
+        bench.run(["export", name, "-o", &path]).exits(0);
+        fs::read(path).unwrap()
+    });
+    let archives: Vec<_> = archives.collect();
+    fs::create_dir(bench.path("out")).unwrap();
+    let shared = bench.path("out/shared.tar");
+    for _ in 0..5 {
+        let children = names.iter().cycle().take(6).map(|name| {
+            let mut export = bench.command(["export", name, "-o", shared.to_str().unwrap()]);
+            export.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        });
+        for mut child in children.collect::<Vec<_>>() {
+            assert!(child.wait().unwrap().success());
+        }
+        let written = fs::read(&shared).unwrap();
+        assert!(archives.contains(&written), "one of the two, whole");
+        assert_eq!(fs::read_dir(bench.path("out")).unwrap().count(), 1, "nothing else is left");
+    }
 }

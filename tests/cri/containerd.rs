@@ -10,7 +10,7 @@ use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, Target};
 use oci_puller::{
     CancelToken, EnsureRequest, ErrorKind, ImageManager, ImagePuller, ImageService, ParallelImagePuller,
-    PullContext, PullRequest, PullSecret,
+    PullContext, PullRequest, PullSecret, RegistryImageService, Store,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("containerd_takes_the_pull_secrets", TOOLS, secrets),
     ("containerd_is_cancelled_restarted_and_replaced", &["containerd"], restarts),
     ("pullers_and_manager_stand_before_containerd", &["containerd"], pullers_and_manager),
+    ("archives_go_to_ctr_and_come_from_it", &["containerd", "ctr"], archives),
 ];
 
 /// A containerd of this test's own; as root only, as containerd itself.
@@ -91,6 +92,32 @@ fn push(registry: &DockerRegistry, name: &str, credentials: &[&str]) -> String {
     arguments.extend([from.as_str(), to.as_str()]);
     real::run("skopeo", arguments);
     format!("{}/{name}", registry.host())
+}
+
+fn archives() {
+    let (containerd, cx) = (Containerd::start(), PullContext::new());
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (folder.path().join("ours.tar"), folder.path().join("theirs.tar"));
+    let (ours, theirs) = (ours.to_str().unwrap(), theirs.to_str().unwrap());
+    let registry = Registry::start().unwrap();
+    let name = registry.push(&ImageBuilder::new("team/app").layer(5_000).build(), "v1");
+    let dir = folder.path().join("store");
+    let service = RegistryImageService::builder(&dir).build().unwrap();
+    let pulled = service.pull_image(&cx, &PullRequest::new(1, name.as_str())).unwrap();
+    Store::open(&dir).unwrap().export(&cx, &name, fs::File::create(ours).unwrap()).unwrap();
+
+    let socket = containerd.socket();
+    let ctr = |arguments: &[&str]| {
+        real::run("ctr", ["-a", socket.to_str().unwrap(), "images"].iter().chain(arguments).copied());
+    };
+    ctr(&["import", "--no-unpack", ours]);
+    for options in [&[][..], &["--skip-manifest-json"]] {
+        ctr(&[&["export"], options, &[theirs, &name]].concat());
+        let store = Store::open(folder.path().join(format!("store-{}", options.len()))).unwrap();
+        assert_eq!(store.import(&cx, fs::File::open(theirs).unwrap()).unwrap(), [name.as_str()]);
+        assert_eq!(store.find(&name).unwrap().unwrap().id.to_string(), pulled.image_ref.to_string());
+        assert!(store.verify(&cx).unwrap().is_sound());
+    }
 }
 
 fn pulls() {

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
             tools::stores_of_others,
         ),
         trial("skopeo_accepts_an_export_and_its_archives_come_in", &["skopeo"], tools::archives_of_skopeo),
+        trial("archives_of_podman_come_in_and_ours_go_to_it", &["podman"], tools::archives_of_podman),
+        trial("archives_of_buildah_come_in", &["buildah"], tools::archives_of_buildah),
         trial("a_process_may_be_killed_at_every_system_call", &["strace"], calls::killed_at_every_call),
         trial("every_system_call_may_fail", &["strace"], calls::every_call_fails),
         trial("open_files_that_run_out_are_waited_for", &["prlimit"], calls::few_open_files),

@@ -1,8 +1,11 @@
 //! Other tools read our stores, and we theirs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
+use libtest_mimic::Failed;
 use oci_puller::{Digest, Store};
 
 use crate::archives::{image, tar};
@@ -81,6 +84,89 @@ pub(crate) fn archives_of_skopeo(dir: &Path) -> Outcome {
             assert_eq!((found.id, found.manifest.digest), (original.id.clone(), original.manifest.clone()));
         }
     }
+    Ok(())
+}
+
+/// A command of podman or buildah, which keeps its images in `dir`.
+fn with_storage(dir: &Path, program: &str, line: &str) -> Command {
+    let storage = dir.join(program);
+    let (root, run) = (storage.join("root"), storage.join("run"));
+    let (root, run) = (root.display(), run.display());
+    tool(&format!("{program} --root {root} --runroot {run} --storage-driver vfs {line}"))
+}
+
+/// Imports the archive, or the layout, into a store of its own.
+fn imported(dir: &Path, source: &Path) -> Result<(Store, Vec<String>), Failed> {
+    let store = Store::open(dir.join(format!("store-of-{}", source.file_name().unwrap().display())))?;
+    let names = match source.is_dir() {
+        true => store.import_layout(&cx(), source)?,
+        false => store.import(&cx(), fs::File::open(source)?)?,
+    };
+    assert!(store.verify(&cx())?.is_sound(), "{}", source.display());
+    Ok((store, names))
+}
+
+pub(crate) fn archives_of_podman(dir: &Path) -> Outcome {
+    let podman = |line: String| run(&mut with_storage(dir, "podman", &line));
+    let original = image("docker.io/library/one:latest", &[&real_layer()]);
+    let store = Store::open(dir.join("store"))?;
+    store.import(&cx(), &original.archive[..])?;
+    let ours = dir.join("ours.tar");
+    store.export(&cx(), &original.name, fs::File::create(&ours)?)?;
+    podman(format!("load -i {}", ours.display()))?;
+    let id = podman("image inspect --format {{.Id}} docker.io/library/one:latest".to_owned())?.stdout;
+    assert_eq!(String::from_utf8(id)?.trim(), original.id.hex());
+
+    podman(format!("tag {} quay.io/team/two:v2", original.name))?;
+    let both = format!("{} quay.io/team/two:v2", original.name);
+    for (format, images) in [
+        ("docker-archive", original.name.as_str()),
+        ("docker-archive", original.id.hex()),
+        ("docker-archive", &both),
+        ("oci-archive", &original.name),
+        ("oci-archive", original.id.hex()),
+        ("oci-dir", &original.name),
+        ("docker-archive --multi-image-archive", &both),
+    ] {
+        let path = dir.join(format!("{format}-{}", images.len()).replace(' ', "-"));
+        podman(format!("save --format {format} -o {} {images}", path.display()))?;
+        let (store, names) = imported(dir, &path)?;
+        let has_name = images != original.id.hex();
+        let found = store.find(&names[0])?.ok_or("the import is gone")?;
+        assert_eq!(found.id, original.id, "{format} {images}");
+        if has_name {
+            let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+            assert_eq!(names, images.split(' ').collect(), "{format} {images}");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn archives_of_buildah(dir: &Path) -> Outcome {
+    let buildah = |line: String| run(&mut with_storage(dir, "buildah", &line));
+    let layer = dir.join("layer.tar");
+    fs::write(&layer, real_layer())?;
+    let container = String::from_utf8(buildah("from scratch".to_owned())?.stdout)?.trim().to_owned();
+    buildah(format!("add -q {container} {} /", layer.display()))?;
+    let mut ids = Vec::new();
+    for (kind, name, expected) in [
+        ("oci-archive", ":v1", Some("v1")),
+        ("oci-archive", ":docker.io/library/built:1", Some("docker.io/library/built:1")),
+        ("oci-archive", "", None),
+        ("oci", ":v1", Some("v1")),
+        ("docker-archive", ":docker.io/library/built:1", Some("docker.io/library/built:1")),
+    ] {
+        let path = dir.join(format!("{kind}-{}", name.len()));
+        let committed =
+            buildah(format!("commit -q --timestamp 0 {container} {kind}:{}{name}", path.display()))?;
+        let (store, names) = imported(dir, &path)?;
+        let found = store.find(&names[0])?.ok_or("the import is gone")?;
+        if let Some(expected) = expected {
+            assert_eq!(names, [expected], "{kind}{name}");
+        }
+        ids.push(found.id);
+    }
+    assert!(ids[..4].iter().all(|id| *id == ids[0]), "{ids:?}");
     Ok(())
 }
 
