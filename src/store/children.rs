@@ -36,7 +36,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// The child that an index describes so.
+    /// Returns the child that an index describes.
     pub(super) fn listed(descriptor: &Descriptor) -> Self {
         Child {
             digest: descriptor.digest.clone(),
@@ -47,7 +47,7 @@ impl Child {
     }
 }
 
-/// Whether an index lists it as a statement about another manifest, as
+/// Returns whether an index lists it as a statement about another manifest, as
 /// [buildkit writes it](https://docs.docker.com/build/metadata/attestations/attestation-storage/).
 pub(super) fn is_attestation(descriptor: &Descriptor) -> bool {
     let unknown = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
@@ -102,7 +102,7 @@ impl<'a> ImageTree<'a> {
         }
     }
 
-    /// Whether the entry is an image index. An entry without a media type is what its content says.
+    /// Returns whether the entry is an image index. An entry without a media type is what its content says.
     pub(super) fn is_index(&mut self, entry: &IndexEntry) -> bool {
         match &entry.digest {
             Some(digest) if entry.media_type.is_empty() => {
@@ -197,7 +197,7 @@ impl<'a> ImageTree<'a> {
         id
     }
 
-    /// Whether the manifest is there with config and layers, each of the size that it gives.
+    /// Returns whether the manifest is there with config and layers, each of the size that it gives.
     fn is_whole(&mut self, manifest: &Digest) -> bool {
         if let Some(known) = self.whole.get(manifest) {
             return *known;
@@ -291,7 +291,7 @@ fn index(store: &Store, digest: &Digest) -> Option<Index> {
 }
 
 impl Store {
-    /// Whether something stands under the digest's name.
+    /// Returns whether something stands under the digest's name.
     pub(super) fn is_there(&self, digest: &Digest) -> bool {
         self.0.disk.metadata(&blob_path(digest)).is_ok()
     }

@@ -142,7 +142,7 @@ fn write_folders(writer: &mut tar::Writer<impl Write>, blobs: &[&Descriptor]) ->
     Ok(())
 }
 
-/// The error of a write; one that the context's end interrupted is that end's.
+/// Returns the error of a write; if the context has ended, the error of that.
 fn not_written(cx: &PullContext, error: io::Error) -> Error {
     if let Err(ended) = cx.check() {
         return ended;

@@ -1,7 +1,7 @@
 //! `index.json`: which names stand for which images.
 //!
-//! Other tools write it too. Each entry is kept as the text it was read as, and so is every field
-//! that is not ours: what somebody else put there goes back as it came.
+//! Other tools write it too. Each entry is kept as the text that was read, and so is every field that is
+//! not ours: both are written back unchanged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -40,13 +40,13 @@ pub(super) struct StoreIndex {
     entries: Vec<Arc<IndexEntry>>,
 }
 
-/// One image, or whatever else somebody listed.
+/// One image, or something else that another tool listed.
 #[derive(Debug)]
 pub(super) struct IndexEntry {
     text: Box<str>,
     /// The name that skopeo knows it by, or else containerd.
     pub(super) name: Option<Box<str>>,
-    /// `None` for what this crate cannot make sense of.
+    /// `None` if it is of a form or an algorithm that this crate does not know.
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
     pub(super) media_type: String,
@@ -59,7 +59,7 @@ pub(super) struct IndexEntry {
 }
 
 impl StoreIndex {
-    /// Reads the index, whoever wrote it.
+    /// Reads the index, of this crate or of another tool.
     ///
     /// # Errors
     /// `Store` if it is no index.
@@ -77,7 +77,7 @@ impl StoreIndex {
         Ok(StoreIndex { entries: entries.collect(), fields: Arc::new(fields) })
     }
 
-    /// The file's text.
+    /// Returns the file's text.
     pub(super) fn print(&self) -> Vec<u8> {
         let length: usize = self.entries.iter().map(|entry| entry.text.len() + 1).sum();
         let mut text = String::with_capacity(length + 256);
@@ -192,7 +192,7 @@ impl StoreIndex {
 }
 
 impl IndexEntry {
-    /// The entry by which `name` stands for `target`, or by which it is there without a name.
+    /// Makes the entry by which `name` stands for `target`, or that lists `target` without a name.
     pub(super) fn new(
         name: Option<&str>,
         target: &Descriptor,
@@ -202,7 +202,7 @@ impl IndexEntry {
         Self::with_taken(name, target, id, repo_digest, None)
     }
 
-    /// The same entry of an image index of which only the manifests `taken` are meant to be there.
+    /// Makes the same entry of an image index of which only the manifests `taken` are meant to be there.
     pub(super) fn with_taken(
         name: Option<&str>,
         target: &Descriptor,
@@ -243,12 +243,12 @@ impl IndexEntry {
         }
     }
 
-    /// The entry as it stands in the file.
+    /// Returns the entry as it stands in the file.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 
-    /// The name that containerd would give the image: where a tool writes both, the whole one.
+    /// Returns the name that containerd gives the image: where a tool writes both, that is the full one.
     pub(super) fn whole_name(&self) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct View {
@@ -259,13 +259,13 @@ impl IndexEntry {
         whole.or_else(|| self.name.as_deref().map(str::to_owned))
     }
 
-    /// The digest of the image index that the image was pulled by.
+    /// Returns the digest of the image index that the image was pulled by.
     pub(super) fn pulled_index(&self) -> Option<Digest> {
         let (_, digest) = self.repo_digest.as_deref()?.split_once('@')?;
         Digest::parse(digest).ok()
     }
 
-    /// An entry from its text; what cannot be made sense of is kept, and passed over.
+    /// Reads an entry from its text; an unknown form is kept, and has no digest.
     fn read(text: &str) -> Self {
         #[derive(serde::Deserialize, Default)]
         struct View {
@@ -311,17 +311,17 @@ impl IndexEntry {
         }
     }
 
-    /// The same entry, pinned or not.
+    /// Returns the same entry, pinned or not.
     fn pinned(self, pinned: bool) -> Self {
         self.annotated(PINNED.0, pinned.then(|| PINNED.1.to_owned()))
     }
 
-    /// The same entry, of which only the manifests `taken` are meant to be there.
+    /// Returns the same entry, of which only the manifests `taken` are meant to be there.
     pub(super) fn taking(&self, taken: &[Digest]) -> Self {
         IndexEntry::read(&self.text).annotated(TAKEN, Some(join(taken)))
     }
 
-    /// The same entry with this annotation, or without it.
+    /// Returns the same entry with this annotation, or without it.
     fn annotated(self, key: &str, text: Option<String>) -> Self {
         let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&self.text) else { return self };
         let Some(fields) = value.as_object_mut() else { return self };

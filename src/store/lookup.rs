@@ -236,7 +236,7 @@ pub(super) fn meaning(tree: &mut ImageTree<'_>, key: &ImageKey<'_>, entry: &Inde
     }
 }
 
-/// Whether the name is the entry's, or names what the entry was pulled as; and if the name holds a
+/// Returns whether the name is the entry's, or names what the entry was pulled as; and if the name holds a
 /// digest, whether the store's bytes lead from that to the entry.
 fn is_called(tree: &mut ImageTree<'_>, name: &str, entry: &IndexEntry) -> bool {
     let is_its_name = entry.name.as_deref() == Some(name) || entry.repo_digest.as_deref() == Some(name);
@@ -251,7 +251,7 @@ fn is_called(tree: &mut ImageTree<'_>, name: &str, entry: &IndexEntry) -> bool {
     }
 }
 
-/// Whether the digest is the entry's, or that of an index that lists the entry.
+/// Returns whether the digest is the entry's, or that of an index that lists the entry.
 fn leads_to(tree: &mut ImageTree<'_>, digest: &Digest, entry: &IndexEntry) -> bool {
     entry.digest.as_ref().is_some_and(|own| tree.way(digest, own).is_some())
 }

@@ -49,7 +49,7 @@ pub(super) fn repository_of(name: &str) -> &str {
     }
 }
 
-/// Whether a name could be taken for a digest or for an id with its algorithm.
+/// Returns whether a name could be taken for a digest or for an id with its algorithm.
 pub(super) fn is_like_a_digest(name: &str) -> bool {
     let has_algorithm = name.split_once(':').is_some_and(|(algorithm, hex)| {
         let is_known = ["sha256", "sha512"].iter().any(|known| algorithm.eq_ignore_ascii_case(known));

@@ -37,7 +37,7 @@ impl<R: Read> Reader<R> {
         Reader { archive, entries: 0, folders: 0 }
     }
 
-    /// The next file or alias; `None` at the archive's end. Folders are passed over.
+    /// Returns the next file or alias; `None` at the archive's end. Folders are passed over.
     ///
     /// # Errors
     /// `InvalidData` for whatever an image archive has no use for: absolute paths, `..`, links,
@@ -96,7 +96,7 @@ impl<R: Read> Read for Reader<R> {
     }
 }
 
-/// A path without what means nothing (`./`, a `/` at its end), if it stays within the archive.
+/// Returns a path without `./` and a `/` at its end, if it stays within the archive.
 fn clean(path: &str) -> io::Result<String> {
     if path.starts_with('/') || path.split('/').any(|part| part == "..") {
         return Err(bad(format!("{path:?} leads out of it")));
@@ -105,8 +105,8 @@ fn clean(path: &str) -> io::Result<String> {
     Ok(parts.join("/"))
 }
 
-/// Docker used to save a layer that images share once, and `…/layer.tar` as a link to it wherever else
-/// it belongs. That is a name in the archive, not one on the disk; any other link is refused.
+/// Returns the path in the archive that a link stands for. Docker before 25 saves a layer that images share
+/// once, and links to it as `…/layer.tar` for the other images. Any other link is refused.
 fn alias(path: &str, target: &str) -> Option<String> {
     let (folder, _) = path.strip_suffix("/layer.tar").map(|folder| (folder, ()))?;
     let mut parts: Vec<_> = folder.split('/').collect();

@@ -1,4 +1,4 @@
-//! Imports: archives and layouts as tools write them, and as nobody should.
+//! Imports of archives and layouts: as tools write them, and hostile ones.
 
 #![allow(clippy::unwrap_used)]
 

@@ -139,6 +139,9 @@ fn what_was_left_out_is_not_there_by_accident_later() {
         (&left_out[0].digest, left_out[0].platform.as_ref().unwrap().to_string()),
         (&arm64.manifest, "linux/arm64".to_owned())
     );
+    let report = machine.store.verify(&PullContext::new()).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.left_out, 2, "the image, and what is said about it");
     // Its manifest is not kept, for nothing that is kept needs it.
     assert!(machine.store.document(&arm64.manifest).is_err());
     assert_eq!(machine.found(NAME), Some(amd64.manifest));

@@ -157,8 +157,7 @@ pub(crate) fn archives_of_buildah(dir: &Path) -> Outcome {
         ("docker-archive", ":docker.io/library/built:1", Some("docker.io/library/built:1")),
     ] {
         let path = dir.join(format!("{kind}-{}", name.len()));
-        let committed =
-            buildah(format!("commit -q --timestamp 0 {container} {kind}:{}{name}", path.display()))?;
+        buildah(format!("commit -q --timestamp 0 {container} {kind}:{}{name}", path.display()))?;
         let (store, names) = imported(dir, &path)?;
         let found = store.find(&names[0])?.ok_or("the import is gone")?;
         if let Some(expected) = expected {

@@ -40,7 +40,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// One image, that no index lists.
+    /// Makes one of a single image, that no index lists.
     pub(super) fn image(part: Part) -> Self {
         Taken { manifests: vec![part.clone()], ..Taken::nothing(part.descriptor) }
     }

@@ -205,7 +205,7 @@ fn file<'c>(contents: &'c Contents, path: &str) -> Result<(&'c Digest, u64), Err
     contents.blob(path).ok_or_else(missing)
 }
 
-/// Docker names a config's file after its digest: where it does, that must be right.
+/// Checks the digest in a config's file name, if it has one: Docker names the file after it.
 fn check_file_name(path: &str, digest: &Digest) -> Result<(), Error> {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
     let named = Digest::parse(&format!("sha256:{}", name.trim_end_matches(".json")));

@@ -6,17 +6,17 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 
-/// The error for what an archive or a layout should not say.
+/// Makes the error for an archive or a layout that is not valid.
 pub(super) fn invalid(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidManifest, why)
 }
 
-/// The error for what an archive or a layout should hold.
+/// Makes the error for a blob that an archive or a layout lacks.
 pub(super) fn lacking(digest: &Digest) -> Error {
     Error::new(ErrorKind::NotFound, format!("{digest} is missing in what is imported"))
 }
 
-/// The error of a read from an archive; one that the context's end interrupted is that end's.
+/// Returns the error of a read from an archive; if the context has ended, the error of that.
 pub(super) fn unreadable(cx: &PullContext, error: io::Error) -> Error {
     if let Err(ended) = cx.check() {
         return ended;

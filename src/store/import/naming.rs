@@ -27,7 +27,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The entry by which `name` stands for it.
+    /// Returns the entry by which `name` stands for it.
     pub(super) fn entry(&self, name: Option<&str>) -> IndexEntry {
         let repository = name.filter(|name| name.contains('/')).map(names::repository_of);
         let repo_digest = match (&self.chosen_from, repository) {
@@ -141,7 +141,7 @@ fn whole_index(taken: &Taken) -> Target {
     }
 }
 
-/// A descriptor without what only its index says, but for the platform.
+/// Returns a descriptor of the digest, size, type and platform alone.
 fn plain(part: &Part) -> Descriptor {
     let Part { descriptor, platform, .. } = part;
     let plain = Descriptor::new(&descriptor.media_type, descriptor.digest.clone(), descriptor.size);

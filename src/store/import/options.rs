@@ -12,20 +12,20 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
-    /// The defaults.
+    /// Makes options with the defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The name of the one image that is imported, in place of those that it comes with. Default: those.
+    /// Sets the name of the one image that is imported, in place of the archive's. Default: the archive's.
     #[must_use]
     pub fn name(mut self, name: Reference) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// The one platform whose images are taken. Default: all that are whole, and at least the one for
-    /// the store's platform where there is one.
+    /// Sets the one platform whose images are taken. Default: all that are whole, and at least the one for
+    /// the store's platform if the archive has its manifest.
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);

@@ -68,7 +68,7 @@ impl Import<'_> {
         Ok(digest)
     }
 
-    /// Whether the blob is in the store; from now on the import counts on it.
+    /// Returns whether the blob is in the store; from now on the import counts on it.
     pub(super) fn is_there(&self, blob: &Descriptor) -> Result<bool, Error> {
         self.cx.check()?;
         // Not to make a partial for each blob that is missing.

@@ -14,7 +14,7 @@ use crate::store::layout::{self, blob_path};
 
 /// Holds blobs that an import may take.
 pub(super) trait Source {
-    /// Whether the blob is there, or in the store already.
+    /// Returns whether the blob is there, or in the store already.
     ///
     /// # Errors
     /// `SizeMismatch` if it is of another size than the descriptor says; `Store`.
@@ -57,7 +57,7 @@ impl Source for ArchiveBlobs {
 pub(super) struct LayoutFolder(pub(super) RealDisk);
 
 impl LayoutFolder {
-    /// Whether the blob is in the folder.
+    /// Returns whether the blob is in the folder.
     fn holds(&self, blob: &Descriptor) -> Result<bool, Error> {
         match self.0.metadata(&blob_path(&blob.digest)) {
             Ok(found) if found.kind == FileType::File && found.len == blob.size => Ok(true),
