@@ -1,4 +1,4 @@
-//! The one error of this crate: what went wrong, with which image, at which host, and what to do.
+//! The error of this crate: its kind, the image, the host, the cause and the remedy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -82,35 +82,6 @@ impl ErrorKind {
                 | Panicked
                 | ResourceExhausted
         )
-    }
-
-    /// Returns what the reader of the message can do about it, by where it happened: while a registry was
-    /// asked, or in the store, an archive or a queue.
-    fn advice(self, is_remote: bool) -> Option<&'static str> {
-        use ErrorKind::*;
-        Some(match self {
-            // The message says what is missing or damaged, and where.
-            NotFound | DigestMismatch | SizeMismatch if !is_remote => return None,
-            Timeout if !is_remote => "allow more time",
-            InvalidReference => "write it as [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case",
-            NotFound => "check the name and the tag, and that the image was pushed",
-            Unauthorized => "give credentials for this host, or check those given",
-            Denied => "check that this account may pull the image",
-            RateLimited => "wait, pull with an account, or use a mirror",
-            HostNotFound => "check the host's name and this machine's DNS",
-            ConnectionFailed => "check that the registry runs and can be reached from here",
-            Tls => {
-                "check the host's certificate; add its CA, or allow plain HTTP for this host if that is meant"
-            }
-            Unavailable => "try again later, or use a mirror",
-            Timeout => "check the network, or allow more time",
-            DigestMismatch | SizeMismatch => {
-                "the bytes were damaged on the way or at the source; nothing was stored"
-            }
-            NoMatchingPlatform => "ask for one of the platforms that the image has",
-            DiskFull => "free space on the store's disk",
-            _ => return None,
-        })
     }
 }
 
@@ -204,8 +175,9 @@ impl Attempt {
 
 /// Why a pull, or a question to the store, failed.
 ///
-/// Its `Display` is one line that names the image, the phase, the host, the cause and what to do,
-/// as far as each is known. It holds no secret. Cloning is cheap: one failure answers many askers.
+/// Its `Display` is one line that names the image, the phase, the host and the cause, as far as each is known,
+/// and the other hosts that were tried. [`advice`](Self::advice) is the remedy. It holds no secret. Cloning is
+/// cheap: one failure answers many callers.
 #[derive(Clone)]
 pub struct Error(Arc<Facts>);
 
@@ -273,12 +245,68 @@ impl Error {
         self.0.phase
     }
 
-    /// What went wrong, without image, host and advice.
+    /// What went wrong, without the image and the host.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// What went wrong, by kind and message: for those who know where already.
+    /// Returns a remedy, as far as one is known for this kind of error at the place where it happened.
+    ///
+    /// It is one sentence without a capital and a full stop, to be written behind the error.
+    pub fn advice(&self) -> Option<&'static str> {
+        use ErrorKind::*;
+        match self.kind() {
+            InvalidReference => Some("write it as [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case"),
+            NoMatchingPlatform => Some("ask for one of the platforms that the image has"),
+            DiskFull => Some("free space on this disk"),
+            Timeout if self.host().is_none() => Some("allow more time"),
+            // The other remedies are about a host.
+            kind if self.host().is_some() => self.advice_about_host(kind),
+            _ => None,
+        }
+    }
+
+    fn advice_about_host(&self, kind: ErrorKind) -> Option<&'static str> {
+        use ErrorKind::*;
+        Some(match kind {
+            NotFound if matches!(self.phase(), Some(Phase::Config | Phase::Layer)) => {
+                "a part of the image is missing there; push the image again"
+            }
+            NotFound => "check the name and the tag, and that the image was pushed",
+            Unauthorized => "give credentials for this host, or check those given",
+            Denied => "check that this account may pull the image",
+            RateLimited => "wait, pull with an account, or use a mirror",
+            HostNotFound => "check the host's name and this machine's DNS",
+            // A proxy that refuses is running.
+            ConnectionFailed if self.is_retryable() => {
+                "check that the host runs and can be reached from here"
+            }
+            Tls => {
+                "check the host's certificate; add its CA, or allow plain HTTP for this host if that is meant"
+            }
+            Unavailable => "try again later, or use a mirror",
+            Timeout => "check the network, or allow more time",
+            DigestMismatch | SizeMismatch => {
+                "the bytes were damaged on the way or at the source; nothing was stored"
+            }
+            _ => return None,
+        })
+    }
+
+    /// Returns the last error of each other host that was tried, for the end of the message.
+    fn other_hosts(&self) -> impl Iterator<Item = &Attempt> {
+        /// Maximum number of hosts that are listed.
+        const MAX_HOSTS: usize = 4;
+        let attempts = self.attempts();
+        let is_last =
+            |place: usize, host: &str| attempts.iter().skip(place + 1).all(|later| later.host != host);
+        let others = attempts.iter().enumerate().filter(move |(place, attempt)| {
+            self.host() != Some(&attempt.host) && is_last(*place, &attempt.host)
+        });
+        others.map(|(_, attempt)| attempt).take(MAX_HOSTS)
+    }
+
+    /// Returns kind and message, without the image, the phase and the host.
     pub(crate) fn cause(&self) -> String {
         format!("{}: {}", self.kind(), self.message())
     }
@@ -369,14 +397,10 @@ impl fmt::Display for Error {
         if let Some(delay) = facts.retry_after {
             write!(f, "; asked to wait {} s", delay.as_secs())?;
         }
-        let is_local = matches!(
-            facts.phase,
-            None | Some(Phase::Queued | Phase::Credentials | Phase::Store | Phase::Unpack)
-        );
-        match facts.kind.advice(!is_local || facts.host.is_some()) {
-            Some(advice) => write!(f, "; {advice}"),
-            None => Ok(()),
+        for other in self.other_hosts() {
+            write!(f, "; also tried {}: {}", other.host, other.error.cause())?;
         }
+        Ok(())
     }
 }
 
@@ -393,5 +417,51 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_for_the_place_where_the_error_happened() {
+        let local = |kind| Error::new(kind, "x");
+        let at_host = |kind| local(kind).with_host("r.io");
+        for (error, expected) in [
+            (local(ErrorKind::InvalidReference), Some("write it as")),
+            (local(ErrorKind::DiskFull), Some("free space")),
+            (local(ErrorKind::Timeout), Some("allow more time")),
+            (local(ErrorKind::NotFound), None),
+            (local(ErrorKind::Denied), None),
+            (local(ErrorKind::DigestMismatch), None),
+            (local(ErrorKind::ConnectionFailed), None),
+            (at_host(ErrorKind::NotFound), Some("check the name and the tag")),
+            (at_host(ErrorKind::NotFound).with_phase(Phase::Layer), Some("a part of the image is missing")),
+            (at_host(ErrorKind::Timeout), Some("check the network")),
+            (at_host(ErrorKind::ConnectionFailed), Some("check that the host runs")),
+            (at_host(ErrorKind::ConnectionFailed).with_retryable(false), None),
+            (at_host(ErrorKind::Protocol), None),
+        ] {
+            let advice = error.advice();
+            assert_eq!(advice.is_some(), expected.is_some(), "{error}: {advice:?}");
+            assert!(
+                advice.unwrap_or_default().starts_with(expected.unwrap_or_default()),
+                "{error}: {advice:?}"
+            );
+            assert!(advice.is_none_or(|advice| !error.to_string().contains(advice)), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_other_hosts_that_were_tried_are_named_with_their_last_error() {
+        let attempt = |host: &str, kind, message: &str| Attempt::new(host, Error::new(kind, message));
+        let error = Error::new(ErrorKind::NotFound, "status 404").with_host("r.io").with_attempts(vec![
+            attempt("m.io", ErrorKind::Timeout, "first"),
+            attempt("r.io", ErrorKind::NotFound, "status 404"),
+            attempt("m.io", ErrorKind::Tls, "expired"),
+        ]);
+        let expected = "r.io: not found: status 404; also tried m.io: TLS failed: expired";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -195,6 +195,32 @@ fn a_proxy_that_refuses_is_named_with_its_status_in_words() {
 }
 
 #[test]
+fn a_refusal_that_a_forwarding_proxy_may_have_written_names_it() {
+    let json = "Content-Type: application/json\r\n";
+    for (status, header, is_named) in [
+        (403, "", true),
+        (502, "Content-Type: text/html\r\n", true),
+        (503, "Via: 1.1 x\r\n", true),
+        (403, json, false),
+        (500, json, false),
+        (503, "Docker-Distribution-Api-Version: registry/2.0\r\n", false),
+        (404, "", false),
+    ] {
+        let refusal = format!("HTTP/1.1 {status} x\r\n{header}Content-Length: 0\r\n\r\n");
+        let proxy = Proxy::start(Some(refusal.leak()));
+        let dir = tempfile::tempdir().unwrap();
+        let builder = quick(dir.path()).proxy(format!("http://{}", proxy.address)).plain_http("r.example");
+        let error = builder.build().unwrap().pull("r.example/library/app:v1").unwrap_err();
+        let text = error.to_string();
+        let named = format!("through the proxy {}, which may have written it", proxy.address);
+        assert_eq!(text.contains(&named), is_named, "{status} {header}: {text}");
+        assert!(text.contains(&format!("status {status} ")), "{text}");
+        let attempts = if status >= 500 { 3 } else { 1 };
+        assert_eq!(error.attempts().len(), attempts, "{text}");
+    }
+}
+
+#[test]
 fn a_proxy_that_is_out_of_reach_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let proxy = format!("127.0.0.1:{}", free_port());

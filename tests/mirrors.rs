@@ -82,6 +82,29 @@ fn a_header_for_one_host_never_reaches_another() {
 }
 
 #[test]
+fn a_configured_authorization_is_sent_until_the_host_asks_for_another_one() {
+    let pair = Pair::new(1_000);
+    let hosts = format!("server = '{}'\n[header]\nAuthorization = 'Basic eDp5'", pair.origin.url());
+    let builder = || {
+        let folder = hosts_toml(pair.dir.path(), &pair.origin.host(), &hosts);
+        quick(pair.dir.path()).hosts_dir(folder)
+    };
+    builder().build().unwrap().pull(&*pair.name).unwrap();
+    let shown =
+        |pair: &Pair| pair.origin.requests().pop().unwrap().header("authorization").map(str::to_owned);
+    assert_eq!(shown(&pair).as_deref(), Some("Basic eDp5"));
+
+    let other = pair.origin.push(&ImageBuilder::new("library/other").layer(1_000).build(), "v1");
+    let refused = Fault::anywhere().when(|seen| seen.header("authorization") == Some("Basic eDp5"));
+    let challenge = Action::AddHeader("WWW-Authenticate".into(), "Basic realm=\"x\"".into());
+    pair.origin.fault(refused.with(Action::Status(401)).with(challenge));
+    let credential = oci_puller::Credential::basic("ann", "secret");
+    builder().credential(pair.origin.host(), credential).build().unwrap().pull(&*other).unwrap();
+    // `ann:secret`
+    assert_eq!(shown(&pair).as_deref(), Some("Basic YW5uOnNlY3JldA=="));
+}
+
+#[test]
 fn capabilities_are_kept() {
     use Target::{Blob, Manifest};
     // What the mirror may do, and what the mirror and the registry are asked for.
@@ -182,6 +205,38 @@ fn a_failure_lists_each_attempt_at_each_host() {
     let attempts: Vec<_> = error.attempts().iter().map(|it| (it.host.clone(), it.error.kind())).collect();
     let expected = [(pair.mirror.host(), ErrorKind::Unavailable), (pair.origin.host(), ErrorKind::NotFound)];
     assert_eq!(attempts, expected);
+}
+
+#[test]
+fn a_missing_tag_beside_a_mirror_with_certificate_trouble_says_both() {
+    let pair = Pair::new(1_000);
+    // A TLS client at an HTTP port.
+    let mirror = pair.mirror.url().replace("http:", "https:");
+    let service = quick(pair.dir.path()).mirror(pair.origin.host(), mirror).build().unwrap();
+    let error = service.pull(format!("{}/library/app:missing", pair.origin.host())).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{text}");
+    assert!(text.contains(&format!("{}: not found: status 404", pair.origin.host())), "{text}");
+    assert!(text.contains(&format!("also tried {}: TLS failed: ", pair.mirror.host())), "{text}");
+}
+
+#[test]
+fn html_in_place_of_a_manifest_is_told_and_another_host_asked() {
+    let page = "<!DOCTYPE html>\n<html><head><title>Access\nblocked</title></head></html>";
+    let blocked = || Fault::on(Target::Manifest).with(Action::Status(200)).with(Action::Body(page.into()));
+    let pair = Pair::new(1_000);
+    pair.mirror.fault(blocked());
+    pair.built().build().unwrap().pull(&*pair.name).unwrap();
+
+    pair.origin.fault(blocked());
+    let by_digest = format!("{}/library/app@{}", pair.origin.host(), pair.image.digest());
+    for name in [&pair.name, &by_digest] {
+        let dir = tempfile::tempdir().unwrap();
+        let error = quick(dir.path()).build().unwrap().pull(&**name).unwrap_err();
+        let text = error.to_string();
+        assert_eq!((error.kind(), error.host()), (ErrorKind::Protocol, Some(&*pair.origin.host())), "{text}");
+        assert!(text.contains("HTML came where JSON was due") && text.contains("Access blocked"), "{text}");
+    }
 }
 
 #[derive(Default)]

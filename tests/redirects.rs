@@ -83,6 +83,36 @@ fn a_host_that_refuses_behind_a_redirect_says_nothing_of_our_credentials() {
 }
 
 #[test]
+fn an_error_quotes_no_body_of_a_host_that_was_redirected_to() {
+    let s3 =
+        "<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>";
+    for (status, body, quoted) in [
+        (200, r#"{"schemaVersion":2,"mediaType":"marker"}"#, None),
+        (200, "<html><title>marker</title></html>", None),
+        (200, "marker", None),
+        (403, r#"{"errors":[{"code":"marker","message":"marker"}]}"#, None),
+        (404, "marker", None),
+        (500, "<html><title>marker</title></html>", None),
+        (400, "<Error><Message>marker</Message></Error>", None),
+        (403, s3, Some("Request has expired")),
+        (500, s3, Some("Request has expired")),
+    ] {
+        let (registry, inner) = (Registry::start().unwrap(), Registry::start().unwrap());
+        let name = registry.push(&image(), "v1");
+        let location = format!("{}/inner", inner.url());
+        let redirect = Fault::on(Target::Manifest).with(Action::Status(307));
+        registry.fault(redirect.with(Action::header("Location", &location)));
+        inner.fault(Fault::anywhere().with(Action::Status(status)).with(Action::Body(body.into())));
+        let dir = tempfile::tempdir().unwrap();
+        let error = quick(dir.path()).tries(1).build().unwrap().pull(&*name).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert_eq!(error.host(), Some(&*inner.host()), "{body}: {text}");
+        assert!(!text.contains("marker"), "{status} {body}: {text}");
+        assert!(quoted.is_none_or(|quoted| text.contains(quoted)), "{status} {body}: {text}");
+    }
+}
+
+#[test]
 fn redirects_that_are_not_followed() {
     for location in ["ftp://127.0.0.1/x", "http://ann:pw@127.0.0.1/x", "http://", "{path}"] {
         let (registry, _, _, name) = registry_and_cdn(location);

@@ -1,5 +1,6 @@
 //! Fetches what is small: manifests, indexes, configs, and the blobs that a verifier reads.
 
+use super::error_response;
 use super::http::Body;
 use super::request::{HostTurn, PullSession, Request, Target};
 use super::retry::{self, HostAttempts};
@@ -86,8 +87,9 @@ pub(super) fn blob(
     let path = format!("blobs/{}", descriptor.digest);
     let attempts = HostAttempts::new(phase, |host| host.capabilities.pull);
     retry::over_hosts(session, &attempts, |endpoint| {
-        let named = |error: Error| error.with_host(&endpoint.name);
         let response = session.request(endpoint, Request::new(Target::Api(&path), phase))?;
+        let host = response.host().to_owned();
+        let named = |error: Error| error.with_host(&host);
         let (mut body, _permit) = response.into_body();
         let bytes = read_exactly(&mut body, descriptor).map_err(named)?;
         match descriptor.digest.matches(&bytes) {
@@ -131,13 +133,26 @@ fn fetch(
     described: Option<&Descriptor>,
     limit: usize,
 ) -> Result<Fetched, Error> {
-    let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&endpoint.name);
     let request = Request::new(Target::Api(path), Phase::Manifest).accepting(media_type::ACCEPT);
     let response = session.request(endpoint, request)?;
+    let (host, is_redirected) = (response.host().to_owned(), response.is_redirected());
+    let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&host);
     let content_type = response.reply.header("content-type").map(ToOwned::to_owned);
     let (mut body, _permit) = response.into_body();
     let bytes = body.read_to_end(limit.min(MAX_DOCUMENT_BYTES)).map_err(named)?;
-    verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described).map_err(named)
+    let html = error_response::html_instead_of_json(&bytes, is_redirected);
+    let fetched = verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described);
+    fetched.map_err(|error| named(html.unwrap_or_else(|| without_quotes(error, is_redirected))))
+}
+
+/// Leaves out the parser's message, which quotes the document, where that came from a redirected host: it may be
+/// an inner service's.
+fn without_quotes(error: Error, is_redirected: bool) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidManifest | ErrorKind::Unsupported if is_redirected => error
+            .with_message("the answer of the host that was redirected to is no manifest that is supported"),
+        _ => error,
+    }
 }
 
 /// Compares the bytes, and never a header, with the digest; then parses them.

@@ -80,6 +80,16 @@ impl Response {
         (self.reply.into_body(), self.permit)
     }
 
+    /// Returns the host that answered, after redirects.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns whether the host that answered was reached by a redirect.
+    pub(super) fn is_redirected(&self) -> bool {
+        !self.is_at_host
+    }
+
     /// Discards the body.
     pub(super) fn discard(self) {
         self.reply.discard();
@@ -357,7 +367,9 @@ impl PullSession<'_> {
         headers.extend(request.accept.map(|accept| ("accept", accept)));
         headers.extend(request.range.map(|range| ("range", range)));
         if is_at_host {
+            // A token or a password that the host asked for replaces a configured one.
             let own = endpoint.host.headers.iter();
+            let own = own.filter(|(name, _)| shown.is_none() || !name.eq_ignore_ascii_case("authorization"));
             headers.extend(own.map(|(name, value)| (name.as_str(), value.expose())));
         }
         headers.extend(shown.map(|shown| ("authorization", shown.header.expose())));

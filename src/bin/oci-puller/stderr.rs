@@ -34,8 +34,12 @@ pub(crate) fn say_error(error: &Error) {
 }
 
 fn told(error: &Error) -> String {
-    let mut text = format!("error: {error}");
     let attempts = error.attempts();
+    // The hosts that were tried have lines of their own.
+    let mut text = format!("error: {}", error.clone().with_attempts(Vec::new()));
+    if let Some(advice) = error.advice() {
+        text += &format!("; {advice}");
+    }
     let is_of_one_host = attempts.windows(2).all(|pair| pair.iter().all(|one| one.host == attempts[0].host));
     if !is_of_one_host {
         for attempt in attempts {

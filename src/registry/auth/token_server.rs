@@ -200,6 +200,9 @@ impl TokenServer<'_> {
             let request = self.request(&url, addresses, &headers);
             let reply = self.http_for(&url).get(self.cx, &request).map_err(named)?;
             if !url_policy::is_redirect(reply.status()) {
+                if reply.status() != 200 && !url_policy::same_origin(&url, self.realm) {
+                    return Err(refusal(error_response::error_of_redirected(reply)).with_host(host));
+                }
                 return Ok((reply, permit));
             }
             let next = policy.next_hop(&url, reply.header_bytes("location"));
@@ -255,8 +258,7 @@ struct TokenResponse {
 }
 
 /// Returns the error of a refusal. `NotFound` would say that there is no image.
-fn refusal(reply: Reply) -> Error {
-    let error = error_response::error_of(reply);
+fn refusal(error: Error) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
             let message = format!("there is no token server: {}", error.message());
@@ -269,14 +271,15 @@ fn refusal(reply: Reply) -> Error {
 fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
     let status = reply.status();
     if status != 200 {
-        return Err(refusal(reply));
+        return Err(refusal(error_response::error_of(reply)));
     }
     let body = Zeroizing::new(reply.read_all(MAX_ANSWER)?);
     // The parser's own message may quote the body.
     let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| {
-        let what =
-            if error_response::is_html(&body) { "an HTML page, as firewalls send it" } else { "no JSON" };
-        Error::new(ErrorKind::Protocol, format!("the token server's answer is {what}"))
+        let other = || Error::new(ErrorKind::Protocol, "the answer is no JSON");
+        let error = error_response::html_instead_of_json(&body, true).unwrap_or_else(other);
+        let message = format!("the token server: {}", error.message());
+        error.with_message(message)
     })?;
     let value = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
     let value = value

@@ -1,7 +1,7 @@
-//! One `hosts.toml`.
+//! Reads a `hosts.toml`.
 //!
-//! Read from its parsed tree and not by serde: the order of `[host."URL"]` is the order to try, and
-//! each fault is told with its line.
+//! Reads the parsed tree and does not use serde: the order of `[host."URL"]` is the order to try, and each
+//! error has its line.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::registry::http::{HeaderName, HeaderValue};
 
 use super::{Capabilities, Host, Location, Scheme, TlsSettings, go_duration};
 
-/// What a `hosts.toml` says.
+/// The content of a `hosts.toml`.
 #[derive(Debug, Default)]
 pub(super) struct HostsFile {
     /// In file order.
     pub(super) mirrors: Vec<Host>,
-    /// Where the registry itself is; by its own name if it is not said.
+    /// The location of the registry itself; `None` for its own name.
     pub(super) server: Option<Location>,
-    /// How the registry itself is talked to.
+    /// The settings of the registry itself.
     pub(super) root: Settings,
 }
 
@@ -31,7 +31,7 @@ impl HostsFile {
     }
 }
 
-/// What can be said of each host, and at the top of the file of the registry itself.
+/// The settings of a host; at the top of the file, those of the registry itself.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     capabilities: Option<Capabilities>,
@@ -54,12 +54,28 @@ impl Settings {
     }
 }
 
-/// What is wrong, and where. A header's value is never part of it.
-#[derive(Debug, PartialEq, Eq)]
+/// An error in the file, with its line. A header's value is never part of it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
 pub(super) struct Fault {
     pub(super) line: usize,
-    pub(super) what: String,
+    pub(super) message: String,
 }
+
+/// Headers that cannot be configured, in lower case, and the reason. `authorization` can be: containerd's
+/// documentation gives a host its credentials so. A credential that the host asks for replaces it.
+const REFUSED_HEADERS: [(&str, &str); 10] = [
+    ("accept-encoding", "digests are of bodies that are not encoded"),
+    ("connection", "the client manages its connections"),
+    ("content-length", "it would break the framing of requests"),
+    ("expect", "requests have no body that could wait"),
+    ("host", "it follows from the URL of the host"),
+    ("range", "the client chooses the part of a blob"),
+    ("te", "the client manages its connections"),
+    ("trailer", "it would break the framing of requests"),
+    ("transfer-encoding", "it would break the framing of requests"),
+    ("upgrade", "the client manages its connections"),
+];
 
 type Key<'a> = Spanned<DeString<'a>>;
 type Value<'a> = Spanned<DeValue<'a>>;
@@ -79,7 +95,7 @@ pub(super) fn parse(
 
 struct Reader<'a> {
     text: &'a str,
-    /// What relative paths start from.
+    /// The folder that relative paths start from.
     folder: &'a Path,
     default_scheme: &'a dyn Fn(&str) -> Scheme,
 }
@@ -133,7 +149,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// None at all is the same as all of them, as for containerd.
+    /// Reads a list of capabilities. An empty list means all of them, as for containerd.
     fn capabilities(&self, value: &Value<'_>) -> Result<Option<Capabilities>, Fault> {
         let list = self.array(value, "capabilities")?;
         let mut capabilities = Capabilities { pull: false, resolve: false };
@@ -142,7 +158,7 @@ impl Reader<'_> {
             match name.to_ascii_lowercase().as_str() {
                 "pull" => capabilities.pull = true,
                 "resolve" => capabilities.resolve = true,
-                // Nothing that is done here.
+                // Capabilities that this client does not use.
                 "push" | "referrers" => {}
                 _ => return Err(self.fault(value.span().start, format!("unknown capability {name:?}"))),
             }
@@ -157,7 +173,7 @@ impl Reader<'_> {
         }
     }
 
-    /// One path, a list of paths, or a list of pairs.
+    /// Reads one path, a list of paths, or a list of pairs.
     fn client(&self, value: &Value<'_>) -> Result<Vec<(PathBuf, Option<PathBuf>)>, Fault> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(|entry| self.client_entry(entry)).collect(),
@@ -183,10 +199,11 @@ impl Reader<'_> {
     fn headers(&self, value: &Value<'_>) -> Result<Vec<(String, Secret)>, Fault> {
         let mut headers = Vec::new();
         for (name, value) in self.table(value, "header")? {
-            if HeaderName::from_bytes(name.get_ref().as_bytes()).is_err() {
-                return Err(
-                    self.fault(name.span().start, format!("{:?} is no header's name", name.get_ref()))
-                );
+            let at = name.span().start;
+            let parsed = HeaderName::from_bytes(name.get_ref().as_bytes())
+                .map_err(|_| self.fault(at, format!("{:?} is no header's name", name.get_ref())))?;
+            if let Some((_, why)) = REFUSED_HEADERS.iter().find(|(refused, _)| parsed.as_str() == *refused) {
+                return Err(self.fault(at, format!("the header {parsed} cannot be configured: {why}")));
             }
             let values = match value.get_ref() {
                 DeValue::Array(list) => list.iter().collect(),
@@ -204,9 +221,9 @@ impl Reader<'_> {
         match HeaderValue::from_str(text) {
             Ok(_) => Ok(Secret::from(text.to_owned())),
             Err(_) => {
-                let what =
+                let message =
                     format!("the value of header {} has characters that no header has", name.get_ref());
-                Err(self.fault(value.span().start, what))
+                Err(self.fault(value.span().start, message))
             }
         }
     }
@@ -220,7 +237,7 @@ impl Reader<'_> {
     }
 
     fn location(&self, at: usize, url: &str, override_path: bool) -> Result<Location, Fault> {
-        // What is wrong may be a password in it, so that it is not shown.
+        // The URL is not quoted: it may hold a password.
         Location::parse(url, override_path, self.default_scheme)
             .map_err(|why| self.fault(at, format!("the URL of a host: {why}")))
     }
@@ -259,8 +276,8 @@ impl Reader<'_> {
         self.fault(value.span().start, format!("{key}: {wanted} is wanted"))
     }
 
-    fn fault(&self, at: usize, what: String) -> Fault {
-        Fault { line: self.line(at), what }
+    fn fault(&self, at: usize, message: String) -> Fault {
+        Fault { line: self.line(at), message }
     }
 
     fn line(&self, at: usize) -> usize {

@@ -180,7 +180,7 @@ impl Hosts {
                 let scheme = |host: &str| self.default_scheme(host);
                 file::parse(&text, &folder, &scheme)
                     .map(Some)
-                    .map_err(|fault| invalid(&path, format!("line {}: {}", fault.line, fault.what)))
+                    .map_err(|fault| invalid(&path, &fault.to_string()).with_source(fault))
             }
             None => Ok(Some(file::HostsFile::with_tls(docker_certificates(&folder)?))),
         }
@@ -199,7 +199,7 @@ impl Hosts {
                 Ok(metadata) if metadata.is_dir() => return Ok(Some(folder)),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(invalid(&folder, e.to_string())),
+                Err(e) => return Err(invalid(&folder, &e.to_string())),
             }
         }
         Ok(None)
@@ -222,11 +222,9 @@ fn folder_name(domain: &str) -> String {
 
 /// `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    let unreadable = |e: io::Error| invalid(path, e.to_string());
+    let unreadable = |e: io::Error| invalid(path, &e.to_string());
     match config_file::read(path, MAX_FILE_LEN) {
-        Ok(bytes) => {
-            String::from_utf8(bytes).map(Some).map_err(|_| invalid(path, "it is not UTF-8".to_owned()))
-        }
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| invalid(path, "it is not UTF-8")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(unreadable(e)),
     }
@@ -235,7 +233,7 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
 /// What Docker reads from a folder without a `hosts.toml`: `*.crt` are authorities, and a `*.cert`
 /// is a client's certificate, with its key beside it in `*.key`.
 fn docker_certificates(folder: &Path) -> Result<TlsSettings, Error> {
-    let unreadable = |e: io::Error| invalid(folder, e.to_string());
+    let unreadable = |e: io::Error| invalid(folder, &e.to_string());
     let entries = folder.read_dir().map_err(unreadable)?;
     let mut paths = entries
         .map(|entry| entry.map(|entry| entry.path()))
@@ -249,7 +247,7 @@ fn docker_certificates(folder: &Path) -> Result<TlsSettings, Error> {
             Some("cert") => {
                 let key = path.with_extension("key");
                 if !key.exists() {
-                    return Err(invalid(&path, format!("its key {} is missing", key.display())));
+                    return Err(invalid(&path, &format!("its key {} is missing", key.display())));
                 }
                 tls.client.push((path, Some(key)));
             }
@@ -265,8 +263,8 @@ pub(super) fn read_for_fuzzing(text: &str, folder: &Path) {
     let _ = file::parse(text, folder, &|_| Scheme::Https);
 }
 
-fn invalid(path: &Path, what: String) -> Error {
-    Error::new(ErrorKind::InvalidConfig, format!("{}: {what}", path.display()))
+fn invalid(path: &Path, reason: &str) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("{}: {reason}", path.display()))
 }
 
 #[cfg(test)]

@@ -265,12 +265,32 @@ fn what_is_wrong_is_told_with_its_line_and_without_a_secret() {
         ("[header]\nx = \"marker\\n\"", 2, "the value of header x has characters that no header has"),
         ("[header]\n'x y' = 'marker'", 2, "\"x y\" is no header's name"),
         ("[header]\nx = 'marker", 2, ""),
+        (
+            "[header]\nContent-Length = '5'",
+            2,
+            "the header content-length cannot be configured: it would break the framing of requests",
+        ),
+        (
+            "[host.'https://a.io'.header]\nHOST = ['marker']",
+            2,
+            "the header host cannot be configured: it follows from the URL of the host",
+        ),
+        (
+            "[header]\n'transfer-encoding' = 'chunked'",
+            2,
+            "the header transfer-encoding cannot be configured: it would break the framing of requests",
+        ),
+        (
+            "[header]\nConnection = 'close'",
+            2,
+            "the header connection cannot be configured: the client manages its connections",
+        ),
     ];
     for (text, line, what) in cases {
         let fault = parse(text).unwrap_err();
         assert_eq!(fault.line, line, "{text}: {fault:?}");
-        assert!(what.is_empty() || fault.what == what, "{text}: {fault:?}");
-        assert!(!fault.what.contains("marker"), "{text}: {fault:?}");
+        assert!(what.is_empty() || fault.message == what, "{text}: {fault:?}");
+        assert!(!fault.message.contains("marker"), "{text}: {fault:?}");
     }
 }
 

@@ -152,8 +152,15 @@ impl Http {
             exchange,
             _hook: hook,
         };
-        let reply = Reply { status: head.status.as_u16(), headers: head.headers, peer, body };
-        if let Some(proxy) = self.forwarding_proxy(request.url)
+        let proxy = self.forwarding_proxy(request.url);
+        let reply = Reply {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            peer,
+            proxy: proxy.map(ToString::to_string),
+            body,
+        };
+        if let Some(proxy) = proxy
             && let Some(refusal) = reply.refusal_of_proxy()
         {
             return Err(proxy.named(refusal));

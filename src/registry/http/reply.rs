@@ -20,6 +20,8 @@ pub(crate) struct Reply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) peer: Option<IpAddr>,
+    /// The forwarding proxy that the reply came through.
+    pub(super) proxy: Option<String>,
     pub(super) body: Body,
 }
 
@@ -41,6 +43,15 @@ impl Reply {
         let reason = self.header("x-squid-error").or_else(|| self.header("proxy-status"));
         let is_own = self.status == 407 || (reason.is_some() && matches!(self.status, 403 | 500..));
         is_own.then(|| proxy::refusal(self.status, reason))
+    }
+
+    /// Returns the forwarding proxy that may have written a refusal itself. A registry's own answer is JSON, has
+    /// a challenge, or names the version of its API.
+    pub(crate) fn may_be_of_proxy(&self) -> Option<String> {
+        let is_json = self.header("content-type").is_some_and(|media_type| media_type.contains("json"));
+        let is_registry = ["docker-distribution-api-version", "www-authenticate"];
+        let is_registry = is_json || is_registry.iter().any(|name| self.header_bytes(name).is_some());
+        self.proxy.clone().filter(|_| !is_registry && matches!(self.status, 403 | 500..))
     }
 
     pub(crate) fn status(&self) -> u16 {
