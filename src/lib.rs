@@ -3,8 +3,9 @@
 //! - [`ParallelImagePuller`] and [`SerialImagePuller`] take pull requests, bound them, and answer each on
 //!   a channel that the caller supplied.
 //! - [`RegistryImageService`] stands behind them by default: it pulls from any OCI or Docker registry over
-//!   blocking HTTP into a [`Store`]. Anything else that implements [`ImageService`] may stand there, too.
-//! - [`PullContext`] goes with each request: a [`CancelToken`], a deadline, and who is told of progress.
+//!   blocking HTTP into a [`Store`]. Any other implementation of [`ImageService`] can take its place.
+//! - [`ImageManager`] decides whether to pull: policy, back-off, and one pull for many requests.
+//! - [`PullContext`] accompanies each request: a [`CancelToken`], a deadline, and a receiver of progress.
 //!
 //! ```no_run
 //! use oci_puller::{ImagePuller, ParallelImagePuller, PullContext, PullRequest, RegistryImageService};
@@ -12,7 +13,7 @@
 //! let service = RegistryImageService::builder("/var/lib/images").build()?;
 //! let puller = ParallelImagePuller::new(service, Some(4))?;
 //!
-//! let (results, answers) = crossbeam_channel::unbounded();
+//! let (results, answers) = oci_puller::unbounded();
 //! for (id, image) in ["alpine:3.22", "registry.k8s.io/pause:3.10"].into_iter().enumerate() {
 //!     puller.pull_image(PullContext::new(), PullRequest::new(id as u64, image), results.clone());
 //! }
@@ -26,11 +27,65 @@
 //! # Ok::<(), oci_puller::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! No feature is on by default. Counts are crates beyond the 60 of the default build, on Linux.
+//!
+//! | feature | adds | crates |
+//! |---|---|--:|
+//! | `unpack` | an image becomes a root file system: one folder, overlay layers or a tar; Linux only | 2 |
+//! | `signatures` | policies about the signatures of cosign | 0 |
+//! | `cri` | the image service of containerd, CRI-O or cri-dockerd | 5 |
+//! | `ecdsa` | TLS certificates that *ring* cannot verify: P-521, and SHA-512 with P-256 or P-384 | 22 |
+//! | `platform-verifier` | TLS trust from the operating system instead of the bundled roots | 3 |
+//! | `testing` | a registry in the process that can misbehave, and image builders | 0 |
+//! | `cli` | the command `oci-puller`; includes `cri`, `ecdsa`, `signatures` and `testing` | 54 |
+//!
+//! # Threads
+//!
+//! Each thread has a name, a bound and an owner that joins it. A request that waits has no thread. The threads of
+//! a puller, a manager or a pull end with it. Name look-ups, credential helpers and flushes cannot be
+//! interrupted; they run in pools of 2 to 4 threads for the process, which end after 10 s without work or
+//! with the last service or store. The crate installs no signal handler, and changes neither environment nor umask. The [architecture page]
+//! lists all threads.
+//!
+//! # Panics
+//!
+//! A panic in an image service, a hook or another piece of the caller's code is caught and becomes an
+//! error of kind [`Panicked`](ErrorKind::Panicked), or a line in the log. With `panic = "abort"` it ends the process, and
+//! the requests get no result.
+//!
+//! # Platforms
+//!
+//! Unix. Linux is the platform that is tested; `unpack` needs it. macOS and FreeBSD are meant to compile, and are
+//! not tested. *ring* compiles C and assembly: a cross build needs a C compiler for the target (`CC_<target>`). The
+//! minimum supported Rust version is 1.89.
+//!
 //! # Logging
 //!
-//! The crate logs by [`log`], and no secret at any level. **At level trace, the HTTP library ureq logs requests
-//! with their `Authorization` headers**: a logger that is enabled for all crates uses [`log_filter`].
+//! The crate logs with [`log`], and no secret at any level. **At level trace, the HTTP library ureq logs requests
+//! with their `Authorization` headers, and at level debug whole URLs, which may be signed**: a logger that is
+//! enabled for all crates uses [`log_filter`].
+//!
+//! | level | records |
+//! |---|---|
+//! | error | a panic that was caught: in the image service, in a hook, in work that is run again |
+//! | warn | a thread that ignores its context, a result that found no room, a damaged blob, a file that is not used |
+//! | info | none |
+//! | debug | each host that failed and is tried again, results without a receiver, partial downloads that were removed |
+//! | trace | none |
+//!
+//! # Further pages
+//!
+//! The [limits and their defaults], the [benchmarks], and the [architecture page].
+//!
+//! [architecture page]: https://docs.rs/oci-puller/latest/oci_puller/docs/architecture/index.html
+//! [limits and their defaults]: https://docs.rs/oci-puller/latest/oci_puller/docs/limits/index.html
+//! [benchmarks]: https://docs.rs/oci-puller/latest/oci_puller/docs/benchmarks/index.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(not(unix))]
+compile_error!("oci-puller runs on Unix only: its store needs flock, fsync of folders and Unix file modes");
 
 mod clock;
 mod context;
@@ -58,10 +113,25 @@ pub mod testing;
 #[cfg(feature = "unpack")]
 mod unpack;
 
-/// The README's quick start is compiled and run.
+/// Pages about the crate as a whole.
+#[cfg(doc)]
+pub mod docs {
+    #[doc = include_str!("ARCHITECTURE.md")]
+    pub mod architecture {}
+    #[doc = include_str!("LIMITS.md")]
+    pub mod limits {}
+    #[doc = include_str!("BENCHMARKS.md")]
+    pub mod benchmarks {}
+}
+
+/// The README's examples are compiled and run.
 #[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The channels of results, from crossbeam-channel.
+#[doc(no_inline)]
+pub use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};

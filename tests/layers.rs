@@ -135,6 +135,35 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
+/// A page names a file by its path from the crate's folder or from `src`, or by the end of that path.
+#[test]
+fn each_file_that_a_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (sources, mut count) = (sources(), 0);
+    for page in ["src/ARCHITECTURE.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md"] {
+        // A package has no `.github`.
+        let Ok(text) = fs::read_to_string(root.join(page)) else { continue };
+        for name in files_named(&text) {
+            let exists = root.join(name).exists()
+                || root.join("src").join(name).exists()
+                || sources.iter().any(|source| source.path.ancestors().any(|path| path.ends_with(name)));
+            assert!(exists, "{page} names {name}, which does not exist");
+            count += 1;
+        }
+    }
+    assert!(count > 100, "only {count} names of files were found");
+    assert_eq!(files_named("`a.rs` and `b/`, `c::d` `x/y.md` `9/2` `…/z.rs`"), ["a.rs", "b/", "x/y.md"]);
+}
+
+/// Returns the names of files and folders between backticks.
+fn files_named(text: &str) -> Vec<&str> {
+    let is_file = |name: &&str| {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+        is_plain && [".rs", ".md", "/"].iter().any(|end| name.ends_with(end))
+    };
+    text.split('`').skip(1).step_by(2).filter(is_file).collect()
+}
+
 #[test]
 fn one_file_uses_the_seam_of_ureq_that_is_outside_its_semver() {
     let uses_it = |source: &&Source| source.text.contains("ureq::unversioned");
