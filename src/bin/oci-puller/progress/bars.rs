@@ -1,51 +1,24 @@
 //! Bars on a terminal: a line an image, drawn ten times a second.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
-use super::image::{Image, State};
+use super::image::{Image, State, amount, joined};
 use crate::stderr;
 
 const FRAME: Duration = Duration::from_millis(100);
 /// Where the terminal does not tell its size: columns, rows.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
-/// The thread that draws.
-pub(super) struct Bars(Mutex<Option<(Sender<Infallible>, JoinHandle<()>)>>);
+/// The widest bar, columns.
+const MAX_BAR: usize = 60;
 
-impl Bars {
-    /// Draws the images until the end; `None` if no thread is to be had.
-    pub(super) fn start(images: &Arc<Mutex<Vec<Image>>>) -> Option<Self> {
-        let images = Arc::clone(images);
-        let (stop, stopped) = bounded(0);
-        let thread =
-            thread::Builder::new().name("bars".into()).spawn(move || draw(&images, &stopped)).ok()?;
-        Some(Bars(Mutex::new(Some((stop, thread)))))
-    }
-
-    /// Takes the bars down.
-    pub(super) fn end(&self) {
-        if let Some((stop, thread)) = self.0.lock().take() {
-            drop(stop);
-            // One that panicked has drawn its last.
-            drop(thread.join());
-        }
-    }
-}
-
-impl Drop for Bars {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn draw(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
+/// Draws the images until the end.
+pub(super) fn draw(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
     let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
     stderr::show_bars(Some(bars.clone()));
     let mut lines = Lines { bars, lines: Vec::new() };
@@ -75,7 +48,7 @@ impl Lines {
         }
         if let (1, Some(line)) = (count, self.lines.last()) {
             line.set_style(layout.count.clone());
-            line.set_message(counted(images));
+            line.set_message(joined(summed(images, now), columns));
         }
     }
 
@@ -93,6 +66,9 @@ impl Lines {
 /// How wide what is, in this frame.
 struct Layout {
     name: usize,
+    /// What is left for the text beside a bar.
+    room: usize,
+    is_ascii: bool,
     running: ProgressStyle,
     done: ProgressStyle,
     failed: ProgressStyle,
@@ -102,15 +78,28 @@ struct Layout {
 impl Layout {
     fn new(images: &[Image], columns: usize) -> Self {
         let longest = images.iter().map(|image| image.name.chars().count()).max().unwrap_or(0);
-        let name = longest.min(columns / 3);
-        let bar = (columns / 5).clamp(6, 30);
-        let style = |colour: &str| style(&format!("{{prefix}}  {{bar:{bar}.{colour}}} {{wide_msg}}"));
+        let name = longest.min(columns * 3 / 10);
+        // Percent and bytes; from 60 columns on also rate and time left, from 100 on the host.
+        let text = match columns {
+            0..60 => 20,
+            60..100 => 47,
+            _ => 72,
+        };
+        let bar = columns.saturating_sub(name + 3 + text).clamp(6, MAX_BAR);
+        let is_ascii = !shows_unicode(|name| std::env::var(name).ok());
+        let has_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let style = |colour: &str| {
+            let colour = if has_colours { colour } else { "" };
+            style(&format!("{{prefix}}  {{bar:{bar}{colour}}} {{wide_msg}}"), is_ascii)
+        };
         Layout {
             name,
-            running: style("cyan/black.bright"),
-            done: style("green/black.bright"),
-            failed: style("red/black.bright"),
-            count: style_of_count(),
+            room: columns.saturating_sub(name + 3 + bar),
+            is_ascii,
+            running: style(".cyan/black.bright"),
+            done: style(".green/black.bright"),
+            failed: style(".red/black.bright"),
+            count: self::style(if has_colours { "{wide_msg:.dim}" } else { "{wide_msg}" }, is_ascii),
         }
     }
 
@@ -120,24 +109,32 @@ impl Layout {
             State::Pulled(_) => self.done.clone(),
             State::Failed => self.failed.clone(),
         });
-        line.set_prefix(format!("{:<width$}", fitted(&image.name, self.name), width = self.name));
+        let name = fitted(&image.name, self.name, self.is_ascii);
+        line.set_prefix(format!("{name:<width$}", width = self.name));
         line.set_length(image.total.max(1));
         line.set_position(match image.state {
-            // A repeated layer, or one that another pull fetched, is not counted twice.
             State::Pulled(_) => image.total.max(1),
-            _ => image.done().min(image.total),
+            _ => image.position(),
         });
-        line.set_message(image.note(now));
+        line.set_message(image.note(now, self.room));
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
+fn style(template: &str, is_ascii: bool) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("━╾─")
+    style.progress_chars(if is_ascii { "=>-" } else { "━╾─" })
 }
 
-fn style_of_count() -> ProgressStyle {
-    style("{wide_msg:.dim}")
+/// Whether locale and terminal show more than ASCII.
+fn shows_unicode(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(set).and_then(&variable);
+    let is_utf8 = locale.is_some_and(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    });
+    let terminal = variable("TERM").unwrap_or_default();
+    is_utf8 && !["linux", "ansi", "dumb"].contains(&&*terminal) && !terminal.starts_with("vt")
 }
 
 /// The images that have room on the screen, in the order asked: of those that were begun, the done
@@ -152,6 +149,17 @@ fn shown(images: &[Image], room: usize) -> Vec<&Image> {
     });
     shown.truncate(room);
     shown
+}
+
+/// Tells how many images there are, and how much of all of them.
+fn summed(images: &[Image], now: Instant) -> Vec<String> {
+    let sum = |of: &dyn Fn(&Image) -> u64| images.iter().map(of).fold(0, u64::saturating_add);
+    let (done, total) = (sum(&Image::position), sum(&|image| image.total));
+    let mut parts = vec![counted(images)];
+    if total > 0 {
+        parts.extend(amount(done, total, sum(&|image| image.per_second(now))));
+    }
+    parts
 }
 
 fn counted(images: &[Image]) -> String {
@@ -170,13 +178,14 @@ fn counted(images: &[Image]) -> String {
 }
 
 /// The name, or what fits of its end.
-fn fitted(name: &str, width: usize) -> String {
+fn fitted(name: &str, width: usize, is_ascii: bool) -> String {
     let length = name.chars().count();
     if length <= width {
         return name.to_owned();
     }
+    let cut = if is_ascii { "~" } else { "…" };
     let end: String = name.chars().skip(length + 1 - width).collect();
-    format!("…{end}")
+    format!("{cut}{end}")
 }
 
 /// The terminal's columns and rows.
@@ -227,7 +236,26 @@ mod tests {
 
     #[test]
     fn of_a_long_name_the_end_is_shown() {
-        assert_eq!(fitted("team/app:1.2", 12), "team/app:1.2");
-        assert_eq!(fitted("team/app:1.2", 8), "…app:1.2");
+        assert_eq!(fitted("team/app:1.2", 12, false), "team/app:1.2");
+        assert_eq!(fitted("team/app:1.2", 8, false), "…app:1.2");
+        assert_eq!(fitted("team/app:1.2", 8, true), "~app:1.2");
+    }
+
+    #[test]
+    fn ascii_is_drawn_where_locale_or_terminal_show_no_more() {
+        for (variables, expected) in [
+            (&[("LANG", "en_GB.UTF-8"), ("TERM", "xterm-256color")][..], true),
+            (&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8"), ("TERM", "xterm")], false),
+            (&[("LC_ALL", ""), ("LC_CTYPE", "C.utf8"), ("TERM", "screen")], true),
+            (&[("LANG", "en_GB.UTF-8"), ("TERM", "linux")], false),
+            (&[("LANG", "en_GB.UTF-8"), ("TERM", "vt100")], false),
+            (&[("TERM", "xterm")], false),
+        ] {
+            let variable = |wanted: &str| {
+                let found = variables.iter().find(|(name, _)| *name == wanted);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(shows_unicode(variable), expected, "{variables:?}");
+        }
     }
 }

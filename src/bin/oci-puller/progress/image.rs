@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use oci_puller::{Digest, ProgressEvent};
 
+use super::rate::Rate;
 use crate::names;
 use crate::units::{Bytes, Share, Time};
 
@@ -17,6 +18,8 @@ pub(super) struct Image {
     host: String,
     /// Bytes that came over the network and were kept.
     pub(super) fetched: u64,
+    /// Of the bytes that come; `None` before the first.
+    rate: Option<Rate>,
     /// Bytes of blobs that are whole.
     finished: u64,
     /// Bytes of blobs on their way.
@@ -49,6 +52,7 @@ impl Image {
             total: 0,
             host: String::new(),
             fetched: 0,
+            rate: None,
             finished: 0,
             coming: HashMap::new(),
             resumed: None,
@@ -80,6 +84,8 @@ impl Image {
             }
             ProgressEvent::BlobAdvanced { digest, bytes } => {
                 *self.coming.entry(digest.clone()).or_default() += bytes;
+                let now = Instant::now();
+                self.rate.get_or_insert_with(|| Rate::new(now, self.fetched)).note(now, self.fetched);
                 self.fetched += bytes;
             }
             ProgressEvent::UnpackAdvanced { bytes, .. } if self.is_unpacked => self.finished += bytes,
@@ -118,22 +124,78 @@ impl Image {
         self.state = if is_pulled { State::Pulled(took) } else { State::Failed };
     }
 
-    /// What stands beside its bar; the most urgent first, for the line's end may be cut off.
-    pub(super) fn note(&self, now: Instant) -> String {
-        let note = match (self.state, &self.waiting, &self.resumed) {
-            (State::Queued, ..) => "waits for its turn".to_owned(),
-            (State::Failed, ..) => "failed".to_owned(),
-            (State::Pulled(took), ..) => return format!("{:>14}  done in {}", Bytes(self.total), Time(took)),
-            (_, Some(waiting), _) if waiting.until > now => return waiting.told(now),
-            (_, _, Some((_, offset))) => format!("resumed at {}, {}", Bytes(*offset), self.host),
-            _ if self.total == 0 => return "resolving".to_owned(),
-            _ => self.host.clone(),
-        };
-        match self.total {
-            0 => note,
-            total => format!("{:>14}  {note}", Share(self.done(), total)),
+    /// Returns the bytes that a second brings; 0 while that is not known.
+    pub(super) fn per_second(&self, now: Instant) -> u64 {
+        match (&self.rate, self.state) {
+            (Some(rate), State::Running) => rate.per_second(now, self.fetched),
+            _ => 0,
         }
     }
+
+    /// Returns how much of its total is there, bytes: all of it when it is pulled, for a repeated layer, or one
+    /// that another pull fetched, is not counted twice.
+    pub(super) fn position(&self) -> u64 {
+        match self.state {
+            State::Pulled(_) => self.total,
+            _ => self.done().min(self.total),
+        }
+    }
+
+    /// Returns what stands beside its bar, in at most `room` columns: what matters most first, and what has no
+    /// room left out.
+    pub(super) fn note(&self, now: Instant, room: usize) -> String {
+        let percent = percent(self.position(), self.total);
+        let note = match (self.state, &self.waiting) {
+            (State::Queued, _) => "waits for its turn".to_owned(),
+            (State::Failed, _) => "failed".to_owned(),
+            (State::Pulled(took), _) => {
+                let size = format!("{:>13}", Bytes(self.total).to_string());
+                return joined([percent, size, format!("done in {}", Time(took))], room);
+            }
+            (_, Some(waiting)) if waiting.until > now => waiting.told(now),
+            _ if self.total == 0 => return "resolving".to_owned(),
+            _ => {
+                let amount = amount(self.position(), self.total, self.per_second(now));
+                let resumed = self.resumed.as_ref();
+                let resumed = resumed.map(|(_, offset)| format!("resumed at {}", Bytes(*offset)));
+                return joined(amount.into_iter().chain([self.host.clone()]).chain(resumed), room);
+            }
+        };
+        // This is worth more than a number: what does not fit is cut.
+        if self.total == 0 { note } else { format!("{percent}  {note}") }
+    }
+}
+
+/// Tells an amount that grows: percent, bytes, rate and time left.
+pub(super) fn amount(done: u64, total: u64, per_second: u64) -> Vec<String> {
+    let mut parts = vec![percent(done, total), format!("{:>13}", Share(done, total).to_string())];
+    if per_second > 0 && done < total {
+        let left = Duration::from_secs((total - done).div_ceil(per_second));
+        let left = if left.as_secs() < 60 { format!("{} s", left.as_secs()) } else { Time(left).to_string() };
+        parts.push(format!("{:>8}/s", Bytes(per_second).to_string()));
+        parts.push(format!("{left} left"));
+    }
+    parts
+}
+
+fn percent(done: u64, total: u64) -> String {
+    let percent = u128::from(done) * 100 / u128::from(total.max(1));
+    format!("{percent:>3}%")
+}
+
+/// Joins the parts that fit.
+pub(super) fn joined(parts: impl IntoIterator<Item = String>, room: usize) -> String {
+    let mut text = String::new();
+    for part in parts {
+        let gap = if text.is_empty() { "" } else { "  " };
+        let fits = |part: &str| text.chars().count() + gap.len() + part.chars().count() <= room;
+        if !fits(&part) && !fits(part.trim_start()) {
+            break;
+        }
+        let part = if fits(&part) { &part } else { part.trim_start() };
+        text = format!("{text}{gap}{part}");
+    }
+    text
 }
 
 impl Waiting {
@@ -141,7 +203,7 @@ impl Waiting {
         // Rounded up: "in 0 s" would be now.
         let seconds = self.until.saturating_duration_since(now).as_millis().div_ceil(1000);
         match status_in(&self.reason) {
-            Some(status) => format!("{status} from {}, next try in {seconds} s", self.host),
+            Some(status) => format!("{status}, next try in {seconds} s, {}", self.host),
             None => format!("next try in {seconds} s, {}: {}", self.host, self.reason),
         }
     }
@@ -180,7 +242,10 @@ mod tests {
         assert_eq!(image.done(), 110);
         events(&mut image, &[started(&one, 60), ProgressEvent::BlobAdvanced { digest: &one, bytes: 40 }]);
         assert_eq!(image.done(), 150);
-        assert_eq!(image.note(Instant::now()), "     150/250 B  resumed at 60 B, h");
+        let note = |image: &Image, room| image.note(Instant::now(), room);
+        assert_eq!(note(&image, 80), " 60%      150/250 B  h  resumed at 60 B");
+        assert_eq!(note(&image, 20), " 60%      150/250 B");
+        assert_eq!(note(&image, 16), " 60%  150/250 B");
         events(&mut image, &[ProgressEvent::BlobRestarted { digest: &one }]);
         assert_eq!((image.done(), image.fetched), (50, 0));
         events(
@@ -190,14 +255,14 @@ mod tests {
                 ProgressEvent::BlobDone { digest: &one },
             ],
         );
-        assert_eq!((image.done(), image.note(Instant::now()).as_str()), (150, "     150/250 B  h"));
+        assert_eq!((image.done(), note(&image, 80).as_str()), (150, " 60%      150/250 B  h"));
     }
 
     #[test]
     fn a_wait_is_told_while_it_lasts() {
         let delay = Duration::from_secs(12);
         for (reason, note) in [
-            ("rate limited: status 429: TOOMANYREQUESTS", "429 from h, next try in 12 s"),
+            ("rate limited: status 429: TOOMANYREQUESTS", "429, next try in 12 s, h"),
             ("host not found: no such name", "next try in 12 s, h: host not found: no such name"),
         ] {
             let mut image = Image::new("app");
@@ -206,8 +271,20 @@ mod tests {
                 &[ProgressEvent::Started, ProgressEvent::Waiting { host: "h", reason, delay }],
             );
             let now = Instant::now();
-            assert_eq!(image.note(now), note);
-            assert_eq!(image.note(now + delay), "resolving");
+            assert_eq!(image.note(now, 80), note);
+            assert_eq!(image.note(now + delay, 80), "resolving");
+        }
+    }
+
+    #[test]
+    fn an_amount_has_rate_and_time_left() {
+        for (done, rate, told) in [
+            (25_000_000, 5_000_000, " 25%  25.0/100.0 MB    5.0 MB/s  15 s left"),
+            (25_000_000, 100_000, " 25%  25.0/100.0 MB  100.0 kB/s  12 min 30 s left"),
+            (25_000_000, 0, " 25%  25.0/100.0 MB"),
+            (100_000_000, 5_000_000, "100%  100.0/100.0 MB"),
+        ] {
+            assert_eq!(joined(amount(done, 100_000_000, rate), 80), told);
         }
     }
 }

@@ -1,11 +1,29 @@
 //! What happens, one line each: for logs, and for terminals that have no bars.
 
-use oci_puller::{ProgressEvent, PullResult, PulledImage};
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
-use super::image::Image;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use oci_puller::{ProgressEvent, PullResult, PulledImage};
+use parking_lot::Mutex;
+
+use super::image::{Image, State};
 use crate::names::short;
 use crate::stderr::say;
 use crate::units::{Bytes, Time};
+
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Tells every 10 s how far each image is, until the end.
+pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
+    while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        let now = Instant::now();
+        let is_running = |image: &&Image| image.state == State::Running && image.total > 0;
+        let told = |image: &Image| format!("{}: {}", image.name, image.note(now, usize::MAX).trim_start());
+        let lines: Vec<_> = images.lock().iter().filter(is_running).map(told).collect();
+        lines.iter().for_each(|line| say(line));
+    }
+}
 
 /// Tells an event that is worth a line.
 pub(super) fn event(image: &Image, event: &ProgressEvent<'_>) {

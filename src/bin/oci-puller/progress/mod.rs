@@ -3,6 +3,8 @@
 mod bars;
 mod image;
 mod lines;
+mod rate;
+mod ticker;
 
 use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use clap::ValueEnum;
 use oci_puller::{Progress, ProgressEvent, PullResult};
 use parking_lot::Mutex;
 
-use bars::Bars;
 use image::{Image, State};
+use ticker::Ticker;
 
 /// How progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,9 +32,8 @@ pub(crate) enum Shown {
 /// Watches the pulls of one run.
 pub(crate) struct ProgressView {
     images: Arc<Mutex<Vec<Image>>>,
-    /// Without them there are lines.
-    bars: Option<Bars>,
-    is_silent: bool,
+    ticker: Option<Ticker>,
+    has_lines: bool,
 }
 
 impl ProgressView {
@@ -41,10 +42,15 @@ impl ProgressView {
         let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
         let can_have_bars =
             stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let is_silent = shown == Shown::None;
         let has_bars = shown == Shown::Bars || (shown == Shown::Auto && can_have_bars);
-        let bars = if has_bars { Bars::start(&images) } else { None };
-        Arc::new(ProgressView { images, bars, is_silent })
+        let shared = Arc::clone(&images);
+        let ticker = match shown {
+            Shown::None => None,
+            _ if has_bars => Ticker::start(move |stopped| bars::draw(&shared, stopped)),
+            _ => Ticker::start(move |stopped| lines::repeat(&shared, stopped)),
+        };
+        let has_lines = shown != Shown::None && !has_bars;
+        Arc::new(ProgressView { images, ticker, has_lines })
     }
 
     /// What the pull of the image at this place is to report to.
@@ -62,7 +68,7 @@ impl ProgressView {
     pub(crate) fn ended(&self, place: usize, result: &PullResult) {
         self.at(place, |image| {
             image.end(result.outcome.is_ok(), result.pull_duration);
-            if self.has_lines()
+            if self.has_lines
                 && let Ok(pulled) = &result.outcome
             {
                 lines::done(image, pulled, result);
@@ -76,20 +82,16 @@ impl ProgressView {
         images.iter().filter(|image| image.state == State::Failed).map(|image| image.fetched).sum()
     }
 
-    /// Takes the bars down.
+    /// Takes the bars down, and tells no more lines.
     pub(crate) fn end(&self) {
-        if let Some(bars) = &self.bars {
-            bars.end();
+        if let Some(ticker) = &self.ticker {
+            ticker.end();
         }
-    }
-
-    fn has_lines(&self) -> bool {
-        self.bars.is_none() && !self.is_silent
     }
 
     fn event(&self, place: usize, event: &ProgressEvent<'_>) {
         self.at(place, |image| {
-            if self.has_lines() {
+            if self.has_lines {
                 lines::event(image, event);
             }
             image.event(event);
