@@ -135,7 +135,7 @@ pub use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
-pub use credentials::{Credential, CredentialQuery, Keychain};
+pub use credentials::{Credential, CredentialQuery, ExposedCredential, Keychain, Keyring};
 pub use error::{Attempt, Error, ErrorKind, Phase};
 pub use image::config::{HistoryEntry, ImageConfig};
 pub use image::digest::{Algorithm, Digest};

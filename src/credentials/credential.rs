@@ -24,6 +24,24 @@ pub(crate) enum CredentialKind {
     RegistryToken(Secret),
 }
 
+/// The secrets of a [`Credential`]: not for logs, and without `Debug`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_debug_implementations, reason = "it holds secrets in plain text")]
+pub enum ExposedCredential<'a> {
+    /// A user name and a password.
+    Basic {
+        /// The user name.
+        username: &'a str,
+        /// The password.
+        password: &'a str,
+    },
+    /// A refresh token for the registry's token server: Docker's `identitytoken`.
+    IdentityToken(&'a str),
+    /// A bearer token for the registry itself: Docker's `registrytoken`.
+    RegistryToken(&'a str),
+}
+
 impl Credential {
     /// Creates a credential of a user name and a password.
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
@@ -67,6 +85,17 @@ impl Credential {
     /// Returns whether it is a user and a password.
     pub(crate) fn is_basic(&self) -> bool {
         matches!(self.0, CredentialKind::Basic { .. })
+    }
+
+    /// Returns what the credential holds, to send it to the registry or runtime that it is meant for.
+    pub fn expose(&self) -> ExposedCredential<'_> {
+        match &self.0 {
+            CredentialKind::Basic { username, password } => {
+                ExposedCredential::Basic { username: username.expose(), password: password.expose() }
+            }
+            CredentialKind::IdentityToken(token) => ExposedCredential::IdentityToken(token.expose()),
+            CredentialKind::RegistryToken(token) => ExposedCredential::RegistryToken(token.expose()),
+        }
     }
 
     pub(crate) fn kind(&self) -> &CredentialKind {

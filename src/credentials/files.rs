@@ -224,7 +224,7 @@ mod tests {
 
     fn user(file: &ConfigFile) -> Option<Credential> {
         let contents = file.contents().unwrap()?;
-        contents.keyring().lookup(&CredentialQuery::new("r.io", "app")).pop()
+        contents.keyring().lookup_query(&CredentialQuery::new("r.io", "app")).pop()
     }
 
     fn with_user(name: &str) -> String {

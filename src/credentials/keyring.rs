@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 
 use super::credential::Credential;
 use super::{CredentialQuery, glob};
+use crate::image::reference::Reference;
 
 /// Docker Hub's key: the host of its former index.
 const DOCKER_HUB_KEY: &str = "index.docker.io";
 
-/// Credentials by key: `HOST[:PORT][/PATH]`, where the host may have globs.
+/// Credentials by key: `HOST[:PORT][/PATH]`, where the host may have globs; looked up by kubelet's rules.
+///
+/// For image services of other people: the services of this crate look their credentials up themselves.
 #[derive(Debug, Default)]
-pub(crate) struct Keyring {
+pub struct Keyring {
     /// Reverse-sorted: longer keys come before their beginnings, literal ones before `*`.
     entries: BTreeMap<Reverse<String>, Vec<Entry>>,
 }
@@ -42,8 +45,13 @@ impl Keyring {
         has_host
     }
 
+    /// Returns the credentials that fit the image, the closest first.
+    pub fn lookup(&self, image: &Reference) -> Vec<Credential> {
+        self.lookup_query(&CredentialQuery::new(image.domain(), image.repository()))
+    }
+
     /// Returns all credentials that match, the closest first.
-    pub(crate) fn lookup(&self, query: &CredentialQuery<'_>) -> Vec<Credential> {
+    pub(crate) fn lookup_query(&self, query: &CredentialQuery<'_>) -> Vec<Credential> {
         self.matching(query).into_iter().filter_map(|entry| entry.content.as_ref().ok().cloned()).collect()
     }
 
@@ -139,7 +147,7 @@ mod tests {
     }
 
     fn found(keyring: &Keyring, domain: &str, repository: &str) -> Vec<Credential> {
-        keyring.lookup(&CredentialQuery::new(domain, repository))
+        keyring.lookup_query(&CredentialQuery::new(domain, repository))
     }
 
     fn users(keys: &[&str]) -> Vec<Credential> {
@@ -217,6 +225,6 @@ mod tests {
     fn a_credential_for_https_is_not_shown_in_plain_text() {
         let keyring = keyring(&["https://r.io", "r.io/app", "http://r.io"]);
         let plain = CredentialQuery::new("r.io", "app").with_plain_http(true);
-        assert_eq!(keyring.lookup(&plain), users(&["r.io/app", "http://r.io"]));
+        assert_eq!(keyring.lookup_query(&plain), users(&["r.io/app", "http://r.io"]));
     }
 }

@@ -5,17 +5,19 @@ mod credential;
 mod docker_config;
 mod files;
 mod glob;
+pub(crate) mod go_duration;
 mod helper;
 mod keyring;
 mod pull_secrets;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use credential::Credential;
+pub use credential::{Credential, ExposedCredential};
 pub(crate) use credential::{CredentialKind, Secret};
+pub use keyring::Keyring;
 
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
@@ -24,8 +26,7 @@ use crate::service::PullSecret;
 pub(crate) use files::FileKind;
 
 use files::ConfigFile;
-use helper::Helpers;
-use keyring::Keyring;
+use helper::{Helpers, ProviderPlugins};
 
 /// Reads a credentials file, for a fuzz target.
 #[cfg(fuzzing)]
@@ -94,6 +95,8 @@ pub(crate) enum SourceKind {
     PodmanAuth,
     /// A credential helper, with its name.
     Helper(String),
+    /// A credential provider plugin, with its name.
+    Plugin(String),
 }
 
 impl fmt::Display for SourceKind {
@@ -104,6 +107,7 @@ impl fmt::Display for SourceKind {
             SourceKind::Keychain => "keychain",
             SourceKind::DockerConfig => "docker config.json",
             SourceKind::PodmanAuth => "podman auth.json",
+            SourceKind::Plugin(name) => return write!(f, "credential provider {name}"),
             SourceKind::Helper(name) => return write!(f, "credential helper {name}"),
         })
     }
@@ -138,6 +142,7 @@ pub(crate) struct Credentials {
     fixed: Keyring,
     keychains: Vec<Arc<dyn Keychain>>,
     files: Vec<ConfigFile>,
+    plugins: Vec<ProviderPlugins>,
     helpers: Helpers,
 }
 
@@ -170,6 +175,15 @@ impl Credentials {
     /// environment now.
     pub(crate) fn add_default_files(&mut self) {
         self.files.extend(ConfigFile::defaults());
+    }
+
+    /// Asks the plugins of a kubelet's `CredentialProviderConfig`, whose programs are in `bin_dir`.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
+    pub(crate) fn add_plugins(&mut self, config: &Path, bin_dir: &Path) -> Result<(), Error> {
+        self.plugins.push(ProviderPlugins::read(config, bin_dir)?);
+        Ok(())
     }
 
     /// Sets how long a credential helper may take. Default: 30 s.
@@ -207,17 +221,29 @@ impl Credentials {
         let mut lookup = Lookup::default();
         let mut broken = Vec::new();
         let secrets = pull_secrets::keyring(pull_secrets)?;
-        lookup.add(&SourceKind::PullSecret, secrets.lookup(query));
+        lookup.add(&SourceKind::PullSecret, secrets.lookup_query(query));
         for why in secrets.broken(query) {
             let message = format!("{why} (the entry for {})", query.domain());
             broken.push((SourceKind::PullSecret, Error::new(ErrorKind::InvalidConfig, message)));
         }
-        lookup.add(&SourceKind::Static, self.fixed.lookup(query));
+        lookup.add(&SourceKind::Static, self.fixed.lookup_query(query));
         for keychain in &self.keychains {
             lookup.add(&SourceKind::Keychain, keychain.credentials(cx, query)?);
         }
         for file in &self.files {
             self.look_into(file, cx, query, &mut lookup, &mut broken)?;
+        }
+        for plugins in &self.plugins {
+            for (name, answer) in plugins.credentials(cx, &self.helpers, query)? {
+                let source = SourceKind::Plugin(name.to_owned());
+                match answer {
+                    Ok(credentials) => lookup.add(&source, credentials),
+                    Err(error) => {
+                        log::warn!("{}", error.message());
+                        lookup.failed.push((source, error));
+                    }
+                }
+            }
         }
         match broken.first() {
             Some((_, error)) if lookup.found.is_empty() => Err(error.clone()),
@@ -255,7 +281,7 @@ impl Credentials {
             Ok(None) => {}
             Err(error) => broken.push((file.source(), error)),
         }
-        lookup.add(&file.source(), contents.keyring().lookup(query));
+        lookup.add(&file.source(), contents.keyring().lookup_query(query));
         let reasons = contents.keyring().broken(query).into_iter();
         broken.extend(reasons.map(|why| (file.source(), file.broken(query, why))));
         Ok(())

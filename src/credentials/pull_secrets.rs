@@ -6,6 +6,17 @@ use crate::service::PullSecret;
 use super::docker_config::DockerConfig;
 use super::keyring::Keyring;
 
+impl Keyring {
+    /// Returns the credentials in `secrets`, of the types `kubernetes.io/dockerconfigjson` and
+    /// `kubernetes.io/dockercfg`; secrets of other types are ignored, as kubelet does.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a secret that does not parse; the message names it and holds nothing of it.
+    pub fn from_secrets(secrets: &[PullSecret]) -> Result<Self, Error> {
+        keyring(secrets)
+    }
+}
+
 /// Returns all credentials of `secrets`, in their order.
 ///
 /// A secret whose type does not match its key is ignored, as kubelet does.
@@ -54,7 +65,7 @@ mod tests {
     use crate::credentials::{Credential, CredentialQuery};
 
     fn users(secrets: &[PullSecret]) -> Vec<Credential> {
-        keyring(secrets).unwrap().lookup(&CredentialQuery::new("r.io", "team/app"))
+        keyring(secrets).unwrap().lookup_query(&CredentialQuery::new("r.io", "team/app"))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The settings of a [`RegistryImageService`].
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,6 +187,16 @@ impl RegistryImageServiceBuilder {
     /// when they change; the credential helpers they name are run. Default: not read.
     pub fn default_credential_files(mut self) -> Self {
         self.credentials.add_default_files();
+        self
+    }
+
+    /// Asks the exec credential providers of this kubelet
+    /// [`CredentialProviderConfig`](https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/)
+    /// in JSON, whose programs are in `bin_dir`, for the images that it matches. They are asked after the files, for at
+    /// most 60 s, and their answers are kept as long as they say. Read now; default: none.
+    pub fn credential_provider_config(mut self, path: impl AsRef<Path>, bin_dir: impl AsRef<Path>) -> Self {
+        let added = self.credentials.add_plugins(path.as_ref(), bin_dir.as_ref());
+        self.note(added);
         self
     }
 

@@ -3,11 +3,13 @@
 //!
 //! A helper is not trusted to end, to be brief, or to be there.
 
+mod plugin;
 mod process;
 mod shared;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -18,7 +20,8 @@ use crate::error::{Error, ErrorKind};
 
 use super::credential::{Credential, Secret};
 use crate::sync::{Outcome, PoolUser};
-use process::{MAX_ANSWER_LEN, Run};
+pub(crate) use plugin::ProviderPlugins;
+use process::{Invocation, MAX_ANSWER_LEN, Printed, Run};
 use shared::Question;
 
 /// No server's URL is longer, bytes.
@@ -48,45 +51,60 @@ impl Default for Helpers {
 }
 
 impl Helpers {
-    /// Asks the helper `name` for the credential of `server`; `None` if it has none. Who asks the
-    /// same at the same time shares one run of it.
-    ///
-    /// When the context or the time of the last who waits ends, the helper is killed with all that
-    /// it started, and the answer does not wait for that.
+    /// Asks the helper `name` for the credential of `server`; `None` if it has none.
     ///
     /// # Errors
-    /// `Cancelled` or `Timeout` when the context ended. Any other is the helper's own failure:
-    /// `InvalidConfig`, `Timeout`, `Protocol`, `ResourceExhausted`. None holds what it printed.
+    /// As of [`run`](Self::run).
     pub(crate) fn get(&self, cx: &PullContext, name: &str, server: &str) -> Answer {
         check_name(name)?;
         check_server(server)?;
+        let program = self.program(name);
+        let invocation =
+            Invocation { program, args: vec!["get".into()], env: Vec::new(), input: server.to_owned() };
+        answer_of(&*self.run(cx, name, invocation, self.timeout)?, name)
+    }
+
+    /// Runs a program, and returns what it printed. Callers that ask the same at the same time share one run.
+    ///
+    /// When the context or the time limit of the last caller ends, the program is killed with all that it
+    /// started, and the answer does not wait for that.
+    ///
+    /// # Errors
+    /// `Cancelled` or `Timeout` when the context ended. Any other is the program's own failure: `InvalidConfig`,
+    /// `Timeout`, `ResourceExhausted`. None holds what it printed.
+    fn run(
+        &self,
+        cx: &PullContext,
+        name: &str,
+        invocation: Invocation,
+        timeout: Duration,
+    ) -> Result<Arc<Printed>, Error> {
         cx.check()?;
-        let question =
-            Question { name: name.to_owned(), program: self.program(name), server: server.to_owned() };
+        let question = Question { name: name.to_owned(), invocation };
         let asker =
             shared::ask(&question).map_err(|e| failed(ErrorKind::ResourceExhausted, name, &e.to_string()))?;
-        match self.limited(cx).wait_for(asker.outcome()) {
+        match limited(cx, timeout).wait_for(asker.outcome()) {
             Ok(Some(Outcome::Done(answer))) => answer,
             Ok(_) => Err(failed(ErrorKind::Panicked, name, "the thread that ran it panicked")),
             Err(_) => {
                 cx.check()?;
-                Err(failed(ErrorKind::Timeout, name, &format!("no answer within {:?}", self.timeout)))
+                Err(failed(ErrorKind::Timeout, name, &format!("no answer within {timeout:?}")))
             }
-        }
-    }
-
-    /// The context, ended by the time limit too.
-    fn limited(&self, cx: &PullContext) -> PullContext {
-        let limit = Instant::now().checked_add(self.timeout);
-        match [cx.deadline(), limit].into_iter().flatten().min() {
-            Some(deadline) => cx.clone().with_deadline(deadline),
-            None => cx.clone(),
         }
     }
 
     fn program(&self, name: &str) -> PathBuf {
         let program = format!("docker-credential-{name}");
         self.directory.as_ref().map_or_else(|| PathBuf::from(&program), |directory| directory.join(&program))
+    }
+}
+
+/// Returns the context, ended by the time limit, too.
+fn limited(cx: &PullContext, timeout: Duration) -> PullContext {
+    let limit = Instant::now().checked_add(timeout);
+    match [cx.deadline(), limit].into_iter().flatten().min() {
+        Some(deadline) => cx.clone().with_deadline(deadline),
+        None => cx.clone(),
     }
 }
 
@@ -111,22 +129,31 @@ fn failed(kind: ErrorKind, name: &str, what: &str) -> Error {
     Error::new(kind, format!("credential helper {name}: {what}"))
 }
 
-/// Runs the helper to its end, and reads what it printed.
-fn answer_of(run: &Run, name: &str) -> Answer {
-    let printed = run.run().map_err(|e| match e.kind() {
+/// Runs the program to its end.
+fn printed_by(run: &Run, name: &str) -> Result<Printed, Error> {
+    run.run().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-            let what = format!("{} cannot be run: {e}", run.program.display());
+            let what = format!("{} cannot be run: {e}", run.invocation.program.display());
             failed(ErrorKind::InvalidConfig, name, &what)
         }
         _ => failed(ErrorKind::ResourceExhausted, name, &e.to_string()),
-    })?;
-    let Some(text) = printed.text else {
+    })
+}
+
+/// Returns what a program printed.
+fn text_of<'a>(printed: &'a Printed, name: &str) -> Result<&'a [u8], Error> {
+    printed.text.as_deref().map(Vec::as_slice).ok_or_else(|| {
         let what = format!("it printed more than {MAX_ANSWER_LEN} bytes");
-        return Err(failed(ErrorKind::Protocol, name, &what));
-    };
+        failed(ErrorKind::Protocol, name, &what)
+    })
+}
+
+/// Reads what a helper printed.
+fn answer_of(printed: &Printed, name: &str) -> Answer {
+    let text = text_of(printed, name)?;
     if printed.status.success() {
-        read(&text).map_err(|what| failed(ErrorKind::Protocol, name, what))
-    } else if knows_nothing(&text) {
+        read(text).map_err(|what| failed(ErrorKind::Protocol, name, what))
+    } else if knows_nothing(text) {
         Ok(None)
     } else {
         Err(failed(ErrorKind::Protocol, name, &printed.status.to_string()))

@@ -81,20 +81,35 @@ fn kill(helper: Pid) {
     }
 }
 
-/// What is to be run.
-pub(super) struct Run {
+/// A program, and what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Invocation {
     pub(super) program: PathBuf,
-    /// Goes to its standard input: short enough for a pipe that nobody reads yet.
-    pub(super) server: String,
+    pub(super) args: Vec<String>,
+    /// Variables besides those of this process.
+    pub(super) env: Vec<(String, String)>,
+    /// Its standard input: short enough for a pipe that nothing reads yet.
+    pub(super) input: String,
+}
+
+/// One run of a program.
+pub(super) struct Run {
+    pub(super) invocation: Invocation,
     pub(super) control: Control,
     pub(super) stop: PipeReader,
 }
 
-/// How a helper ended.
-pub(super) struct Printed {
+/// How a helper ended; prints without its text.
+pub(crate) struct Printed {
     /// What it printed; `None` if that was too much.
-    pub(super) text: Option<Zeroizing<Vec<u8>>>,
-    pub(super) status: ExitStatus,
+    pub(crate) text: Option<Zeroizing<Vec<u8>>>,
+    pub(crate) status: ExitStatus,
+}
+
+impl std::fmt::Debug for Printed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Printed").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 impl Run {
@@ -112,15 +127,21 @@ impl Run {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        let mut command = Command::new(&self.program);
-        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let Invocation { program, args, env, .. } = &self.invocation;
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         command.process_group(0).spawn()
     }
 
     /// Tells it the server, and reads what it prints.
     fn talk(&self, child: &mut Child, exit: Option<&OwnedFd>) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(self.server.as_bytes()) {
+            match stdin.write_all(self.invocation.input.as_bytes()) {
                 // It may know its answer without asking.
                 Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
                 _ => {}

@@ -5,11 +5,11 @@
 //! and the helper is killed.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use super::process::{Control, Run};
-use super::{Answer, answer_of};
+use super::printed_by;
+use super::process::{Control, Invocation, Printed, Run};
+use crate::error::Error;
 use crate::sync::{BlockingPool, Follower, Joined, Leader, PoolUser, SingleFlight};
 
 static WORKERS: BlockingPool = BlockingPool::new("helper", 4);
@@ -20,13 +20,15 @@ pub(super) fn use_threads() -> PoolUser {
     WORKERS.enter()
 }
 
-/// What is asked: the helper's name, its program, and the server.
+/// What is asked: the helper's name for messages, and its invocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     pub(super) name: String,
-    pub(super) program: PathBuf,
-    pub(super) server: String,
+    pub(super) invocation: Invocation,
 }
+
+/// What a helper printed, if it ran.
+pub(super) type Answer = Result<Arc<Printed>, Error>;
 
 /// One that waits for the answer; given the lead if the run ended without one.
 pub(super) type Asker = Follower<Question, Answer>;
@@ -47,10 +49,10 @@ fn start(leader: Leader<Question, Answer>, question: Question) -> io::Result<Ask
     let asker = leader.follow().ok_or_else(|| io::Error::other("the run was given up"))?;
     let given_up = control.clone();
     leader.when_given_up(move || given_up.abandon());
-    let run = Run { program: question.program, server: question.server, control, stop };
+    let run = Run { invocation: question.invocation, control, stop };
     WORKERS.run(move || {
         if !run.control.is_abandoned() {
-            leader.finish(answer_of(&run, &question.name));
+            leader.finish(printed_by(&run, &question.name).map(Arc::new));
         }
     })?;
     Ok(asker)

@@ -26,7 +26,7 @@ fn helpers(scripts: &[(&str, &str)]) -> (TempDir, Helpers) {
 
 /// Written by another process: a file that was open for writing in this one, when another test
 /// forked, cannot be run ("Text file busy").
-fn install(path: &Path, script: &str) {
+pub(super) fn install(path: &Path, script: &str) {
     let mut shell = Command::new("sh")
         .args(["-c", r#"printf '#!/bin/sh\n' > "$0"; cat >> "$0"; chmod +x "$0""#])
         .arg(path)
@@ -183,19 +183,22 @@ fn the_time_limit_and_the_deadline_end_it_too() {
 }
 
 #[test]
-fn who_asks_the_same_at_the_same_time_shares_one_run() {
+fn callers_that_ask_the_same_at_the_same_time_share_one_run() {
     let hanging = Hanging::new("read answer < $0.answer; echo \"$answer\"; echo run >> $0.runs");
     let path = |ending: &str| hanging.directory.path().join(format!("docker-credential-hang{ending}"));
     assert!(Command::new("mkfifo").arg(path(".answer")).status().unwrap().success());
-    let question = Question { name: "hang".to_owned(), program: path(""), server: "shared.io".to_owned() };
+    let (args, input) = (vec!["get".to_owned()], "shared.io".to_owned());
+    let invocation = Invocation { program: path(""), args, env: Vec::new(), input };
+    let question = Question { name: "hang".to_owned(), invocation };
     let mut askers: Vec<_> = (0..9).map(|_| shared::ask(&question).unwrap()).collect();
     let _fifo = hanging.opened_fifo();
-    // One who leaves does not end it for the others.
+    // A caller that leaves does not end it for the others.
     drop(askers.remove(0));
     fs::write(path(".answer"), "{\"Username\":\"u\",\"Secret\":\"s\"}\n").unwrap();
     for asker in askers {
         let Ok(Outcome::Done(answer)) = asker.outcome().recv() else { panic!("the run was given up") };
-        assert_eq!(answer.unwrap(), Some(Credential::basic("u", "s")));
+        let answer = answer_of(&answer.unwrap(), "hang").unwrap();
+        assert_eq!(answer, Some(Credential::basic("u", "s")));
     }
     assert_eq!(fs::read_to_string(path(".runs")).unwrap(), "run\n");
 }

@@ -10,9 +10,10 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::credentials::Secret;
+use crate::credentials::go_duration;
 use crate::registry::http::{HeaderName, HeaderValue};
 
-use super::{Capabilities, Host, Location, Scheme, TlsSettings, go_duration};
+use super::{Capabilities, Host, Location, Scheme, TlsSettings};
 
 /// The content of a `hosts.toml`.
 #[derive(Debug, Default)]

@@ -3,7 +3,6 @@
 //! of the builder, and the registry itself.
 
 mod file;
-mod go_duration;
 mod location;
 
 use std::fmt;

@@ -15,7 +15,7 @@ const UNITS: [(&str, u64); 8] = [
 
 /// By the rules of Go's [`time.ParseDuration`](https://pkg.go.dev/time#ParseDuration), but never
 /// negative; `None` for anything else.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Some(Duration::ZERO);
