@@ -1,4 +1,4 @@
-//! One pull, from top to bottom.
+//! The steps of one pull.
 
 use super::client::Service;
 use super::download::{self, TransferStats};
@@ -13,8 +13,8 @@ use crate::progress::ProgressEvent;
 use crate::service::{ImageRef, PullRequest, PulledImage};
 use crate::store::{Naming, Transaction};
 
-/// Pulls an image into the store: its name becomes a manifest, the manifest's blobs are fetched, all
-/// of it is verified, and then, and only then, the image has its name.
+/// Pulls an image into the store: resolves its name to a manifest, fetches the manifest's blobs, and verifies
+/// all of them. Only then is the image stored under its name.
 pub(super) fn pull(
     service: &Service,
     verifier: Option<&dyn ImageVerifier>,
@@ -60,7 +60,7 @@ fn unpack(session: &PullSession<'_>, resolved: &Resolved, pulled: &mut PulledIma
     Ok(())
 }
 
-/// Says of which blobs the store shall remove none: all that the image is made of.
+/// Keeps the store from removing blobs of the image while it is pulled.
 fn hold_all(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
     let documents = resolved.documents.iter().map(|document| &document.descriptor);
     let digests: Vec<_> =
@@ -68,7 +68,7 @@ fn hold_all(session: &PullSession<'_>, transaction: &Transaction, resolved: &Res
     session.service.store.hold(session.cx, transaction, &digests)
 }
 
-/// Stores a config that was fetched to tell the platform, so that it is not fetched again.
+/// Stores a config that was fetched to learn the platform, so that it is not fetched again.
 fn put_config(
     session: &PullSession<'_>,
     transaction: &Transaction,
@@ -117,7 +117,7 @@ fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolve
 fn pulled(session: &PullSession<'_>, resolved: &Resolved, stats: &TransferStats) -> PulledImage {
     let (mut fetched, mut reused) = (stats.fetched(), stats.reused());
     if resolved.config.as_ref().is_some_and(|config| config.is_fetched) {
-        // By then it was in the store.
+        // The download found it in the store and counted it as reused.
         fetched += resolved.manifest.config.size;
         reused = reused.saturating_sub(resolved.manifest.config.size);
     }
@@ -138,8 +138,7 @@ fn repo_digest(reference: &Reference, resolved: &Resolved) -> String {
     format!("{}@{}", reference.name(), resolved.root.digest)
 }
 
-/// The name that the store knows an image by. A digest says all: a tag beside it is left out, for it
-/// was not asked for.
+/// Returns the name of an image in the store. A tag beside a digest is left out: the digest alone was resolved.
 pub(super) fn stored_name(reference: &Reference) -> String {
     match (reference.digest(), reference.tag()) {
         (Some(digest), _) => format!("{}@{digest}", reference.name()),

@@ -1,4 +1,4 @@
-//! Trying the hosts in turn, and all of them again after a while.
+//! Tries the hosts in turn, in rounds with a delay between them.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -10,10 +10,10 @@ use super::request::{Endpoint, HostTurn, PullSession};
 use crate::error::{Attempt, Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 
-/// A round that brought so many bytes forward is no failed one.
+/// A round that advanced a transfer by at least this many bytes does not count as failed.
 const REAL_PROGRESS: u64 = 1024 * 1024;
 
-/// No more attempts than this are listed in an error.
+/// Maximum number of attempts that an error lists.
 const MAX_LISTED: usize = 64;
 
 /// What is attempted at each host.
@@ -42,12 +42,12 @@ impl<'a> HostAttempts<'a> {
     }
 }
 
-/// Tries at each host, those that failed lately last, until one succeeds. When all have failed, waits
-/// and begins again, unless the failure of the last host in the configured order cannot change: it is
-/// the registry itself, and its word counts.
+/// Tries at each host until one succeeds; hosts that failed lately come last. When all have failed, waits and
+/// begins again, unless the error of the last host in the configured order is final: that host is the registry
+/// itself, and its error decides.
 ///
 /// # Errors
-/// That host's, with each attempt; what is no host's fault ends it at once.
+/// The error of that host, with each attempt. An error that no host caused ends the rounds at once.
 pub(super) fn over_hosts<T>(
     session: &PullSession<'_>,
     host_attempts: &HostAttempts<'_>,
@@ -78,7 +78,8 @@ pub(super) fn over_hosts<T>(
     outcome.map_err(|error| error.with_phase(host_attempts.phase).with_attempts(attempts))
 }
 
-/// Tries at each host once; in the last round each may take its whole time. Continues with the error that decides, or ends it all.
+/// Tries at each host once; in the last round each may take its whole time. Continues with the error that
+/// decides, or breaks with the outcome.
 fn one_round<T>(
     session: &PullSession<'_>,
     host_attempts: &HostAttempts<'_>,
@@ -121,7 +122,7 @@ fn one_round<T>(
     }
 }
 
-/// While there are others to ask, a host that asked to be left alone is.
+/// Returns an error for a host that asked to be left alone. It is passed over while other hosts can be asked.
 fn leave_alone(session: &PullSession<'_>, endpoint: &Endpoint) -> Option<Error> {
     let delay = session.service.host_limits.closed_for(&endpoint.name)?;
     let error = Error::new(ErrorKind::RateLimited, "the host asked to be left alone");
@@ -142,7 +143,7 @@ fn note_failure(session: &PullSession<'_>, endpoint: &Endpoint, error: &Error, a
     }
 }
 
-/// Waits before the next round, and longer if the host that decides is not to be asked before.
+/// Waits before the next round; longer if the host that decides asked for more.
 fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
     let host = error.host().unwrap_or_default();
     let delay = session.service.host_limits.closed_for(host).map_or(delay, |closed| closed.max(delay));
@@ -150,7 +151,7 @@ fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(),
     session.cx.sleep(delay)
 }
 
-/// The hosts that may be asked, each with its place in the configured order.
+/// Returns the hosts that may be asked, each with its place in the configured order.
 fn in_order<'r>(session: &'r PullSession<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r Endpoint)> {
     let endpoints = session.endpoints.iter().enumerate();
     let mut endpoints: Vec<_> = endpoints.filter(|(_, endpoint)| may(&endpoint.host)).collect();
@@ -165,25 +166,25 @@ fn in_order<'r>(session: &'r PullSession<'_>, may: fn(&Host) -> bool) -> Vec<(us
     endpoints
 }
 
-/// Whether another host may do better.
+/// Returns whether another host may succeed.
 fn is_of_host(kind: ErrorKind) -> bool {
     use ErrorKind::*;
     matches!(kind, NotFound | DigestMismatch | SizeMismatch) || means_refusal(kind) || means_trouble(kind)
 }
 
-/// Whether the host is better left alone for a while, by every pull.
+/// Returns whether every pull should ask this host last for a while.
 fn means_trouble(kind: ErrorKind) -> bool {
     use ErrorKind::*;
     matches!(kind, RateLimited | HostNotFound | ConnectionFailed | Tls | Unavailable | Timeout)
 }
 
-/// Whether the host will have no better answer for this pull.
+/// Returns whether this pull should ask this host last from now on.
 fn means_refusal(kind: ErrorKind) -> bool {
     use ErrorKind::*;
     matches!(kind, Unauthorized | Denied | Protocol | InvalidManifest | Unsupported)
 }
 
-/// Whether the same hosts may do better in a moment. Bytes that were wrong had their second chance.
+/// Returns whether the same hosts may succeed later. Wrong bytes were fetched anew already.
 fn may_pass(error: &Error) -> bool {
     error.is_retryable() && error.kind() != ErrorKind::DigestMismatch
 }

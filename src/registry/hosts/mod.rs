@@ -1,4 +1,4 @@
-//! Which hosts serve a registry, in which order: containerd's
+//! The hosts that serve a registry, in the order to try: those of containerd's
 //! [`hosts.toml`](https://github.com/containerd/containerd/blob/v2.1.0/docs/hosts.md), the mirrors
 //! of the builder, and the registry itself.
 
@@ -16,13 +16,13 @@ use crate::error::{Error, ErrorKind};
 
 pub(crate) use location::{Location, Scheme};
 
-/// No `hosts.toml` is longer, bytes.
+/// Maximum size of a `hosts.toml`, bytes.
 const MAX_FILE_LEN: u64 = 1024 * 1024;
 const DOCKER_HUB: &str = "docker.io";
-/// What serves Docker Hub's images; `docker.io` itself is a web site.
+/// The host that serves Docker Hub's images; `docker.io` itself is a web site.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// A host that serves a registry's images, and how it is talked to.
+/// A host that serves a registry's images, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Host {
     pub(crate) location: Location,
@@ -32,16 +32,16 @@ pub(crate) struct Host {
     pub(crate) tls: TlsSettings,
     /// How long a connection may take; `None` is the service's own limit.
     pub(crate) dial_timeout: Option<Duration>,
-    /// No mirror: it is not told the registry's name in an `ns=` query.
+    /// The host is no mirror: its URLs have no `ns=` query with the registry's name.
     pub(crate) is_registry_itself: bool,
 }
 
-/// What a host may be asked for.
+/// The requests that a host may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
     /// Manifests by digest, and blobs.
     pub(crate) pull: bool,
-    /// Which digest a tag stands for.
+    /// Manifests by tag.
     pub(crate) resolve: bool,
 }
 
@@ -49,14 +49,14 @@ impl Capabilities {
     pub(crate) const ALL: Self = Capabilities { pull: true, resolve: true };
 }
 
-/// Whom a host is believed to be, and who we are to it.
+/// The certificates for a host: the trusted ones, and the client's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct TlsSettings {
     /// PEM files of certificate authorities, besides the usual ones.
     pub(crate) ca: Vec<PathBuf>,
     /// PEM files of a certificate and of its key; without a key, the first file holds both.
     pub(crate) client: Vec<(PathBuf, Option<PathBuf>)>,
-    /// Any certificate will do.
+    /// Accepts any certificate.
     pub(crate) skip_verify: bool,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// What the builder was told about hosts.
+/// The builder's settings for hosts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
     /// A folder like containerd's `certs.d`.
@@ -185,7 +185,7 @@ impl Hosts {
         }
     }
 
-    /// The first that is there of `HOST_PORT_`, `HOST:PORT` and `_default`.
+    /// Returns the first folder that exists of `HOST_PORT_`, `HOST:PORT` and `_default`.
     fn folder(&self, domain: &str) -> Result<Option<PathBuf>, Error> {
         let Some(directory) = &self.directory else {
             return Ok(None);
@@ -211,7 +211,7 @@ fn is_listed(list: &[String], host: &str) -> bool {
     list.iter().any(|entry| entry == host || entry == name)
 }
 
-/// `HOST_PORT_` for `HOST:PORT`: a colon in a name is not for every file system.
+/// Returns `HOST_PORT_` for `HOST:PORT`: not every file system allows colons in names.
 fn folder_name(domain: &str) -> String {
     match location::split_port(domain) {
         (host, Some(port)) => format!("{host}_{port}_"),
@@ -219,7 +219,7 @@ fn folder_name(domain: &str) -> String {
     }
 }
 
-/// `None` if there is no such file.
+/// Reads a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, Error> {
     let unreadable = |e: io::Error| invalid(path, &e.to_string());
     match config_file::read(path, MAX_FILE_LEN) {
@@ -229,8 +229,8 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// What Docker reads from a folder without a `hosts.toml`: `*.crt` are authorities, and a `*.cert`
-/// is a client's certificate, with its key beside it in `*.key`.
+/// Reads the certificates in a folder without a `hosts.toml`, as Docker does: `*.crt` are authorities, and
+/// `*.cert` is a client's certificate whose key is in `*.key`.
 fn docker_certificates(folder: &Path) -> Result<TlsSettings, Error> {
     let unreadable = |e: io::Error| invalid(folder, &e.to_string());
     let entries = folder.read_dir().map_err(unreadable)?;

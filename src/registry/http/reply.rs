@@ -26,14 +26,17 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// Refuses an encoding: none is asked for, and digests are of what is not encoded.
+    /// Refuses a body that is really encoded: none is asked for, and digests are of bodies that are not encoded.
     pub(super) fn refuse_encoding(&self) -> Result<(), Error> {
-        let is_encoded = |encoding: &str| !encoding.eq_ignore_ascii_case("identity");
-        if self.status < 300 && self.headers("content-encoding").any(is_encoded) {
-            let message = "the answer is encoded, which was not asked for";
-            return Err(Error::new(ErrorKind::Protocol, message).with_retryable(false));
+        let encodings = self.headers("content-encoding").flat_map(|value| value.split(',')).map(str::trim);
+        match encodings.filter(|_| self.status < 300).find(|encoding| !is_label(encoding)) {
+            Some(encoding) => {
+                let encoding: String = encoding.escape_debug().take(40).collect();
+                let message = format!("the body is encoded ({encoding}), and was asked for as `identity`");
+                Err(Error::new(ErrorKind::Protocol, message).with_retryable(false))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Returns the refusal of a forwarding proxy, if that has written the reply and not the host behind it:
@@ -106,6 +109,14 @@ impl Reply {
             let _ = self.body.read_to_end(SHORT);
         }
     }
+}
+
+/// Returns whether a `Content-Encoding` leaves the body as it is. Storage keeps some that its uploads had; the
+/// digest decides.
+fn is_label(encoding: &str) -> bool {
+    ["", "identity", "none", "aws-chunked", "utf-8", "utf8"]
+        .iter()
+        .any(|label| encoding.eq_ignore_ascii_case(label))
 }
 
 impl fmt::Debug for Reply {
