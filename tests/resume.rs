@@ -234,7 +234,8 @@ fn what_came_before_a_cancel_or_a_deadline_is_used() {
         let told = format!("{end:?} at {shares:?}: {all} bytes for {size}, {last} of them at last");
         assert!(all as f64 <= 1.05 * size as f64 + (shares.len() as u64 * MIB) as f64, "{told}");
         if let (End::Cancel, [_]) = (end, shares) {
-            assert!(last as f64 <= 0.62 * size as f64, "{told}");
+            // Of what the registry wrote, 1 MiB may be in the sockets of a machine that is busy.
+            assert!(all <= size + 256 * 1024 + MIB, "{told}");
         }
     }
 }

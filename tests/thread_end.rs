@@ -51,11 +51,11 @@ fn pool_threads() -> Vec<String> {
     threads().into_iter().filter(|name| pools.iter().any(|pool| name.starts_with(pool))).collect()
 }
 
-/// Waits until the process has just `expected`: a thread that was joined is listed for a moment more.
-fn assert_threads_become(expected: &[String]) {
+/// Waits until `have` returns `expected`: a thread that was joined is listed for a moment more.
+fn assert_threads_become(expected: &[String], have: impl Fn() -> Vec<String>) {
     let begin = Instant::now();
-    while threads() != expected {
-        assert!(begin.elapsed() < LESS_THAN_IDLE, "{:?} instead of {expected:?}", threads());
+    while have() != expected {
+        assert!(begin.elapsed() < LESS_THAN_IDLE, "{:?} instead of {expected:?}", have());
         thread::yield_now();
     }
 }
@@ -99,13 +99,7 @@ fn nothing_is_left_when_pullers_services_and_stores_are_gone() {
         };
         threads().into_iter().filter(is_ours).chain(pool_threads()).collect()
     };
-    let assert_none_of_ours = || {
-        let begin = Instant::now();
-        while !ours().is_empty() {
-            assert!(begin.elapsed() < LESS_THAN_IDLE, "{:?}", ours());
-            thread::yield_now();
-        }
-    };
+    let assert_none_of_ours = || assert_threads_become(&[], ours);
 
     // Pullers and a manager over one service.
     for round in 0..2 {
@@ -115,13 +109,13 @@ fn nothing_is_left_when_pullers_services_and_stores_are_gone() {
         let parallel = ParallelImagePuller::new(own.clone(), 2).unwrap();
         parallel.pull_image(PullContext::new(), PullRequest::new(1, &*name), results.clone());
         answers.recv_timeout(SOON).unwrap().outcome.unwrap();
+        let kinds = ["dns-0", "flush-0", "flush-large-0", "helper-0"];
+        assert!(kinds.iter().all(|kind| pool_threads().iter().any(|name| name == kind)), "{:?}", threads());
         let serial = SerialImagePuller::new(own.clone()).unwrap();
         serial.pull_image(PullContext::new(), PullRequest::new(2, &*name), results);
         answers.recv_timeout(SOON).unwrap().outcome.unwrap();
         let manager = ImageManager::builder(own.clone()).build().unwrap();
         manager.ensure_image_exists(&PullContext::new(), &EnsureRequest::new("pod", &*name)).unwrap();
-        let kinds = ["dns-0", "flush-0", "flush-large-0", "helper-0"];
-        assert!(kinds.iter().all(|kind| pool_threads().iter().any(|name| name == kind)), "{:?}", threads());
         for puller in [&parallel as &dyn ImagePuller, &serial] {
             puller.shutdown(SOON);
         }
@@ -130,7 +124,8 @@ fn nothing_is_left_when_pullers_services_and_stores_are_gone() {
         let store = own.store().clone();
         if round == 0 {
             assert!(!own.close(), "the store keeps the threads that flush");
-            assert!(pool_threads().iter().all(|name| name.starts_with("flush-")), "{:?}", pool_threads());
+            let others = || pool_threads().into_iter().filter(|name| !name.starts_with("flush-")).collect();
+            assert_threads_become(&[], others);
             drop(store);
         } else {
             drop(store);
@@ -157,10 +152,10 @@ fn nothing_is_left_when_pullers_services_and_stores_are_gone() {
     let begin = Instant::now();
     assert!(!stuck.close());
     assert!(begin.elapsed() < LESS_THAN_IDLE, "{:?}", begin.elapsed());
-    assert_eq!(pool_threads(), ["dns-0"]);
+    assert_threads_become(&["dns-0".to_owned()], pool_threads);
     drop(release);
     assert_none_of_ours();
 
     drop(registry);
-    assert_threads_become(&before);
+    assert_threads_become(&before, threads);
 }

@@ -5,19 +5,19 @@
 //! A token is a message in the token channel: sending takes a token, and receiving returns it. A thread
 //! exists only with a token, works off the queue, and returns its token when the queue is empty.
 //!
-//! | step | who |
-//! |---|---|
-//! | 1. the request enters the queue | the caller |
-//! | 2. takes a token, if one is free, and starts a thread with it | the caller |
-//! | 3. takes requests from the queue, and pulls, until there is none | the thread |
-//! | 4. returns the token | the thread |
-//! | 5. looks at the queue once more: if a request is there and a token is free, takes it and goes on with 3 | the thread |
+//! 1. The caller puts its request into the queue.
+//! 2. The caller takes a token if one is free, and starts a thread with it.
+//! 3. The thread takes requests from the queue and pulls, until the queue is empty.
+//! 4. The thread returns its token.
+//! 5. The thread looks at the queue once more. If a request is there and a token is free, it takes the
+//!    token and goes on with step 3.
 //!
-//! No request is left beside a free token. If a caller finds no token in step 2, then each of the threads
-//! that hold one returns it later, and looks at the queue after that: the request was there before. If the
-//! thread finds the queue empty in step 5, the caller puts its request there later, and finds the token
-//! that was returned before. The same holds if a thread cannot be started: the token it was to have is
-//! returned, and the request is left to the threads that hold one; if there is none, it is answered.
+//! No request is left beside a free token. If a caller finds no token in step 2, each thread that holds
+//! one returns it later and looks at the queue after that; the request is there by then. If the thread
+//! finds the queue empty in step 5, the caller puts its request there later and finds the token that was
+//! returned before. If a thread cannot be started, its token is returned, and the request is left to the
+//! threads that hold one; if no thread does, all that waits is answered with the error. The tests run this
+//! protocol under the model checker shuttle.
 
 use std::fmt;
 use std::sync::Arc;
@@ -259,5 +259,116 @@ impl<S> fmt::Debug for ParallelImagePullerBuilder<S> {
             .field("max_queued", &self.max_queued)
             .field("stack_size", &self.stack_size)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use shuttle::sync::atomic::{AtomicUsize, Ordering};
+    use shuttle::sync::{Arc, Mutex};
+    use shuttle::thread;
+
+    const TOKENS: usize = 2;
+    const CALLERS: u32 = 3;
+
+    /// The protocol at the head of this file on shuttle's threads, function by function. The queue and the
+    /// token channel are taken as they are: each operation on them is one step.
+    #[derive(Clone, Default)]
+    struct Model {
+        queue: Arc<Mutex<VecDeque<u32>>>,
+        tokens: Arc<AtomicUsize>,
+        taken: Arc<AtomicUsize>,
+        /// How many starts of a thread the kernel refuses.
+        refusals: Arc<AtomicUsize>,
+        answered: Arc<Mutex<Vec<u32>>>,
+        pulling: Arc<AtomicUsize>,
+        threads: Arc<Mutex<Vec<thread::JoinHandle<()>>>>,
+    }
+
+    impl Model {
+        fn enqueue(&self, request: u32) {
+            self.queue.lock().unwrap().push_back(request);
+            if self.take_token() {
+                self.start_thread();
+            }
+        }
+
+        fn take_token(&self) -> bool {
+            let one_more = |taken: usize| (taken < TOKENS).then_some(taken + 1);
+            let is_taken = self.tokens.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok();
+            self.taken.fetch_add(usize::from(is_taken), Ordering::SeqCst);
+            is_taken
+        }
+
+        fn return_token(&self) {
+            self.taken.fetch_sub(1, Ordering::SeqCst);
+            self.tokens.fetch_sub(1, Ordering::SeqCst);
+        }
+
+        fn start_thread(&self) {
+            let fewer = |left: usize| left.checked_sub(1);
+            if self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_err() {
+                let own = self.clone();
+                self.threads.lock().unwrap().push(thread::spawn(move || own.run()));
+                return;
+            }
+            self.return_token();
+            if self.taken.load(Ordering::SeqCst) == 0 {
+                while let Some(request) = self.pop() {
+                    self.answered.lock().unwrap().push(request);
+                }
+            }
+        }
+
+        fn run(&self) {
+            loop {
+                while let Some(request) = self.pop() {
+                    assert!(self.pulling.fetch_add(1, Ordering::SeqCst) < TOKENS, "a pull without a token");
+                    thread::yield_now();
+                    self.pulling.fetch_sub(1, Ordering::SeqCst);
+                    self.answered.lock().unwrap().push(request);
+                }
+                self.return_token();
+                if self.queue.lock().unwrap().is_empty() || !self.take_token() {
+                    return;
+                }
+            }
+        }
+
+        fn pop(&self) -> Option<u32> {
+            self.queue.lock().unwrap().pop_front()
+        }
+    }
+
+    /// Lets the callers ask side by side, twice each, and waits for all threads.
+    fn check(refusals: usize) {
+        let model = Model { refusals: Arc::new(AtomicUsize::new(refusals)), ..Model::default() };
+        let callers = (0..CALLERS).map(|caller| {
+            let model = model.clone();
+            thread::spawn(move || [2 * caller, 2 * caller + 1].into_iter().for_each(|n| model.enqueue(n)))
+        });
+        callers.collect::<Vec<_>>().into_iter().for_each(|caller| caller.join().unwrap());
+        loop {
+            let Some(thread) = model.threads.lock().unwrap().pop() else { break };
+            thread.join().unwrap();
+        }
+        let mut answered = std::mem::take(&mut *model.answered.lock().unwrap());
+        answered.sort_unstable();
+        assert_eq!(answered, (0..2 * CALLERS).collect::<Vec<_>>(), "each request has one answer");
+        assert_eq!(model.tokens.load(Ordering::SeqCst), 0, "every token was returned");
+    }
+
+    #[test]
+    fn model_no_interleaving_leaves_a_request_beside_a_free_token() {
+        shuttle::check_random(|| check(0), 3_000);
+    }
+
+    #[test]
+    fn model_nor_does_one_in_which_threads_cannot_be_started() {
+        for refusals in 1..4 {
+            shuttle::check_random(move || check(refusals), 1_000);
+        }
     }
 }

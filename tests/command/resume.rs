@@ -11,6 +11,8 @@ use crate::bench::Bench;
 
 const SOON: Duration = Duration::from_secs(120);
 const MIB: u64 = 1024 * 1024;
+/// What of a layer may have arrived and not be noted yet.
+const UNNOTED: u64 = 256 * 1024;
 
 /// An image behind one link.
 struct Scene {
@@ -61,8 +63,13 @@ fn assert_little_comes_twice(scene: &Scene, signal: Signal, ends: &[f64], durabi
     let (size, parts) = pull_in_parts(scene, signal, ends, durability);
     let told = format!("{}, {signal:?} at {ends:?}, {durability}: {parts:?} of {size} bytes", scene.what);
     println!("{told}");
-    if ends == [0.4] {
-        assert!(parts[1] as f64 <= 0.62 * size as f64, "{told}");
+    if let [first, second] = parts[..] {
+        // The server counts what it wrote: 1 MiB of it may be in the sockets of a machine that is busy.
+        let lost = (first + second).saturating_sub(size);
+        assert!(lost <= scene.layers.len() as u64 * UNNOTED + MIB, "{lost} bytes came twice: {told}");
+        if scene.layers.len() == 1 && size >= 60_000_000 {
+            assert!(second as f64 <= 0.62 * size as f64, "{told}");
+        }
     }
     let most = size as f64 * 1.05 + (ends.len() as u64 * MIB) as f64;
     assert!(parts.iter().sum::<u64>() as f64 <= most, "{told}");
