@@ -15,7 +15,7 @@ fn each_failure_is_one_line_with_image_host_and_cause() {
         (status(503), Target::Blob, 3, "unavailable: "),
         (Some(Action::Cut(10)), Target::Blob, 3, "connection failed: "),
         (Some(Action::Corrupt(600)), Target::Blob, 3, "digest mismatch: "),
-        (Some(Action::Body(b"<html>".to_vec())), Target::Manifest, 1, "invalid manifest: "),
+        (Some(Action::Body(b"<html>".to_vec())), Target::Manifest, 1, "protocol error: HTML came"),
     ] {
         let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
         let fault = action.into_iter().fold(Fault::on(target), Fault::with);
