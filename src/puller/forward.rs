@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::{ImagePuller, PullResult, PullerStats, Rejected};
+use super::image_puller::{ImagePuller, PullerStats};
+use super::rejected::Rejected;
+use super::result::PullResult;
 use crate::context::PullContext;
 use crate::service::PullRequest;
 

@@ -26,9 +26,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::pulls::Pulls;
+use super::image_puller::{ImagePuller, PullerStats};
+use super::pulls::{DEFAULT_STACK_SIZE, Pulls};
 use super::queued::{Pending, Queued, Requests};
-use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
+use super::rejected::{RejectReason, Rejected};
+use super::result::PullResult;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::{ImageService, PullRequest};

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::image_puller::PullerStats;
 use super::queued::{Pending, Queued};
 use super::rejected::{RejectReason, Rejected};
-use super::{PullResult, PullerStats};
+use super::result::PullResult;
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 use crate::service::{ImageService, PullRequest, PulledImage};
 use crate::sync::{Answer, LISTENING_TIME, ThreadGroup, Timer, deliver, offer_or_drop, panic_text};
+
+/// The stack of each thread of a puller, bytes.
+pub(super) const DEFAULT_STACK_SIZE: usize = 256 * 1024;
 
 /// What the pulls of one puller share.
 pub(super) struct Pulls<S> {

@@ -17,7 +17,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
-use super::PullResult;
+use super::result::PullResult;
 use crate::context::{CancelHook, CancelToken, PullContext};
 use crate::service::PullRequest;
 use crate::sync::Alarm;

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crossbeam_channel::Sender;
 
-use super::PullResult;
 use super::queued::Pending;
+use super::result::PullResult;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::PullRequest;

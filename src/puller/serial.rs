@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::pulls::Pulls;
+use super::image_puller::{ImagePuller, PullerStats};
+use super::pulls::{DEFAULT_STACK_SIZE, Pulls};
 use super::queued::{Pending, Queued, Requests};
+use super::rejected::{RejectReason, Rejected};
+use super::result::PullResult;
 use super::until::until_by;
-use super::{DEFAULT_STACK_SIZE, ImagePuller, PullResult, PullerStats, RejectReason, Rejected};
 use crate::clock::{Clock, SystemClock};
 use crate::context::PullContext;
 use crate::error::Error;
