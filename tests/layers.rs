@@ -87,6 +87,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["open", "import", "export"],
             &["gc", "verify"],
             &["ingest"],
+            &["signatures"],
             &["lookup"],
             &["children"],
             &["blob", "partial_gc", "disk_usage", "transaction"],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::client::Service;
 use super::pull;
-use super::verifier::ImageVerifier;
+use super::verifier::{self, ImageVerifier};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;
@@ -77,10 +77,14 @@ impl RegistryImageService {
 
 /// Returns what the store knows an image by: an id or a digest as it is, a name as it is pulled.
 fn key_of(image: &str) -> Result<String, Error> {
-    if image.starts_with("sha256:") || image.starts_with("sha512:") {
+    if is_digest(image) {
         return Ok(image.to_owned());
     }
     Ok(pull::stored_name(&Reference::parse(image)?))
+}
+
+fn is_digest(image: &str) -> bool {
+    image.starts_with("sha256:") || image.starts_with("sha512:")
 }
 
 impl ImageService for RegistryImageService {
@@ -95,7 +99,14 @@ impl ImageService for RegistryImageService {
     }
 
     fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
-        Ok(self.find(image)?.map(|found| ImageRef::new(found.id.as_str())))
+        let Some(found) = self.find(image)? else { return Ok(None) };
+        if let Some(verifier) = &self.verifier {
+            let name = if is_digest(&image.image) { None } else { Some(Reference::parse(&image.image)?) };
+            if !verifier::accepts_stored(&**verifier, self.store(), &found, name.as_ref())? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(ImageRef::new(found.id.as_str())))
     }
 
     fn list_images(&self, _: &PullContext) -> Result<Vec<ImageInfo>, Error> {

@@ -11,7 +11,7 @@ use crate::image::config;
 use crate::image::reference::Reference;
 use crate::progress::ProgressEvent;
 use crate::service::{ImageRef, PullRequest, PulledImage};
-use crate::store::{Naming, Transaction};
+use crate::store::{Naming, Signatures, Transaction};
 
 /// Pulls an image into the store: resolves its name to a manifest, fetches the manifest's blobs, and verifies
 /// all of them. Only then is the image stored under its name.
@@ -28,14 +28,15 @@ pub(super) fn pull(
 
     let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;
     let resolved = resolve::resolve(&session, request.artifact_type.as_deref())?;
-    if let Some(verifier) = verifier {
-        verifier::verify(verifier, &session, &resolved)?;
-    }
+    let signatures = match verifier {
+        Some(verifier) => verifier::verify(verifier, &session, &resolved)?,
+        None => Signatures::default(),
+    };
     hold_all(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     put_config(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
     let stats = download::blobs(&session, &stop, &transaction, &resolved.manifest)?;
     warn_of_other_platform(&session, &resolved);
-    name(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
+    name(&session, &transaction, &resolved, &signatures).map_err(|error| error.with_phase(Phase::Store))?;
     #[cfg_attr(not(feature = "unpack"), expect(unused_mut, reason = "only an unpacked image has layers"))]
     let mut pulled = pulled(&session, &resolved, &stats);
     #[cfg(feature = "unpack")]
@@ -99,16 +100,26 @@ fn warn_of_other_platform(session: &PullSession<'_>, resolved: &Resolved) {
     }
 }
 
-/// Stores the manifest and the indexes, and gives the image its name.
-fn name(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
+/// Stores the manifest, the indexes and the signatures, and gives the image its name.
+fn name(
+    session: &PullSession<'_>,
+    transaction: &Transaction,
+    resolved: &Resolved,
+    signatures: &Signatures,
+) -> Result<(), Error> {
     let store = &session.service.store;
     for document in &resolved.documents {
         store.put(session.cx, transaction, &document.descriptor, &document.bytes)?;
+    }
+    let signatures = signatures.to_manifest();
+    if let Some((descriptor, bytes)) = &signatures {
+        store.put(session.cx, transaction, descriptor, bytes)?;
     }
     let naming = Naming {
         id: Some(resolved.id().clone()),
         repo_digest: Some(repo_digest(session.reference, resolved)),
         size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
+        signatures: signatures.map(|(descriptor, _)| descriptor.digest),
     };
     let names = [stored_name(session.reference)];
     store.tag(session.cx, transaction, &names, &resolved.manifest_descriptor, &naming)

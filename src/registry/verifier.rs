@@ -19,6 +19,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document};
 use crate::image::reference::{self, Reference};
 
+use crate::store::{Signatures, Store, StoredImage};
+
 pub use super::referrers::Referrers;
 
 /// Maximum size of a manifest or a blob that a verifier fetches, bytes.
@@ -40,6 +42,22 @@ pub trait ImageVerifier: Send + Sync {
     /// [`VerifyError::Failed`] says that no verdict was reached, for example because a registry did not
     /// answer: the pull fails with that error, of its own kind. A panic refuses the image.
     fn verify(&self, candidate: &Candidate<'_>) -> Result<(), VerifyError>;
+
+    /// Judges an image that is in the store, without a request to a registry. `name` is the name that it was
+    /// asked for by, or `None` where that was an id or a digest. An image that is refused counts as absent:
+    /// [`image_ref`](crate::ImageService::image_ref) answers `None`. Default: accepts it.
+    ///
+    /// # Errors
+    /// As of [`verify`](Self::verify). A panic refuses the image.
+    fn verify_stored(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        name: Option<&Reference>,
+    ) -> Result<(), VerifyError> {
+        let _ = (store, image, name);
+        Ok(())
+    }
 }
 
 /// Why a verifier did not accept an image.
@@ -74,6 +92,7 @@ pub struct Candidate<'a> {
     session: &'a PullSession<'a>,
     resolved: &'a Resolved,
     manifests: Mutex<HashMap<Digest, Arc<FetchedManifest>>>,
+    kept: &'a Mutex<Signatures>,
 }
 
 impl Candidate<'_> {
@@ -157,8 +176,32 @@ impl Candidate<'_> {
         let stop = CancelToken::new();
         let cx = self.session.cx.or_cancelled_by(&stop);
         let session = self.session.with_context(&cx);
-        let candidate = Candidate { session: &session, resolved: self.resolved, manifests: Mutex::default() };
+        let candidate = Candidate {
+            session: &session,
+            resolved: self.resolved,
+            manifests: Mutex::default(),
+            kept: self.kept,
+        };
         check(&candidate, &stop)
+    }
+
+    /// Keeps a signature in the store, with the image, if it is pulled: [`verify_stored`] can judge by it later.
+    /// `signature` is its layer in a manifest of signatures, with the annotations. At most 1,024 signatures and
+    /// 2 MiB are kept, and none whose bytes do not match the descriptor.
+    ///
+    /// [`verify_stored`]: ImageVerifier::verify_stored
+    pub fn keep(&self, signature: &Descriptor, bytes: &[u8]) {
+        self.kept.lock().add(signature, bytes);
+    }
+
+    /// Returns the signatures that the store keeps with this image from an earlier pull or import.
+    ///
+    /// # Errors
+    /// `Store`.
+    #[cfg(feature = "signatures")]
+    pub(crate) fn stored_signatures(&self) -> Result<Signatures, Error> {
+        let targets = [&self.descriptor().digest, &self.platform_manifest().digest];
+        self.session.service.store.signatures_of(&targets)
     }
 
     fn manifest_by_digest(
@@ -227,7 +270,7 @@ fn is_unusable(kind: ErrorKind) -> bool {
     matches!(kind, NotFound | InvalidManifest | Unsupported | DigestMismatch)
 }
 
-/// Runs the caller's verifier.
+/// Runs the caller's verifier. Returns the signatures that it keeps.
 ///
 /// # Errors
 /// `Denied`, or the error of a check that could not be completed.
@@ -235,12 +278,36 @@ pub(super) fn verify(
     verifier: &dyn ImageVerifier,
     session: &PullSession<'_>,
     resolved: &Resolved,
-) -> Result<(), Error> {
-    let candidate = Candidate { session, resolved, manifests: Mutex::default() };
+) -> Result<Signatures, Error> {
+    let kept = Mutex::default();
+    let candidate = Candidate { session, resolved, manifests: Mutex::default(), kept: &kept };
     let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify(&candidate)))
         .unwrap_or_else(|_| Err(VerifyError::Denied("the verifier panicked".to_owned())));
     verdict.map_err(|error| match error {
         VerifyError::Denied(reason) => Error::new(ErrorKind::Denied, reason).with_retryable(false),
         VerifyError::Failed(error) => error.with_phase(Phase::Manifest),
-    })
+    })?;
+    Ok(kept.into_inner())
+}
+
+/// Asks the caller's verifier about an image that is in the store: whether it is accepted.
+///
+/// # Errors
+/// The error of a check that could not be completed.
+pub(super) fn accepts_stored(
+    verifier: &dyn ImageVerifier,
+    store: &Store,
+    image: &StoredImage,
+    name: Option<&Reference>,
+) -> Result<bool, Error> {
+    let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify_stored(store, image, name)))
+        .unwrap_or_else(|_| Err(VerifyError::Denied("the verifier panicked".to_owned())));
+    match verdict {
+        Ok(()) => Ok(true),
+        Err(VerifyError::Denied(reason)) => {
+            log::warn!("the image {} in the store is refused, and counts as absent: {reason}", image.id);
+            Ok(false)
+        }
+        Err(VerifyError::Failed(error)) => Err(error),
+    }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::bundle::{Bundle, Claim};
 use super::identity::{Identity, SignedName};
 use super::signer::{SignatureFormat, Signer};
-use super::simple_signing::SimpleSignature;
+use super::simple_signing::{self, SimpleSignature};
 use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 
 /// A signature that was found, not verified yet.
@@ -16,6 +17,22 @@ pub(super) enum Signature {
     Bundle(Bundle),
     /// Something in the place of a signature that cannot be one, and why.
     Unusable(String),
+}
+
+impl Signature {
+    /// Reads the signature in a layer of these bytes.
+    fn of_layer(layer: &Descriptor, bytes: &[u8]) -> Self {
+        if layer.media_type == simple_signing::MEDIA_TYPE {
+            return match simple_signing::signature_of(layer) {
+                Some(signature) => Signature::Simple(SimpleSignature { payload: bytes.to_vec(), signature }),
+                None => Signature::Unusable("without the annotation that holds it".into()),
+            };
+        }
+        match Bundle::parse(bytes) {
+            Some(bundle) => Signature::Bundle(bundle),
+            None => Signature::Unusable("in a bundle that is not understood".into()),
+        }
+    }
 }
 
 /// The image that must be signed: its manifest, and the index it was chosen from.
@@ -51,9 +68,15 @@ impl<'a> Judge<'a> {
         self.missing.is_empty()
     }
 
-    /// Judges one more signature.
-    pub(super) fn add(&mut self, signature: &Signature) {
+    /// Judges the signature in a layer: whether it counts.
+    pub(super) fn add_layer(&mut self, layer: &Descriptor, bytes: &[u8]) -> bool {
+        self.add(&Signature::of_layer(layer, bytes))
+    }
+
+    /// Judges one more signature: whether it counts.
+    pub(super) fn add(&mut self, signature: &Signature) -> bool {
         self.found += 1;
+        let missing = self.missing.len();
         let mut flaw = None;
         let image = &self.image;
         self.missing
@@ -61,6 +84,7 @@ impl<'a> Judge<'a> {
         if let Some(flaw) = flaw {
             *self.flaws.entry(flaw).or_default() += 1;
         }
+        self.missing.len() < missing
     }
 
     /// Returns the reason for a denial: how many signatures were found, and why each does not count.

@@ -5,9 +5,9 @@ use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
 
-use super::bundle::{self, Bundle};
+use super::bundle;
 use super::judge::{Judge, Signature};
-use super::simple_signing::{self, SimpleSignature};
+use super::simple_signing;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest};
@@ -28,6 +28,8 @@ pub(super) struct Limits {
 /// What a look-up reports.
 enum Event {
     Found(Signature),
+    /// A layer that holds a signature, and its bytes.
+    Fetched(Box<Descriptor>, Vec<u8>),
     /// A bound was reached: there are more.
     TooMany,
     Failed(Error),
@@ -74,7 +76,12 @@ pub(super) fn search(
             drop(sender);
             for event in events {
                 match event {
-                    Event::Found(signature) => judge.add(&signature),
+                    Event::Found(signature) => drop(judge.add(&signature)),
+                    Event::Fetched(layer, bytes) => {
+                        if judge.add_layer(&layer, &bytes) {
+                            candidate.keep(&layer, &bytes);
+                        }
+                    }
                     Event::TooMany => too_many = true,
                     Event::Failed(error) => drop(failure.get_or_insert(error)),
                 }
@@ -180,7 +187,7 @@ impl Search<'_> {
                 continue;
             }
             match self.candidate.fetch_blob(layer) {
-                Ok(bytes) => self.report(Event::Found(signature(layer, bytes))),
+                Ok(bytes) => self.report(Event::Fetched(Box::new(layer.clone()), bytes)),
                 Err(error) => self.unusable_or(error)?,
             }
         }
@@ -195,19 +202,5 @@ impl Search<'_> {
         }
         self.report(Event::Found(Signature::Unusable(format!("which cannot be read ({})", error.kind()))));
         Ok(())
-    }
-}
-
-/// Reads the signature in a layer of these bytes.
-pub(super) fn signature(layer: &Descriptor, bytes: Vec<u8>) -> Signature {
-    if layer.media_type == simple_signing::MEDIA_TYPE {
-        return match simple_signing::signature_of(layer) {
-            Some(signature) => Signature::Simple(SimpleSignature { payload: bytes, signature }),
-            None => Signature::Unusable("without the annotation that holds it".into()),
-        };
-    }
-    match Bundle::parse(&bytes) {
-        Some(bundle) => Signature::Bundle(bundle),
-        None => Signature::Unusable("in a bundle that is not understood".into()),
     }
 }

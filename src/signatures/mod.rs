@@ -7,7 +7,7 @@
 //!
 //! Everything fails closed. No rule, no signature, an unknown format, key type or policy field is a refusal, or
 //! an error when the policy is built. From top to bottom: `policy` (which rules hold for an image) and
-//! `policy_json` over `lookup` (what the registry has), `judge` (which signature counts), `simple_signing`,
+//! `policy_json` over `lookup` (what the registry has) and `stored` (what is on disk), `judge` (which signature counts), `simple_signing`,
 //! `bundle`, `identity`, `scope` and `key`.
 
 mod bundle;
@@ -23,6 +23,7 @@ mod requirement;
 mod scope;
 mod signer;
 mod simple_signing;
+mod stored;
 mod strict_json;
 
 pub use identity::Identity;

@@ -13,6 +13,7 @@ use super::{policy_json, scope};
 use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;
 use crate::registry::{Candidate, ImageVerifier, VerifyError};
+use crate::store::{Store, StoredImage};
 
 /// Which images must be signed, and with which keys: an [`ImageVerifier`].
 ///
@@ -48,6 +49,10 @@ impl SignaturePolicy {
         Ok(SignaturePolicy(Arc::new(Rules { by_scope, limits: DEFAULT_LIMITS })))
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
     /// Returns the requirements of the most specific rule that covers the image, and that rule's scope.
     fn requirements(&self, image: &Reference) -> Option<(String, &[Requirement])> {
         let mut scopes = scope::covering(image);
@@ -63,7 +68,7 @@ impl SignaturePolicy {
     ///
     /// # Errors
     /// The reason why no signature could help.
-    fn signers(&self, image: &Reference) -> Result<Vec<&Signer>, String> {
+    pub(super) fn signers(&self, image: &Reference) -> Result<Vec<&Signer>, String> {
         let Some((scope, requirements)) = self.requirements(image) else {
             return Err("no rule of the signature policy covers it".to_owned());
         };
@@ -84,18 +89,31 @@ impl SignaturePolicy {
 
 impl ImageVerifier for SignaturePolicy {
     fn verify(&self, candidate: &Candidate<'_>) -> Result<(), VerifyError> {
-        let signers = self.signers(candidate.reference()).map_err(VerifyError::Denied)?;
+        let reference = candidate.reference();
+        let signers = self.signers(reference).map_err(VerifyError::Denied)?;
         if signers.is_empty() {
             return Ok(());
         }
-        let image = Image {
-            reference: candidate.reference(),
-            manifests: vec![
-                (&candidate.descriptor().digest, candidate.root()),
-                (&candidate.platform_manifest().digest, candidate.manifest()),
-            ],
-        };
-        lookup::search(candidate, self.0.limits, &mut Judge::new(image, signers))
+        let manifests = vec![
+            (&candidate.descriptor().digest, candidate.root()),
+            (&candidate.platform_manifest().digest, candidate.manifest()),
+        ];
+        // A digest that was pulled before needs no look-up: its signatures hold under the same keys.
+        let stored = candidate.stored_signatures()?;
+        if self.judge(reference, &manifests, stored.layers()).is_ok() {
+            return Ok(());
+        }
+        let image = Image { reference, manifests };
+        lookup::search(candidate, self.limits(), &mut Judge::new(image, signers))
+    }
+
+    fn verify_stored(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        name: Option<&Reference>,
+    ) -> Result<(), VerifyError> {
+        self.judge_stored(store, image, name)
     }
 }
 

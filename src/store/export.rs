@@ -40,13 +40,17 @@ impl Store {
         let mut writer = tar::Writer::new(archive);
         let text = root.index_json();
         let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];
+        let signatures = root.signatures.as_ref().map(|(descriptor, _)| descriptor);
         let failed = |error: io::Error| not_written(cx, error);
         for (path, content) in head {
             writer.file(path, content.len() as u64, content).map_err(failed)?;
         }
         let indexes = root.indexes.iter();
         let blobs: Vec<_> = indexes.chain([&image.manifest]).chain(manifest.blobs()).collect();
-        write_folders(&mut writer, &blobs).map_err(failed)?;
+        write_folders(&mut writer, blobs.iter().copied().chain(signatures)).map_err(failed)?;
+        if let Some((descriptor, bytes)) = &root.signatures {
+            writer.file(&blob_path(&descriptor.digest), descriptor.size, &bytes[..]).map_err(failed)?;
+        }
         for blob in blobs {
             // Where nothing may be written nothing is removed by us either.
             let _ = self.hold(cx, &transaction, &[&blob.digest]);
@@ -89,7 +93,8 @@ impl Store {
             indexes.push(Descriptor::new(document.media_type(), digest.clone(), bytes.len() as u64));
         }
         let target = indexes.first().unwrap_or(&image.manifest).clone();
-        Ok(Root { name, target, indexes })
+        let signatures = self.signatures_of_image(image)?.to_manifest();
+        Ok(Root { name, target, indexes, signatures })
     }
 
     fn export_blob(
@@ -122,19 +127,26 @@ struct Root {
     target: Descriptor,
     /// The indexes on the way to the manifest.
     indexes: Vec<Descriptor>,
+    /// The manifest that holds the signatures.
+    signatures: Option<(Descriptor, Vec<u8>)>,
 }
 
 impl Root {
     fn index_json(&self) -> Vec<u8> {
-        let entry = IndexEntry::new(self.name.as_deref(), &self.target, None, None);
+        let signatures = self.signatures.as_ref().map(|(descriptor, _)| &descriptor.digest);
+        let entry =
+            IndexEntry::new(self.name.as_deref(), &self.target, None, None).with_signatures(signatures);
         format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entry.text()).into_bytes()
     }
 }
 
-fn write_folders(writer: &mut tar::Writer<impl Write>, blobs: &[&Descriptor]) -> io::Result<()> {
+fn write_folders<'a>(
+    writer: &mut tar::Writer<impl Write>,
+    blobs: impl Iterator<Item = &'a Descriptor>,
+) -> io::Result<()> {
     writer.folder(BLOBS)?;
     let mut written = HashSet::new();
-    for algorithm in blobs.iter().map(|blob| blob.digest.algorithm()) {
+    for algorithm in blobs.map(|blob| blob.digest.algorithm()) {
         if written.insert(algorithm) {
             writer.folder(&format!("{BLOBS}/{}", algorithm.as_str()))?;
         }

@@ -369,6 +369,7 @@ impl ReferenceGraph {
         used: &mut Used,
     ) -> Result<(), Error> {
         used.blobs.extend(entry.pulled_index());
+        used.blobs.extend(entry.signatures.clone());
         let Some(digest) = &entry.digest else { return Ok(()) };
         let taken: Option<HashSet<&Digest>> = entry.taken.as_ref().map(|taken| taken.iter().collect());
         // Where some are left out, only what this entry takes was followed.

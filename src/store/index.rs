@@ -29,6 +29,8 @@ pub(super) const IMAGE_ID: &str = "io.oci-puller.image.id";
 /// The manifests of an image index that an import took, their digests joined by commas; the index's
 /// other manifests were left out. Without it, all are meant to be there.
 pub(super) const TAKEN: &str = "io.oci-puller.image.taken";
+/// The digest of the manifest that holds the image's signatures.
+pub(super) const SIGNATURES: &str = "io.oci-puller.image.signatures";
 /// Never to be collected; the key and the value that CRI's containerd uses.
 pub(super) const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
@@ -55,6 +57,8 @@ pub(super) struct IndexEntry {
     pub(super) platform: Option<Platform>,
     /// The manifests that were taken of an index; `None` means all of them.
     pub(super) taken: Option<Box<[Digest]>>,
+    /// The manifest that holds the image's signatures.
+    pub(super) signatures: Option<Digest>,
     pub(super) pinned: bool,
 }
 
@@ -111,7 +115,8 @@ impl StoreIndex {
     }
 
     /// Puts the entries in, each in place of those that have its name; one without a name only if no
-    /// other entry says the same. Returns whether that changed anything. The time is proportional to the
+    /// other entry says the same. An entry without signatures gets those of an entry of the same image that
+    /// it replaces. Returns whether that changed anything. The time is proportional to the
     /// number of entries, for an archive may bring tens of thousands.
     pub(super) fn put_all(&mut self, entries: Vec<IndexEntry>) -> bool {
         let (named, unnamed): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.name.is_some());
@@ -129,6 +134,13 @@ impl StoreIndex {
             let others = || same.iter().filter_map(|place| all.get(*place)?.as_ref());
             if others().any(|other| other.pinned) {
                 entry = entry.pinned(true);
+            }
+            if entry.signatures.is_none() {
+                let is_same = |other: &&Arc<IndexEntry>| {
+                    other.digest == entry.digest && other.taken == entry.taken && other.signatures.is_some()
+                };
+                let signatures = others().find(is_same).and_then(|other| other.signatures.clone());
+                entry = entry.with_signatures(signatures.as_ref());
             }
             if same.len() == 1 && others().all(|other| other.text == entry.text) {
                 continue;
@@ -151,9 +163,12 @@ impl StoreIndex {
             return changed;
         }
         let key = |entry: &IndexEntry| (entry.digest.clone(), entry.taken.clone());
+        let signed = |entry: &IndexEntry| Some((key(entry), entry.signatures.clone()?));
         let mut said: HashSet<_> = self.entries().map(key).collect();
+        let mut said_signed: HashSet<_> = self.entries().filter_map(signed).collect();
         for entry in unnamed {
-            if said.insert(key(&entry)) {
+            let adds_signatures = signed(&entry).is_some_and(|signed| said_signed.insert(signed));
+            if said.insert(key(&entry)) || adds_signatures {
                 self.entries.push(Arc::new(entry));
                 changed = true;
             }
@@ -239,6 +254,7 @@ impl IndexEntry {
             id: id.cloned(),
             platform: target.platform.clone(),
             taken: taken.map(Into::into),
+            signatures: None,
             pinned: false,
         }
     }
@@ -307,6 +323,7 @@ impl IndexEntry {
             taken: annotations
                 .get(TAKEN)
                 .map(|text| text.split(',').filter_map(|digest| Digest::parse(digest).ok()).collect()),
+            signatures: annotations.get(SIGNATURES).and_then(|digest| Digest::parse(digest).ok()),
             pinned: annotations.get(PINNED.0).is_some_and(|value| value == PINNED.1),
         }
     }
@@ -314,6 +331,14 @@ impl IndexEntry {
     /// Returns the same entry, pinned or not.
     fn pinned(self, pinned: bool) -> Self {
         self.annotated(PINNED.0, pinned.then(|| PINNED.1.to_owned()))
+    }
+
+    /// Returns the same entry, with the manifest that holds the image's signatures.
+    pub(super) fn with_signatures(self, signatures: Option<&Digest>) -> Self {
+        match signatures {
+            Some(signatures) => self.annotated(SIGNATURES, Some(signatures.to_string())),
+            None => self,
+        }
     }
 
     /// Returns the same entry, of which only the manifests `taken` are meant to be there.

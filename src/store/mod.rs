@@ -56,6 +56,7 @@ mod repair;
 mod reservations;
 mod retry_io;
 mod settings;
+mod signatures;
 mod sizes;
 mod tar;
 #[cfg(test)]
@@ -72,5 +73,8 @@ pub use import::{ImportOptions, Imported, SkippedImage};
 pub(crate) use ingest::{BeginIngest, Chunk, ChunkedIngest, Ingest, SMALL};
 pub use lookup::StoredImage;
 pub use settings::{Durability, StoreBuilder};
+#[cfg(feature = "signatures")]
+pub(crate) use signatures::ImportJudge;
+pub(crate) use signatures::Signatures;
 pub(crate) use transaction::{Naming, Transaction};
 pub use verify::VerifyReport;

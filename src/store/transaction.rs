@@ -34,6 +34,8 @@ pub(crate) struct Naming {
     pub(crate) repo_digest: Option<String>,
     /// Size of manifest, config and layers, bytes.
     pub(crate) size: Option<u64>,
+    /// The manifest that holds the image's signatures.
+    pub(crate) signatures: Option<Digest>,
 }
 
 impl Transaction {
@@ -97,7 +99,10 @@ impl Store {
         let (id, repo_digest) = (naming.id.as_ref(), naming.repo_digest.as_deref());
         let entries: Vec<_> = names
             .iter()
-            .map(|name| IndexEntry::new(Some(name.as_str()), manifest, id, repo_digest))
+            .map(|name| {
+                IndexEntry::new(Some(name.as_str()), manifest, id, repo_digest)
+                    .with_signatures(naming.signatures.as_ref())
+            })
             .collect();
         self.0.group_commit.change_index(cx, transaction.pending(), move |index| {
             entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)

@@ -202,6 +202,9 @@ impl Walk<'_> {
         {
             found.incomplete.push((digest.clone(), vec![pulled]));
         }
+        if let Some(signatures) = entry.signatures.clone().filter(|it| !self.is_there(it, None)) {
+            found.incomplete.push((digest.clone(), vec![signatures]));
+        }
         let root = Descriptor::new(entry.media_type.clone(), digest.clone(), entry.size);
         let mut ahead = vec![(root, 0)];
         let mut seen = HashSet::new();

@@ -7,4 +7,5 @@ mod keys;
 mod limits;
 mod policy_files;
 mod sign;
+mod stored;
 mod verdicts;

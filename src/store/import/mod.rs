@@ -13,6 +13,7 @@ mod naming;
 mod options;
 mod run;
 mod session;
+mod signatures;
 mod source;
 
 pub use options::{ImportOptions, Imported, SkippedImage};

@@ -27,6 +27,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Returns the digest of the root that it was taken of.
+    pub(super) fn root(&self) -> &Digest {
+        self.chosen_from.as_ref().unwrap_or(&self.descriptor.digest)
+    }
+
     /// Returns the entry by which `name` stands for it.
     pub(super) fn entry(&self, name: Option<&str>) -> IndexEntry {
         let repository = name.filter(|name| name.contains('/')).map(names::repository_of);

@@ -1,14 +1,18 @@
 //! How images are imported, and what an import answers.
 
+use std::sync::Arc;
+
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+use crate::store::signatures::ImportJudge;
 
 /// How images are imported.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     pub(super) name: Option<Reference>,
     pub(super) platform: Option<Platform>,
+    pub(super) judge: Option<Arc<dyn ImportJudge>>,
 }
 
 impl ImportOptions {
@@ -29,6 +33,13 @@ impl ImportOptions {
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
+        self
+    }
+
+    /// Asks `judge` about each image before it is listed.
+    #[cfg(feature = "signatures")]
+    pub(crate) fn judge(mut self, judge: Arc<dyn ImportJudge>) -> Self {
+        self.judge = Some(judge);
         self
     }
 }

@@ -18,7 +18,7 @@ use crate::store::import::docker::Named;
 use crate::store::import::error::{invalid, lacking};
 use crate::store::import::limits::Limits;
 use crate::store::import::options::{ImportOptions, Imported, SkippedImage};
-use crate::store::import::session::Import;
+use crate::store::import::session::{FoundSignatures, Import};
 use crate::store::import::source::{ArchiveBlobs, LayoutFolder, Source};
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, INDEX, LAYOUT};
@@ -110,6 +110,7 @@ impl Store {
             transaction: self.transaction(),
             brought: HashSet::new(),
             limits: Limits::default(),
+            signatures: FoundSignatures::default(),
         };
         let outcome = import(&mut state);
         let Import { transaction, brought, .. } = state;
@@ -164,6 +165,9 @@ impl Import<'_> {
         let mut places = HashMap::new();
         for entry in index.entries() {
             self.limits.count(self.cx, 1)?;
+            if self.collect_signatures(source, entry)? {
+                continue;
+            }
             let Some(digest) = &entry.digest else {
                 // What is no image may have any kind of digest.
                 if may_be_image(&entry.media_type) {
@@ -211,6 +215,7 @@ impl Import<'_> {
             return Err(self.nothing(&left_out));
         }
         self.rename(&mut images)?;
+        self.judge(source, &images)?;
         self.transaction.wait_durable(self.cx)?;
         for Named { taken, .. } in &images {
             for index in &taken.indexes {
@@ -221,15 +226,17 @@ impl Import<'_> {
             }
         }
         let named = self.name_all(&images)?;
-        self.transaction.wait_durable(self.cx)?;
+        let signatures = self.bring_signatures(&images)?;
         let mut names = Vec::new();
         let mut entries = Vec::new();
         for (name, target) in named {
             // Each name of an index records what was taken of it.
             self.limits.count(self.cx, target.taken.as_ref().map_or(0, Vec::len))?;
-            entries.push(target.entry(name.as_deref()));
+            let kept = signatures.get(name.as_deref().unwrap_or(target.root().as_str()));
+            entries.push(target.entry(name.as_deref()).with_signatures(kept));
             names.push(name.unwrap_or_else(|| target.descriptor.digest.to_string()));
         }
+        self.transaction.wait_durable(self.cx)?;
         let (mut used, mut references) = (Used::default(), ReferenceGraph::default());
         for entry in &entries {
             references.follow(self.store, self.cx, entry, &mut used)?;

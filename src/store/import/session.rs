@@ -1,6 +1,6 @@
 //! One import under way: puts blobs into the store, and keeps account.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use crate::context::PullContext;
@@ -23,6 +23,16 @@ pub(super) struct Import<'a> {
     /// Blobs that it put into the store.
     pub(super) brought: HashSet<Digest>,
     pub(super) limits: Limits,
+    pub(super) signatures: FoundSignatures,
+}
+
+/// The signatures that an import found, by the digest of what they are about.
+#[derive(Debug, Default)]
+pub(super) struct FoundSignatures {
+    pub(super) by_subject: HashMap<Digest, Vec<Descriptor>>,
+    /// The manifests that were read for a subject, and whether they hold signatures.
+    pub(super) read: HashMap<(Option<Digest>, Digest), bool>,
+    pub(super) bytes: u64,
 }
 
 impl Import<'_> {

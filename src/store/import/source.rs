@@ -5,6 +5,7 @@ use std::io;
 
 use crate::durable::{Disk, FileType, OpenMode, RealDisk, read_limited};
 use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::store::blob::Blob;
 use crate::store::error::refused;
@@ -26,6 +27,9 @@ pub(super) trait Source {
     /// `DigestMismatch`; `Store`.
     fn document(&self, import: &Import<'_>, blob: &Descriptor) -> Result<Option<Vec<u8>>, Error>;
 
+    /// Returns the size in bytes of a blob that is there.
+    fn size_of(&self, import: &Import<'_>, digest: &Digest) -> Option<u64>;
+
     /// Puts the blob into the store.
     ///
     /// # Errors
@@ -46,6 +50,10 @@ impl Source for ArchiveBlobs {
             true => import.store.document(&blob.digest).map(Some),
             false => Ok(None),
         }
+    }
+
+    fn size_of(&self, import: &Import<'_>, digest: &Digest) -> Option<u64> {
+        import.store.0.disk.metadata(&blob_path(digest)).ok().map(|found| found.len)
     }
 
     fn bring(&self, import: &mut Import<'_>, blob: &Descriptor) -> Result<(), Error> {
@@ -97,6 +105,11 @@ impl Source for LayoutFolder {
                 Err(Error::new(ErrorKind::DigestMismatch, text))
             }
         }
+    }
+
+    fn size_of(&self, import: &Import<'_>, digest: &Digest) -> Option<u64> {
+        let found = self.0.metadata(&blob_path(digest)).ok().filter(|found| found.kind == FileType::File);
+        found.map(|found| found.len).or_else(|| ArchiveBlobs.size_of(import, digest))
     }
 
     fn bring(&self, import: &mut Import<'_>, blob: &Descriptor) -> Result<(), Error> {

@@ -51,7 +51,7 @@ fn an_image_pulled_by_its_own_manifest_is_used_and_removed_as_a_whole() {
     let naming = Naming {
         id: Some(image.config.0.digest.clone()),
         repo_digest: Some(format!("name@{}", image.manifest.0.digest)),
-        size: None,
+        ..Naming::default()
     };
     store
         .tag(&cx, &store.transaction(), std::slice::from_ref(&image.name), &image.manifest.0, &naming)

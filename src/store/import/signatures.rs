@@ -1,0 +1,179 @@
+//! Signatures in an archive or layout: which there are, and whether they suffice.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
+use crate::image::manifest::{Descriptor, Document, Manifest, media_type};
+use crate::store::import::catalog::{Part, Taken};
+use crate::store::import::docker::Named;
+use crate::store::import::error::{invalid, lacking};
+use crate::store::import::session::Import;
+use crate::store::import::source::Source;
+use crate::store::index::IndexEntry;
+use crate::store::signatures::{Signatures, is_signature};
+
+/// Maximum size of the signatures of an import, bytes.
+const MAX_BYTES: u64 = 16 << 20;
+/// Maximum size of one signature, bytes.
+const MAX_SIGNATURE: u64 = 1 << 20;
+
+impl Import<'_> {
+    /// Collects the signatures that an entry of the index leads to: whether it is their manifest, or the list of
+    /// an image's referrers, and no image.
+    pub(super) fn collect_signatures(
+        &mut self,
+        source: &impl Source,
+        entry: &IndexEntry,
+    ) -> Result<bool, Error> {
+        if let Some(kept) = &entry.signatures {
+            self.read_signatures(source, entry.digest.as_ref(), kept)?;
+        }
+        let Some(digest) = &entry.digest else { return Ok(false) };
+        let tag = entry.name.as_deref().map(|name| name.rsplit_once(':').map_or(name, |(_, tag)| tag));
+        if media_type::is_manifest(&entry.media_type) {
+            return match tag {
+                None => self.read_signatures(source, None, digest),
+                Some(tag) => match tag.strip_suffix(".sig").and_then(digest_in_tag) {
+                    Some(subject) => self.read_signatures(source, Some(&subject), digest),
+                    None => Ok(false),
+                },
+            };
+        }
+        // A registry without the referrers API lists them under such a tag.
+        let Some(subject) = tag.and_then(digest_in_tag) else { return Ok(false) };
+        let Some(Document::Index(index)) = self.document_by(source, digest)? else { return Ok(false) };
+        self.limits.count(self.cx, index.manifests.len())?;
+        let mut is_found = false;
+        for listed in &index.manifests {
+            is_found |= self.read_signatures(source, Some(&subject), &listed.digest)?;
+        }
+        Ok(is_found)
+    }
+
+    /// Reads a manifest, once for each subject: whether it holds signatures.
+    fn read_signatures(
+        &mut self,
+        source: &impl Source,
+        about: Option<&Digest>,
+        manifest: &Digest,
+    ) -> Result<bool, Error> {
+        let key = (about.cloned(), manifest.clone());
+        if let Some(known) = self.signatures.read.get(&key) {
+            return Ok(*known);
+        }
+        let is_found = match self.document_by(source, manifest)? {
+            Some(Document::Manifest(manifest)) => self.add_signatures(source, about, &manifest)?,
+            _ => false,
+        };
+        self.signatures.read.insert(key, is_found);
+        Ok(is_found)
+    }
+
+    /// Adds the layers of a manifest of signatures: whether it is one.
+    fn add_signatures(
+        &mut self,
+        source: &impl Source,
+        about: Option<&Digest>,
+        manifest: &Manifest,
+    ) -> Result<bool, Error> {
+        if manifest.layers.is_empty() || !manifest.layers.iter().all(|layer| is_signature(&layer.media_type))
+        {
+            return Ok(false);
+        }
+        let about = about.or(manifest.subject.as_ref().map(|subject| &subject.digest));
+        // Without a subject it is no image either.
+        let Some(about) = about.cloned() else { return Ok(true) };
+        for layer in manifest.layers.iter().filter(|layer| layer.size <= MAX_SIGNATURE) {
+            self.limits.count(self.cx, 1)?;
+            let mut layer = layer.clone();
+            if layer.data.is_none() {
+                layer.data = source.document(self, &layer)?;
+            }
+            if layer.data.is_none() {
+                continue;
+            }
+            self.signatures.bytes += layer.size;
+            if self.signatures.bytes > MAX_BYTES {
+                return Err(invalid(format!("its signatures are more than {MAX_BYTES} bytes")));
+            }
+            for (key, value) in &layer.annotations {
+                self.limits.keep(key)?;
+                self.limits.keep(value)?;
+            }
+            self.signatures.by_subject.entry(about.clone()).or_default().push(layer);
+        }
+        Ok(true)
+    }
+
+    /// Reads a document that may be absent, or be no manifest at all: the catalog says so of images.
+    fn document_by(&mut self, source: &impl Source, digest: &Digest) -> Result<Option<Document>, Error> {
+        let Some(size) = source.size_of(self, digest) else { return Ok(None) };
+        let bytes = source.document(self, &Descriptor::new("", digest.clone(), size))?;
+        Ok(bytes.and_then(|bytes| Document::parse(None, &bytes).ok()))
+    }
+
+    /// Returns the signatures of an image, or of an index and what was taken of it.
+    fn signatures_for(&self, taken: &Taken) -> Signatures {
+        let mut signatures = Signatures::default();
+        let parts = taken.manifests.iter().map(|part| &part.descriptor.digest);
+        let mut subjects: Vec<_> = parts.chain([&taken.root.digest]).collect();
+        subjects.sort();
+        subjects.dedup();
+        for layer in subjects.into_iter().filter_map(|it| self.signatures.by_subject.get(it)).flatten() {
+            signatures.add(layer, layer.data.as_deref().unwrap_or_default());
+        }
+        signatures
+    }
+
+    /// Puts the images' signatures into the store. Returns the digests of the manifests that hold them, by the
+    /// images' names, and for an image without a name by its root's digest.
+    pub(super) fn bring_signatures(&mut self, images: &[Named]) -> Result<HashMap<String, Digest>, Error> {
+        let mut by_name = HashMap::new();
+        for Named { names, taken } in images {
+            let Some((descriptor, bytes)) = self.signatures_for(taken).to_manifest() else { continue };
+            self.copy(&descriptor, &mut &bytes[..])?;
+            let without = names.is_empty().then(|| taken.root.digest.to_string());
+            for name in names.iter().cloned().chain(without) {
+                by_name.entry(name).or_insert_with(|| descriptor.digest.clone());
+            }
+        }
+        Ok(by_name)
+    }
+
+    /// Asks the judge about each image, by each of its names.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub(super) fn judge(&self, source: &impl Source, images: &[Named]) -> Result<(), Error> {
+        let Some(judge) = &self.options.judge else { return Ok(()) };
+        for Named { names, taken } in images {
+            if names.is_empty() {
+                let text =
+                    format!("{} has no name that a rule could cover; import it with one", taken.root.digest);
+                return Err(Error::new(ErrorKind::Denied, text).with_retryable(false));
+            }
+            let signatures = self.signatures_for(taken);
+            let root = self.bytes_of(source, &taken.root)?;
+            for Part { descriptor, .. } in taken.manifests.iter().filter(|part| !part.is_attestation) {
+                let manifest = self.bytes_of(source, descriptor)?;
+                let manifests = [(&taken.root.digest, &root[..]), (&descriptor.digest, &manifest[..])];
+                for name in names {
+                    self.cx.check()?;
+                    judge.judge(name, &manifests, &signatures)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, source: &impl Source, document: &Descriptor) -> Result<Vec<u8>, Error> {
+        source.document(self, document)?.ok_or_else(|| lacking(&document.digest))
+    }
+}
+
+/// Returns the digest in a tag `ALGORITHM-HEX`.
+fn digest_in_tag(tag: &str) -> Option<Digest> {
+    let (algorithm, hex) = tag.split_once('-')?;
+    Digest::parse(&format!("{algorithm}:{hex}")).ok()
+}
