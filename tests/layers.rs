@@ -50,7 +50,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["settings", "hosts", "auth"],
             &["host_limits", "url_policy", "range", "error_response"],
             &["http", "retry_after", "link"],
-            &["address", "config_file"],
+            &["address"],
         ],
     ),
     (

@@ -1,6 +1,7 @@
 //! Credentials for registries: from the request's pull secrets, from the service's builder, from the files of
 //! Docker and podman, and from their credential helpers.
 
+pub(crate) mod config_file;
 mod credential;
 mod docker_config;
 mod files;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::auth::TokenCache;
-use super::config_file;
 use super::host_limits::HostLimits;
 use super::hosts::{Host, Hosts};
 use super::http::{Http, Limits, Proxies, Resolver, Trust, use_threads};
 use super::settings::Settings;
 use crate::credentials::Credentials;
+use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
 use crate::sync::PoolUser;

@@ -4,7 +4,6 @@ mod address;
 mod auth;
 mod builder;
 mod client;
-mod config_file;
 mod document;
 mod download;
 mod error_response;

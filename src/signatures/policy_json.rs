@@ -2,8 +2,6 @@
 //! strictly.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -16,6 +14,7 @@ use super::key::MAX_PEM;
 use super::requirement::Requirement;
 use super::signer::{SignatureFormat, Signer};
 use super::strict_json::UniqueMap;
+use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 
 /// Bytes of a policy.
@@ -197,15 +196,9 @@ impl IdentityFields {
     }
 }
 
+/// Reads a regular file: a FIFO would keep its reader waiting.
 fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let failed = |error: std::io::Error| invalid(error.to_string());
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(invalid("not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(limit + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > limit { Err(invalid(format!("longer than {limit} bytes"))) } else { Ok(text) }
+    config_file::read(path, limit).map_err(|error| invalid(error.to_string()))
 }
 
 fn invalid(text: impl Into<String>) -> Error {

@@ -12,10 +12,9 @@ use serde::Deserialize;
 use super::process::Invocation;
 use super::{Helpers, failed, text_of};
 use crate::context::PullContext;
-use crate::credentials::CredentialQuery;
 use crate::credentials::credential::{Credential, Secret};
-use crate::credentials::go_duration;
 use crate::credentials::keyring::Keyring;
+use crate::credentials::{CredentialQuery, config_file, go_duration};
 use crate::error::{Error, ErrorKind};
 
 /// The version of the file.
@@ -116,7 +115,7 @@ impl ProviderPlugins {
     pub(crate) fn read(path: &Path, bin_dir: &Path) -> Result<Self, Error> {
         let invalid =
             |text: String| Error::new(ErrorKind::InvalidConfig, format!("{}: {text}", path.display()));
-        let bytes = read_file(path).map_err(|error| invalid(error.to_string()))?;
+        let bytes = config_file::read(path, MAX_CONFIG).map_err(|error| invalid(error.to_string()))?;
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         if first.is_some_and(|byte| *byte != b'{') {
             return Err(invalid(
@@ -252,20 +251,6 @@ impl Plugin {
         if kept.len() < MAX_KEPT {
             kept.insert(key.to_owned(), Kept { keyring, until });
         }
-    }
-}
-
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let file = std::fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_CONFIG + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MAX_CONFIG {
-        true => Err(std::io::Error::other("longer than 1 MiB")),
-        false => Ok(bytes),
     }
 }
 

@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::config_file;
 use crate::credentials::Secret;
+use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 
 pub(crate) use location::{Location, Scheme};

@@ -1,4 +1,4 @@
-//! Reading configuration files: hosts.toml, certificates, keys.
+//! Reads configuration files: hosts.toml, certificates, keys, policies, credential providers.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,11 +11,11 @@ use rustix::fs::{Mode, OFlags, open};
 ///
 /// # Errors
 /// What opening and reading it fails with; `InvalidInput` if it is no regular file, `FileTooLarge`.
-pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
