@@ -42,6 +42,16 @@ pub trait ImageService: Send + Sync {
         Err(unsupported("which images it has").with_image(&image.image))
     }
 
+    /// Returns why an image that is there counts as absent in [`image_ref`](Self::image_ref), such as the denial
+    /// of a signature policy; `None` if it does not, or is not there. Asks no network.
+    ///
+    /// # Errors
+    /// As of [`image_ref`](Self::image_ref). Default: `None`.
+    fn image_refusal(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<Error>, Error> {
+        let _ = (cx, image);
+        Ok(None)
+    }
+
     /// Returns the images that are there.
     ///
     /// # Errors
@@ -86,6 +96,9 @@ macro_rules! forward_image_service {
             }
             fn image_ref(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
                 (**self).image_ref(cx, image)
+            }
+            fn image_refusal(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<Error>, Error> {
+                (**self).image_refusal(cx, image)
             }
             fn list_images(&self, cx: &PullContext) -> Result<Vec<ImageInfo>, Error> {
                 (**self).list_images(cx)

@@ -142,7 +142,14 @@ impl ManagerInner {
             }
             (Presence::Absent, PullPolicy::Never) => {
                 count(Some(false), None);
-                Err(self.never(request, events::absent_and_never(request.typed())))
+                Err(match self.image_refusal(cx, request) {
+                    Ok(None) => self.never(request, events::absent_and_never(request.typed())),
+                    Ok(Some(refusal)) | Err(refusal) => {
+                        let message = events::refused_and_never(request.typed(), &refusal);
+                        self.emit(request, EventReason::ErrImageNeverPull, message);
+                        refusal.with_image(request.typed())
+                    }
+                })
             }
             (Presence::Unproven, PullPolicy::Never) => {
                 count(Some(true), Some(true));

@@ -110,6 +110,10 @@ pub(super) fn absent_and_never(image: &str) -> String {
     format!("Container image {image:?} is not present with pull policy of Never")
 }
 
+pub(super) fn refused_and_never(image: &str, refusal: &Error) -> String {
+    format!("Container image {image:?} is present with pull policy of Never but may not be used: {refusal}")
+}
+
 pub(super) fn not_authorised_and_never(image: &str) -> String {
     format!(
         "Container image {image:?} is present with pull policy of Never but does not have the proper auth \

@@ -62,7 +62,8 @@ impl ImageManager {
     ///
     /// # Errors
     /// `InvalidReference` if the image is not a valid name; `InvalidConfig` if the owner is empty;
-    /// `NeverPull`, `BackOff`, and `RateLimited` from the throttle; `Cancelled` and `Timeout` as soon as the
+    /// `NeverPull`, or `Denied` if the
+    /// image is there and the service refuses it; `BackOff`, and `RateLimited` from the throttle; `Cancelled` and `Timeout` as soon as the
     /// context ends; `ShutDown`; `Panicked`; `ResourceExhausted` if no thread could be started; every error of
     /// the image service.
     pub fn ensure_image_exists(

@@ -35,6 +35,15 @@ impl ManagerInner {
         }
     }
 
+    /// Asks the service why an image that is there counts as absent.
+    pub(super) fn image_refusal(
+        &self,
+        cx: &PullContext,
+        request: &ParsedRequest,
+    ) -> Result<Option<Error>, Error> {
+        catch_panic("the image service", || self.service.image_refusal(cx, &request.image))
+    }
+
     /// Checks whether the request may use the image that is there, as far as the policy asks for proof.
     pub(super) fn prove(&self, request: &ParsedRequest, image_ref: ImageRef) -> Presence {
         let Some(records) = &self.records else { return Presence::Usable(image_ref) };

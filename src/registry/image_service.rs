@@ -73,6 +73,13 @@ impl RegistryImageService {
     fn find(&self, image: &ImageSpec) -> Result<Option<StoredImage>, Error> {
         self.service.store.find(&key_of(&image.image)?)
     }
+
+    /// Returns why the verifier refuses an image that is in the store.
+    fn refusal_of(&self, found: &StoredImage, asked: &ImageSpec) -> Result<Option<Error>, Error> {
+        let Some(verifier) = &self.verifier else { return Ok(None) };
+        let name = if is_digest(&asked.image) { None } else { Some(Reference::parse(&asked.image)?) };
+        verifier::refusal_of_stored(&**verifier, self.store(), found, name.as_ref())
+    }
 }
 
 /// Returns what the store knows an image by: an id or a digest as it is, a name as it is pulled.
@@ -100,13 +107,16 @@ impl ImageService for RegistryImageService {
 
     fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
         let Some(found) = self.find(image)? else { return Ok(None) };
-        if let Some(verifier) = &self.verifier {
-            let name = if is_digest(&image.image) { None } else { Some(Reference::parse(&image.image)?) };
-            if !verifier::accepts_stored(&**verifier, self.store(), &found, name.as_ref())? {
-                return Ok(None);
-            }
+        if let Some(refusal) = self.refusal_of(&found, image)? {
+            log::warn!("{} is in the store and counts as absent: {refusal}", image.image);
+            return Ok(None);
         }
         Ok(Some(ImageRef::new(found.id.as_str())))
+    }
+
+    fn image_refusal(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<Error>, Error> {
+        let Some(found) = self.find(image)? else { return Ok(None) };
+        Ok(self.refusal_of(&found, image)?.map(|refusal| refusal.with_image(&image.image)))
     }
 
     fn list_images(&self, _: &PullContext) -> Result<Vec<ImageInfo>, Error> {

@@ -44,8 +44,9 @@ pub trait ImageVerifier: Send + Sync {
     fn verify(&self, candidate: &Candidate<'_>) -> Result<(), VerifyError>;
 
     /// Judges an image that is in the store, without a request to a registry. `name` is the name that it was
-    /// asked for by, or `None` where that was an id or a digest. An image that is refused counts as absent:
-    /// [`image_ref`](crate::ImageService::image_ref) answers `None`. Default: accepts it.
+    /// asked for by, or `None` where that was an id or a digest. A refused image counts as absent:
+    /// [`image_ref`](crate::ImageService::image_ref) answers `None`, and
+    /// [`image_refusal`](crate::ImageService::image_refusal) the reason. Default: accepts it.
     ///
     /// # Errors
     /// As of [`verify`](Self::verify). A panic refuses the image.
@@ -284,30 +285,31 @@ pub(super) fn verify(
     let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify(&candidate)))
         .unwrap_or_else(|_| Err(VerifyError::Denied("the verifier panicked".to_owned())));
     verdict.map_err(|error| match error {
-        VerifyError::Denied(reason) => Error::new(ErrorKind::Denied, reason).with_retryable(false),
+        VerifyError::Denied(reason) => denied(reason),
         VerifyError::Failed(error) => error.with_phase(Phase::Manifest),
     })?;
     Ok(kept.into_inner())
 }
 
-/// Asks the caller's verifier about an image that is in the store: whether it is accepted.
+/// Asks the caller's verifier about an image in the store. Returns the refusal, or `None` if it accepts the image.
 ///
 /// # Errors
 /// The error of a check that could not be completed.
-pub(super) fn accepts_stored(
+pub(super) fn refusal_of_stored(
     verifier: &dyn ImageVerifier,
     store: &Store,
     image: &StoredImage,
     name: Option<&Reference>,
-) -> Result<bool, Error> {
+) -> Result<Option<Error>, Error> {
     let verdict = catch_unwind(AssertUnwindSafe(|| verifier.verify_stored(store, image, name)))
         .unwrap_or_else(|_| Err(VerifyError::Denied("the verifier panicked".to_owned())));
     match verdict {
-        Ok(()) => Ok(true),
-        Err(VerifyError::Denied(reason)) => {
-            log::warn!("the image {} in the store is refused, and counts as absent: {reason}", image.id);
-            Ok(false)
-        }
+        Ok(()) => Ok(None),
+        Err(VerifyError::Denied(reason)) => Ok(Some(denied(reason))),
         Err(VerifyError::Failed(error)) => Err(error),
     }
+}
+
+fn denied(reason: String) -> Error {
+    Error::new(ErrorKind::Denied, reason).with_retryable(false)
 }

@@ -1,4 +1,4 @@
-//! `pull --policy` and `--require-key`.
+//! `--policy` and `--require-key` of `pull`, `import` and `verify`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -86,13 +86,87 @@ fn a_policy_file_decides() {
 }
 
 #[test]
-fn signatures_are_not_skipped_for_what_is_in_the_store() {
-    let bench = Bench::new();
-    let policy = bench.file("policy.json", r#"{"default": [{"type": "reject"}]}"#);
-    for choice in ["missing", "never", "if-possible"] {
-        let ran = bench.run(["pull", "--policy", &policy, "--pull", choice, "app"]).exits(2);
-        assert!(ran.stderr.contains("use --pull always"), "{ran:#?}");
+fn an_image_that_is_there_is_judged_by_its_kept_signatures() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let ((key, pem), (_, other)) = (key(), key());
+    sign(&registry, &key);
+    let host = registry.host();
+    let ours = format!("{host}={}", bench.file("key.pem", pem));
+    let theirs = format!("{host}={}", bench.file("other.pem", other));
+    bench.run(["pull", "--require-key", &ours, &name]).exits(0);
+    registry.forget_requests();
+    for choice in ["missing", "never"] {
+        bench.run(["pull", "--require-key", &ours, "--pull", choice, &name]).exits(0);
     }
+    let ran = bench.run(["pull", "--require-key", &theirs, "--pull", "never", &name]).exits(1);
+    assert!(ran.stderr.contains(&format!("{name}: denied: 1 signature, by another key")), "{ran:#?}");
+    assert!(registry.requests().is_empty());
+    let ran = bench.run(["pull", "--require-key", &theirs, "--pull", "missing", &name]).exits(1);
+    assert!(ran.stderr.contains("denied: "), "{ran:#?}");
+    assert!(!registry.requests().is_empty(), "a refused image counts as missing");
+}
+
+#[test]
+fn verify_judges_each_image_by_its_kept_signatures() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let ((key, pem), (_, other)) = (key(), key());
+    sign(&registry, &key);
+    let host = registry.host();
+    let ours = format!("{host}={}", bench.file("key.pem", pem));
+    let theirs = format!("{host}={}", bench.file("other.pem", other));
+    bench.run(["pull", "--require-key", &ours, &name]).exits(0);
+    bench.run(["verify", "--signatures", "--require-key", &ours]).exits(0);
+    let ran = bench.run(["verify", "--signatures", "--require-key", &theirs]).exits(1);
+    assert_eq!(ran.stdout, format!("refused     {name}: denied: 1 signature, by another key\n"));
+    let ran = bench.run(["verify", "--signatures", "--json", "--require-key", &theirs]).exits(1);
+    assert_eq!(ran.json()[0]["refused"], json!([{ "image": name, "reason": "1 signature, by another key" }]));
+    let accept = bench.file("policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#);
+    bench.run(["verify", "--signatures", "--policy", &accept]).exits(0);
+    bench.run(["verify"]).exits(0);
+    for wrong in [&["--signatures"][..], &["--policy", &accept], &["--require-key", &ours]] {
+        bench.run(["verify"].iter().chain(wrong)).exits(2);
+    }
+}
+
+#[test]
+fn import_judges_each_image_by_the_signatures_in_the_archive() {
+    let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
+    let ((key, pem), (_, other)) = (key(), key());
+    sign(&registry, &key);
+    let host = registry.host();
+    let ours = format!("{host}={}", bench.file("key.pem", pem));
+    let theirs = format!("{host}={}", bench.file("other.pem", other));
+    let (signed, unsigned) = (bench.path("signed.tar"), bench.path("unsigned.tar"));
+    let export = |to: &std::path::Path| {
+        bench.run(["export", &name, "--output", to.to_str().unwrap()]).exits(0);
+    };
+    bench.run(["pull", &name]).exits(0);
+    export(&unsigned);
+    bench.run(["pull", "--require-key", &ours, &name]).exits(0);
+    export(&signed);
+    for (archive, rule, code, told) in [
+        (&signed, &ours, 0, ""),
+        (&signed, &theirs, 1, "denied: 1 signature, by another key"),
+        (&unsigned, &ours, 1, "denied: no signature was found"),
+    ] {
+        let bench = Bench::new();
+        let archive = archive.to_str().unwrap();
+        let ran = bench.run(["import", "--require-key", rule, archive]).exits(code);
+        assert!(ran.stderr.contains(told), "{ran:#?}");
+        let listed = if code == 0 { 1 } else { 0 };
+        assert_eq!(bench.run(["images", "--json"]).exits(0).json().len(), listed, "{ran:#?}");
+        if code == 0 {
+            bench.run(["verify", "--signatures", "--require-key", rule]).exits(0);
+        }
+    }
+    let reject = bench.file("policy.json", r#"{"default": [{"type": "reject"}]}"#);
+    let ran = bench.run(["import", "--policy", &reject, signed.to_str().unwrap()]).exits(1);
+    assert!(ran.stderr.contains("refuses it by default"), "{ran:#?}");
+}
+
+#[test]
+fn a_rule_without_a_scope_or_a_key_file_is_a_wrong_argument() {
+    let bench = Bench::new();
     for wrong in ["key.pem", "=key.pem", "scope=/does/not/exist"] {
         bench.run(["pull", "--require-key", wrong, "app"]).exits(2);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use oci_puller::signatures::{Identity, SignaturePolicy};
 use oci_puller::{
-    Digest, Error, ErrorKind, ImageService, ImageSpec, ImportOptions, PrunePolicy, PullContext, Reference,
-    RegistryImageService, Store,
+    Digest, EnsureRequest, Error, ErrorKind, ImageManager, ImageService, ImageSpec, ImportOptions,
+    PrunePolicy, PullContext, PullPolicy, Reference, RegistryImageService, Store,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +82,29 @@ fn an_image_that_was_pulled_without_a_policy_counts_as_absent_until_it_is_pulled
     let platform = "linux/amd64".parse().unwrap();
     quick(dir.path()).platform(platform).build().unwrap().pull(&*world.name).unwrap();
     assert!(is_there(&with_policy, &world.name));
+}
+
+#[test]
+fn the_pull_policy_decides_about_an_image_that_the_signature_policy_refuses() {
+    let (k1, k2, world) = (Key::new(), Key::new(), World::new());
+    world.sign_simple(&[&k1]);
+    let dir = tempfile::tempdir().unwrap();
+    service(dir.path(), &world.policy(k1.signer())).pull(&*world.name).unwrap();
+    let refusing = service(dir.path(), &world.policy(k2.signer()));
+    let manager = ImageManager::builder(refusing).build().unwrap();
+    let ensure = |image: &str, policy| {
+        let request = EnsureRequest::new("pod", image).with_policy(policy);
+        manager.ensure_image_exists(&PullContext::new(), &request)
+    };
+    let error = ensure(&world.name, PullPolicy::Never).unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, false), "{error}");
+    assert!(error.message().contains("1 signature, by another key"), "{error}");
+    assert!(error.to_string().contains(&world.name), "{error}");
+    let absent = format!("{}:absent", world.repository());
+    assert_eq!(ensure(&absent, PullPolicy::Never).unwrap_err().kind(), ErrorKind::NeverPull);
+    world.sign_simple(&[&k1, &k2]);
+    assert!(ensure(&world.name, PullPolicy::IfNotPresent).is_ok_and(|image| image.image_ref.as_str() != ""));
+    assert!(ensure(&world.name, PullPolicy::Never).is_ok(), "the pull has kept the second signature");
 }
 
 #[test]

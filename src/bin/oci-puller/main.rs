@@ -10,6 +10,7 @@ mod progress;
 mod pull_all;
 mod registry_args;
 mod signals;
+mod signature_args;
 mod stderr;
 mod units;
 

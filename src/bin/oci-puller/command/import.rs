@@ -15,6 +15,7 @@ use crate::args::StoreArgs;
 use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
+use crate::signature_args::SignatureArgs;
 use crate::stderr::say;
 
 /// Names standard input in place of a file.
@@ -32,7 +33,8 @@ Prints the names of the imported images. With --json, an object for each SOURCE:
 /// Import images from archives and image layouts
 ///
 /// Reads OCI archives, archives of `docker save`, and folders that are OCI image layouts. Verifies every
-/// blob as a pull does.
+/// blob as a pull does. With a signature policy, takes a source only if the signatures in it suffice for each of
+/// its images.
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct ImportArgs {
@@ -46,13 +48,18 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
     platform: Option<Platform>,
     #[command(flatten)]
+    signatures: SignatureArgs,
+    #[command(flatten)]
     store: StoreArgs,
 }
 
 /// Imports the images of every file and folder that the arguments name.
 pub(crate) fn run(args: ImportArgs) -> Result<(), Exit> {
-    let store = Store::open(args.store.dir()?)?;
     let mut options = ImportOptions::new();
+    if let Some(policy) = args.signatures.policy()? {
+        options = options.signature_policy(policy);
+    }
+    let store = Store::open(args.store.dir()?)?;
     if let Some(name) = args.name {
         options = options.name(name);
     }

@@ -1,7 +1,8 @@
-//! `verify`: whether everything in the store is what its digest says.
+//! `verify`: whether everything in the store is what its digest says, and whether its images are signed.
 
 use clap::Args;
-use oci_puller::{Digest, PullContext, VerifyReport};
+use oci_puller::signatures::SignaturePolicy;
+use oci_puller::{Digest, Error, PullContext, Store, StoredImage, VerifyReport};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
@@ -9,6 +10,7 @@ use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
+use crate::signature_args::SignatureArgs;
 use crate::stderr::say;
 use crate::units::Bytes;
 
@@ -21,21 +23,39 @@ With --json:
   incomplete  list of manifests and indexes that lack blobs:
     manifest_digest  the manifest or index
     lacking          list of digests of the missing blobs
-  left_out    number of manifests that imports left out of image indexes; they are not missing";
+  left_out    number of manifests that imports left out of image indexes; they are not missing
+  refused     list of images that the signature policy refuses:
+    image   its name; of an image without one, its id
+    reason  why its signatures do not suffice
+
+Examples:
+  oci-puller verify
+  oci-puller verify --signatures --policy /etc/containers/policy.json";
 
 /// Hash every blob in the store, and move damaged ones aside
 ///
 /// Follows every name to the blobs that it needs, too. A later pull fetches moved and missing blobs again.
-/// Exits with 0 only if there is a store, and nothing in it is damaged or missing.
+/// With --signatures, judges each image again by the signatures that were kept when it was pulled or imported.
+/// Exits with 0 only if there is a store, nothing in it is damaged or missing, and no image is refused.
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
+#[command(mut_args(|arg| match SignatureArgs::ALL.contains(&arg.get_id().as_str()) {
+    true => arg.requires("signatures"),
+    false => arg,
+}))]
 pub(crate) struct VerifyArgs {
+    /// Judge each image by its kept signatures, too; needs --policy or --require-key
+    #[arg(long, requires = "SignatureArgs", help_heading = "Signatures")]
+    signatures: bool,
+    #[command(flatten)]
+    policy: SignatureArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
 
 /// Hashes every blob; fails if one is damaged or missing.
 pub(crate) fn run(args: VerifyArgs) -> Result<(), Exit> {
+    let policy = args.policy.policy()?;
     let dir = args.store.dir()?;
     let Some(store) = existing_store(&dir)? else {
         if args.store.json {
@@ -47,12 +67,42 @@ pub(crate) fn run(args: VerifyArgs) -> Result<(), Exit> {
     let verified = store.verify(&PullContext::new().with_cancel(signals.token()));
     signals.check()?;
     let report = verified?;
+    let refused = match &policy {
+        Some(policy) => refused(&store, policy)?,
+        None => Vec::new(),
+    };
     if args.store.json {
-        output::json(&Line::of(&report))?
+        output::json(&Line { refused: refused.iter().map(RefusedLine::of).collect(), ..Line::of(&report) })?
     } else {
-        print(&report)?
+        print(&report)?;
+        print_refused(&refused)?;
     }
-    if report.is_sound() { Ok(()) } else { Err(Exit::REPORTED) }
+    if report.is_sound() && refused.is_empty() { Ok(()) } else { Err(Exit::REPORTED) }
+}
+
+/// An image that the policy refuses, and why.
+struct Refused {
+    image: String,
+    why: Error,
+}
+
+fn refused(store: &Store, policy: &SignaturePolicy) -> Result<Vec<Refused>, Exit> {
+    let judge = |image: StoredImage| {
+        let why = store.verify_signatures(&image, policy).err()?;
+        Some(Refused { image: image.names.into_iter().next().unwrap_or_else(|| image.id.to_string()), why })
+    };
+    Ok(store.images()?.into_iter().filter_map(judge).collect())
+}
+
+fn print_refused(refused: &[Refused]) -> Result<(), Exit> {
+    for Refused { why, .. } in refused {
+        output::line(&format!("refused     {why}"))?;
+    }
+    if !refused.is_empty() {
+        let count = refused.len();
+        say(&format!("error: {count} images are refused; pull them again with this policy, or remove them"));
+    }
+    Ok(())
 }
 
 fn print(report: &VerifyReport) -> Result<(), Exit> {
@@ -90,6 +140,19 @@ struct Line<'a> {
     links: Vec<&'a str>,
     left_out: usize,
     incomplete: Vec<Incomplete<'a>>,
+    refused: Vec<RefusedLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct RefusedLine<'a> {
+    image: &'a str,
+    reason: &'a str,
+}
+
+impl<'a> RefusedLine<'a> {
+    fn of(refused: &'a Refused) -> Self {
+        RefusedLine { image: &refused.image, reason: refused.why.message() }
+    }
 }
 
 #[derive(Serialize)]
@@ -114,6 +177,7 @@ impl<'a> Line<'a> {
                     lacking: texts(lacking),
                 })
                 .collect(),
+            refused: Vec::new(),
         }
     }
 }

@@ -69,10 +69,13 @@ impl<S: ImageService> ImageService for ByChoice<S> {
                 Some(image) => Ok(image),
                 None => self.service.pull_image(cx, request),
             },
-            Choice::Never => self.present(cx, request).map_err(named)?.ok_or_else(|| {
-                let text = "it is not here, and --pull never asks no registry; use --pull missing";
-                named(Error::new(ErrorKind::NotFound, text))
-            }),
+            Choice::Never => match self.present(cx, request).map_err(named)? {
+                Some(image) => Ok(image),
+                None => Err(named(self.service.image_refusal(cx, &request.image)?.unwrap_or_else(|| {
+                    let text = "it is not here, and --pull never asks no registry; use --pull missing";
+                    Error::new(ErrorKind::NotFound, text)
+                }))),
+            },
         }
     }
 

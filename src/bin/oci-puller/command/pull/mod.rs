@@ -3,8 +3,8 @@
 mod choice;
 mod limits;
 mod report;
-mod signatures;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,18 +14,18 @@ use oci_puller::{
     RegistryImageServiceBuilder, SerialImagePuller,
 };
 
-use crate::args::{self, StoreArgs, usage};
+use crate::args::{self, StoreArgs};
 use crate::command::cri::CriArgs;
 use crate::exit::Exit;
 use crate::progress::Shown;
 use crate::pull_all::pull_all;
 use crate::registry_args::RegistryArgs;
 use crate::signals::Signals;
+use crate::signature_args::SignatureArgs;
 
 use choice::{ByChoice, Choice};
 use limits::LimitArgs;
 use report::{Form, Report};
-use signatures::SignatureArgs;
 
 const AFTER_HELP: &str = "\
 On a terminal, each image has a bar; elsewhere, events are lines. The table that
@@ -111,9 +111,6 @@ fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
 
 /// Pulls the images that the arguments name.
 pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
-    if args.signatures.are_given() && args.pull != Choice::Always {
-        return Err(usage("pull", "signatures are verified as an image is pulled: use --pull always"));
-    }
     let signals = Signals::watch()?;
     let (puller, place) = match &args.runtime.cri {
         Some(endpoint) => {
@@ -170,7 +167,10 @@ impl PullArgs {
         if let Some(platform) = &self.platform {
             builder = builder.platform(platform.clone());
         }
-        let builder = self.signatures.apply(self.limits.apply(builder))?;
+        builder = self.limits.apply(builder);
+        if let Some(policy) = self.signatures.policy()? {
+            builder = builder.verifier(Arc::new(policy));
+        }
         self.registry.apply(builder, self.images.iter().map(String::as_str))
     }
 }

@@ -1,19 +1,17 @@
 //! `--policy` and `--require-key`: which images must be signed.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use oci_puller::RegistryImageServiceBuilder;
 use oci_puller::signatures::{SignaturePolicy, Signer};
 
 use crate::args;
 use crate::exit::Exit;
 
-/// Which images must be signed, and by whom.
+/// Which images must be signed, and with which keys.
 #[derive(Args)]
-pub(super) struct SignatureArgs {
-    /// Pull only what this policy.json of podman and skopeo accepts
+pub(crate) struct SignatureArgs {
+    /// Take only images that this policy.json of podman and skopeo accepts
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Signatures")]
     #[arg(conflicts_with = "require_key")]
     policy: Option<PathBuf>,
@@ -25,29 +23,21 @@ pub(super) struct SignatureArgs {
 
 impl SignatureArgs {
     /// The arguments, which a container runtime has no use for.
-    pub(super) const ALL: [&str; 2] = ["policy", "require_key"];
+    pub(crate) const ALL: [&str; 2] = ["policy", "require_key"];
 
-    /// Whether signatures are verified.
-    pub(super) fn are_given(&self) -> bool {
-        self.policy.is_some() || !self.require_key.is_empty()
-    }
-
-    pub(super) fn apply(
-        &self,
-        builder: RegistryImageServiceBuilder,
-    ) -> Result<RegistryImageServiceBuilder, Exit> {
-        let policy = match &self.policy {
-            Some(file) => SignaturePolicy::from_policy_json(file)?,
-            None if self.require_key.is_empty() => return Ok(builder),
-            None => {
-                let mut policy = SignaturePolicy::builder();
-                for (scope, file) in &self.require_key {
-                    policy = policy.require(scope, signer(file)?);
-                }
-                policy.build()?
-            }
-        };
-        Ok(builder.verifier(Arc::new(policy)))
+    /// Reads the policy; `None` if neither argument is given.
+    pub(crate) fn policy(&self) -> Result<Option<SignaturePolicy>, Exit> {
+        if let Some(file) = &self.policy {
+            return Ok(Some(SignaturePolicy::from_policy_json(file)?));
+        }
+        if self.require_key.is_empty() {
+            return Ok(None);
+        }
+        let mut policy = SignaturePolicy::builder();
+        for (scope, file) in &self.require_key {
+            policy = policy.require(scope, signer(file)?);
+        }
+        Ok(Some(policy.build()?))
     }
 }
 
