@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use oci_puller::{Digest, Document, Reference};
+use oci_puller::image::{Digest, Document, Reference};
 
 fn references(c: &mut Criterion) {
     let digest = Digest::sha256(b"");

@@ -12,7 +12,8 @@ use std::path::Path;
 use std::thread;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use oci_puller::{Durability, PullContext, Store};
+use oci_puller::store::Durability;
+use oci_puller::{PullContext, Store};
 
 /// A store with `count` names.
 fn store_of(dir: &Path, count: usize, durability: Durability) -> Store {

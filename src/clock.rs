@@ -1,4 +1,4 @@
-//! The time that waits are measured by, so that a test can hold it in its hand.
+//! The time that waits are measured by, replaceable in tests.
 
 use std::time::{Duration, Instant};
 

@@ -27,6 +27,9 @@
 //! # Ok::<(), oci_puller::Error>(())
 //! ```
 //!
+//! The root holds what most programs use. Settings and details stand in modules: [`puller`], [`manager`],
+//! [`registry`], [`store`], [`image`], [`credentials`], [`progress`], [`clock`].
+//!
 //! # Features
 //!
 //! No feature is on by default. Counts are crates beyond the 60 of the default build, on Linux.
@@ -87,9 +90,9 @@
 #[cfg(not(unix))]
 compile_error!("oci-puller runs on Unix only: its store needs flock, fsync of folders and Unix file modes");
 
-mod clock;
+pub mod clock;
 mod context;
-mod credentials;
+pub mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
 #[cfg(feature = "unpack")]
@@ -98,20 +101,20 @@ mod durable;
 mod error;
 pub mod image;
 mod log_filter;
-mod manager;
-mod progress;
-mod puller;
-mod registry;
+pub mod manager;
+pub mod progress;
+pub mod puller;
+pub mod registry;
 mod service;
 #[cfg(feature = "signatures")]
 pub mod signatures;
-mod store;
+pub mod store;
 mod sync;
 mod tar;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "unpack")]
-mod unpack;
+pub mod unpack;
 
 /// Pages about the crate as a whole.
 #[cfg(doc)]
@@ -133,44 +136,23 @@ struct Readme;
 #[doc(no_inline)]
 pub use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-pub use clock::{Clock, SystemClock};
 pub use context::{CancelHook, CancelToken, PullContext};
-pub use credentials::{Credential, CredentialQuery, ExposedCredential, Keychain, Keyring};
 pub use error::{Attempt, Error, ErrorKind, Phase};
-pub use image::config::{HistoryEntry, ImageConfig};
-pub use image::digest::{Algorithm, Digest};
-pub use image::manifest::{Descriptor, Document, Index, Manifest};
-pub use image::platform::{Platform, Preference};
-pub use image::reference::Reference;
 pub use log_filter::log_filter;
-pub use manager::{
-    EnsureRequest, EnsureResult, EnsuredImage, Event, EventReason, EventSink, Histogram, ImageManager,
-    ImageManagerBuilder, ImageSource, ManagerMetrics, PREPULL_PRIORITY, PrepullRequest, PrepullSummary,
-    PullPolicy, RequestLabels, ThrottleMode, VerificationPolicy,
+pub use manager::image_manager::ImageManager;
+pub use manager::request::{
+    EnsureRequest, EnsureResult, EnsuredImage, PrepullRequest, PrepullSummary, PullPolicy,
 };
-pub use progress::{Progress, ProgressEvent};
-pub use puller::{
-    ImagePuller, MAX_IMAGE_PULL_REQUESTS, ParallelImagePuller, ParallelImagePullerBuilder, PullResult,
-    PullerStats, RejectReason, Rejected, SerialImagePuller, SerialImagePullerBuilder, until, until_by,
-};
-pub use registry::{
-    Candidate, FetchedManifest, ImageVerifier, Referrers, RegistryImageService, RegistryImageServiceBuilder,
-    Resolver, SystemResolver, VerifyError,
-};
+pub use puller::image_puller::ImagePuller;
+pub use puller::parallel::ParallelImagePuller;
+pub use puller::result::PullResult;
+pub use puller::serial::SerialImagePuller;
+pub use registry::image_service::RegistryImageService;
 pub use service::{
     CredentialFingerprint, ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PodSandboxConfig,
     PullRequest, PullSecret, PulledImage, Zeroed,
 };
-pub use store::{
-    Blob, Cancellable, Durability, ImportOptions, Imported, PrunePolicy, Removed, SkippedImage, Store,
-    StoreBuilder, StoreFsInfo, StoredImage, VerifyReport,
-};
-
-#[cfg(feature = "unpack")]
-pub use unpack::{
-    DamagedLayer, Devices, IdRange, LayerStack, LayerStore, LayerStoreBuilder, LeftOut, Owners, Unpack,
-    Unpacked, User, Xattrs,
-};
+pub use store::handle::Store;
 
 /// Doors for the targets in `tests/fuzz`.
 #[cfg(fuzzing)]

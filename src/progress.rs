@@ -1,4 +1,4 @@
-//! What a pull tells whoever watches it.
+//! Progress events of a pull.
 
 use std::time::Duration;
 

@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 use common::SOON;
 use common::pulls::quick;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::registry::{RegistryImageServiceBuilder, Resolver};
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target, TokenServer};
-use oci_puller::{
-    CancelToken, ErrorKind, ImageService, Progress, ProgressEvent, PullContext, PullRequest,
-    RegistryImageService, RegistryImageServiceBuilder, Resolver,
-};
+use oci_puller::{CancelToken, ErrorKind, ImageService, PullContext, PullRequest, RegistryImageService};
 
 /// What is promised is 100 ms; a machine that is busy with other tests gets more.
 const AT_ONCE: Duration = Duration::from_secs(2);

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::pulls::quick;
+use oci_puller::credentials::Credential;
+use oci_puller::registry::{RegistryImageServiceBuilder, Resolver};
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Target, TokenServer};
-use oci_puller::{Credential, Error, ErrorKind, RegistryImageServiceBuilder, Resolver};
+use oci_puller::{Error, ErrorKind};
 
 /// A registry with an image, and a token server on another port.
 struct Setup {

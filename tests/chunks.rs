@@ -2,9 +2,10 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Stage, Target};
-use oci_puller::{ErrorKind, PullContext, RegistryImageService, RegistryImageServiceBuilder};
+use oci_puller::{ErrorKind, PullContext, RegistryImageService};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::SOON;
 use common::pulls::{free_port, quick};
+use oci_puller::ErrorKind;
+use oci_puller::registry::Resolver;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
-use oci_puller::{ErrorKind, Resolver};
 use parking_lot::Mutex;
 
 fn image() -> Image {

@@ -7,9 +7,10 @@ mod common;
 use std::sync::Mutex;
 
 use common::pulls::quick;
+use oci_puller::credentials::Credential;
+use oci_puller::log_filter;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, Target, TokenServer};
-use oci_puller::{Credential, log_filter};
 
 /// Keeps all records, those that the filter refuses apart.
 struct Keep {

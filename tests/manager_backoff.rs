@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use common::node::{BOTH, Bench, Kind, error, secrets};
 use crossbeam_channel::unbounded;
-use oci_puller::{
-    CancelToken, EnsureRequest, EnsuredImage, Error, ErrorKind, ImageSource, PullContext, PullPolicy,
-};
+use oci_puller::manager::ImageSource;
+use oci_puller::{CancelToken, EnsureRequest, EnsuredImage, Error, ErrorKind, PullContext, PullPolicy};
 
 const IMAGE: &str = "app:v1";
 const SECOND: Duration = Duration::from_secs(1);

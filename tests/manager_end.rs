@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::SOON;
 use common::node::{BOTH, Bench, Kind, Node};
 use crossbeam_channel::{bounded, unbounded};
-use oci_puller::{EnsureRequest, ErrorKind, Event, EventReason, EventSink, ImageManager, PullContext};
+use oci_puller::manager::{Event, EventReason, EventSink};
+use oci_puller::{EnsureRequest, ErrorKind, ImageManager, PullContext};
 
 fn request(image: &str) -> EnsureRequest {
     EnsureRequest::new("pod", image)

@@ -12,10 +12,8 @@ use std::time::Duration;
 use common::SOON;
 use common::node::{Bench, Kind, error};
 use crossbeam_channel::unbounded;
-use oci_puller::{
-    CancelToken, EnsureRequest, ErrorKind, EventReason, ImageManager, ImageSource, PrepullRequest,
-    PullContext, ThrottleMode,
-};
+use oci_puller::manager::{EventReason, ImageSource, ThrottleMode};
+use oci_puller::{CancelToken, EnsureRequest, ErrorKind, ImageManager, PrepullRequest, PullContext};
 
 const SECOND: Duration = Duration::from_secs(1);
 

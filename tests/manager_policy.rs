@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::node::{BOTH, Bench, Kind, Node, error, id};
+use oci_puller::manager::{ImageManagerBuilder, ImageSource, ThrottleMode, VerificationPolicy};
 use oci_puller::{
-    EnsureRequest, ErrorKind, ImageManager, ImageManagerBuilder, ImageSource, ParallelImagePuller,
-    PullContext, PullPolicy, SerialImagePuller, ThrottleMode, VerificationPolicy,
+    EnsureRequest, ErrorKind, ImageManager, ParallelImagePuller, PullContext, PullPolicy, SerialImagePuller,
 };
 
 use PullPolicy::{Always, IfNotPresent, Never, PullIfPossible};

@@ -10,10 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::node::{BOTH, Bench, Kind, Node, error, secrets};
-use oci_puller::{
-    EnsureRequest, ErrorKind, ImageManager, ImageSource, PullContext, PullPolicy, PullSecret,
-    VerificationPolicy,
-};
+use oci_puller::manager::{ImageSource, VerificationPolicy};
+use oci_puller::{EnsureRequest, ErrorKind, ImageManager, PullContext, PullPolicy, PullSecret};
 
 const IMAGE: &str = "r.io/team/app:v1";
 
@@ -111,7 +109,7 @@ fn records_that_cannot_be_read_mean_ask_again() {
 fn a_pull_that_never_ended_is_no_preloaded_image() {
     let (dir, node) = (tempfile::tempdir().unwrap(), Arc::new(Node::new()));
     // What a process leaves that was killed while it pulled.
-    let name = oci_puller::Digest::sha256(IMAGE.as_bytes());
+    let name = oci_puller::image::Digest::sha256(IMAGE.as_bytes());
     fs::create_dir_all(dir.path().join("pulling")).unwrap();
     let file = dir.path().join(format!("pulling/{}-1", name.hex()));
     fs::write(file, format!(r#"{{"image":"{IMAGE}"}}"#)).unwrap();

@@ -2,11 +2,12 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
+use oci_puller::manager::ImageSource;
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::{
-    EnsureRequest, EnsuredImage, Error, ErrorKind, ImageManager, ImageSource, PullContext, PullPolicy,
-    PullSecret, RegistryImageService,
+    EnsureRequest, EnsuredImage, Error, ErrorKind, ImageManager, PullContext, PullPolicy, PullSecret,
+    RegistryImageService,
 };
 
 /// A registry with one image behind a password, and a manager over a store of its own.

@@ -13,10 +13,9 @@ use std::time::Duration;
 use common::SOON;
 use common::node::{BOTH, Bench, Kind, error, id, secrets};
 use crossbeam_channel::{bounded, unbounded};
-use oci_puller::{
-    CancelToken, EnsureRequest, EnsuredImage, Error, ErrorKind, Event, EventReason, EventSink, ImageSource,
-    Progress, ProgressEvent, PullContext, PullPolicy,
-};
+use oci_puller::manager::{Event, EventReason, EventSink, ImageSource};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::{CancelToken, EnsureRequest, EnsuredImage, Error, ErrorKind, PullContext, PullPolicy};
 
 const ASKERS: usize = 100;
 

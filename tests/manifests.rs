@@ -1,8 +1,9 @@
 //! Manifests, indexes and configs: what is read from them, and what is refused before any blob is asked for.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use oci_puller::image::manifest::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES, media_type};
-use oci_puller::{Descriptor, Digest, Document, ErrorKind, ImageConfig, Index, Manifest, Platform};
+use oci_puller::ErrorKind;
+use oci_puller::image::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform};
+use oci_puller::image::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES, media_type};
 use proptest::prelude::*;
 
 const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";

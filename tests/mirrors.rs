@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use common::SOON;
 use common::pulls::{hosts_toml, quick};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
-use oci_puller::{
-    ErrorKind, ImageService, Progress, ProgressEvent, PullContext, PullRequest, RegistryImageServiceBuilder,
-};
+use oci_puller::{ErrorKind, ImageService, PullContext, PullRequest};
 
 /// An image at a registry and at a mirror of it.
 struct Pair {
@@ -98,7 +98,7 @@ fn a_configured_authorization_is_sent_until_the_host_asks_for_another_one() {
     let refused = Fault::anywhere().when(|seen| seen.header("authorization") == Some("Basic eDp5"));
     let challenge = Action::AddHeader("WWW-Authenticate".into(), "Basic realm=\"x\"".into());
     pair.origin.fault(refused.with(Action::Status(401)).with(challenge));
-    let credential = oci_puller::Credential::basic("ann", "secret");
+    let credential = oci_puller::credentials::Credential::basic("ann", "secret");
     builder().credential(pair.origin.host(), credential).build().unwrap().pull(&*other).unwrap();
     // `ann:secret`
     assert_eq!(shown(&pair).as_deref(), Some("Basic YW5uOnNlY3JldA=="));

@@ -1,7 +1,8 @@
 //! Platforms: how they are written, and which image of an index serves which machine.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use oci_puller::{Descriptor, Digest, Document, ErrorKind, Index, Platform};
+use oci_puller::ErrorKind;
+use oci_puller::image::{Descriptor, Digest, Document, Index, Platform};
 use proptest::prelude::*;
 
 fn platform(text: &str) -> Platform {

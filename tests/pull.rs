@@ -78,7 +78,7 @@ fn what_is_not_there_is_not_found() {
 #[cfg(feature = "unpack")]
 #[test]
 fn an_image_is_unpacked_when_its_pull_is_answered() {
-    use oci_puller::{LayerStore, Owners};
+    use oci_puller::unpack::{LayerStore, Owners};
     let registry = Registry::start().unwrap();
     let image = ImageBuilder::new("library/app").layer(300_000).layer(1_000).build();
     let name = registry.push(&image, "v1");

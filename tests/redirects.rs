@@ -5,9 +5,10 @@
 mod common;
 
 use common::pulls::{hosts_toml, quick};
+use oci_puller::ErrorKind;
+use oci_puller::credentials::Credential;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target, TokenServer};
-use oci_puller::{Credential, ErrorKind};
 
 fn image() -> Image {
     ImageBuilder::new("library/app").layer(50_000).build()

@@ -1,6 +1,7 @@
 //! Image names: what people type, what it means, and what is refused.
 
-use oci_puller::{Digest, ErrorKind, Reference};
+use oci_puller::ErrorKind;
+use oci_puller::image::{Digest, Reference};
 use proptest::prelude::*;
 
 const HASH: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";

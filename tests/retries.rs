@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::pulls::quick;
+use oci_puller::progress::{Progress, ProgressEvent};
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Target};
-use oci_puller::{ErrorKind, ImageService, Progress, ProgressEvent, PullContext, PullRequest};
+use oci_puller::{ErrorKind, ImageService, PullContext, PullRequest};
 
 fn image() -> Image {
     ImageBuilder::new("library/app").layer(5_000).build()

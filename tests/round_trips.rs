@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use common::SOON;
 use common::pulls::quick;
+use oci_puller::RegistryImageService;
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
-use oci_puller::{RegistryImageService, RegistryImageServiceBuilder};
 use tls::{PrivateCa, ServerCertificate};
 
 const LAYERS: usize = 6;

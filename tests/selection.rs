@@ -8,11 +8,13 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::pulls::quick;
+use oci_puller::image::{Descriptor, Digest, Index, Manifest, Platform};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Target};
 use oci_puller::{
-    Descriptor, Digest, Error, ErrorKind, ImageService, Index, Manifest, Platform, Progress, ProgressEvent,
-    PullContext, PullRequest, PulledImage, RegistryImageService, RegistryImageServiceBuilder,
+    Error, ErrorKind, ImageService, PullContext, PullRequest, PulledImage, RegistryImageService,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -9,7 +9,8 @@ use std::io::Read;
 use std::path::Path;
 
 use archives::image;
-use oci_puller::{Durability, ErrorKind, PullContext, Store};
+use oci_puller::store::Durability;
+use oci_puller::{ErrorKind, PullContext, Store};
 
 fn import(store: &Store, image: &archives::Image) {
     store.import(&PullContext::new(), &image.archive[..]).unwrap();

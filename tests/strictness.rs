@@ -5,9 +5,11 @@
 mod common;
 
 use common::pulls::quick;
+use oci_puller::image::Digest;
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Fault, Registry, Target};
-use oci_puller::{Digest, Error, ErrorKind, PullContext, PulledImage, RegistryImageServiceBuilder};
+use oci_puller::{Error, ErrorKind, PullContext, PulledImage};
 use serde_json::{Value, json};
 
 fn pull(

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use common::SOON;
 use common::pulls::quick;
 use crossbeam_channel::{Receiver, bounded, unbounded};
+use oci_puller::registry::Resolver;
+use oci_puller::store::Durability;
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::ImageBuilder;
 use oci_puller::{
-    Durability, EnsureRequest, ImageManager, ImagePuller, ParallelImagePuller, PullContext, PullRequest,
-    RegistryImageService, Resolver, SerialImagePuller,
+    EnsureRequest, ImageManager, ImagePuller, ParallelImagePuller, PullContext, PullRequest,
+    RegistryImageService, SerialImagePuller,
 };
 
 /// Ten idle seconds end a thread in any case: what waits for less sees it end for another reason.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use common::SOON;
 use common::pulls::quick;
+use oci_puller::credentials::Credential;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Stage, Target, TokenServer};
-use oci_puller::{Credential, ErrorKind, ImageService, PullContext, PullRequest, PullSecret};
+use oci_puller::{ErrorKind, ImageService, PullContext, PullRequest, PullSecret};
 
 fn image(repository: &str) -> Image {
     ImageBuilder::new(repository).layer(5_000).layer(3_000).build()

@@ -7,9 +7,11 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::pulls::quick;
+use oci_puller::image::{Descriptor, Digest};
+use oci_puller::registry::{Candidate, ImageVerifier, Referrers, VerifyError};
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Target};
-use oci_puller::{Candidate, Descriptor, Digest, Error, ErrorKind, ImageVerifier, Referrers, VerifyError};
+use oci_puller::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

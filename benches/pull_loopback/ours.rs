@@ -1,9 +1,8 @@
 //! This crate, in a process of its own.
 
 use crossbeam_channel::unbounded;
-use oci_puller::{
-    Durability, ImagePuller, ParallelImagePuller, PullContext, PullRequest, RegistryImageService,
-};
+use oci_puller::store::Durability;
+use oci_puller::{ImagePuller, ParallelImagePuller, PullContext, PullRequest, RegistryImageService};
 
 use super::catalog::Catalog;
 use super::roles::Task;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oci_puller::Digest;
+use oci_puller::image::Digest;
 use oci_puller::testing::images::{Image, ImageBuilder, Part};
 
 use super::gzip;

@@ -1,12 +1,18 @@
-//! Values: references, digests, platforms, manifests and configs. No I/O, no threads.
+//! References, digests, platforms, manifests and configs: values without I/O or threads.
 
-pub mod config;
-pub mod digest;
+pub(crate) mod config;
+pub(crate) mod digest;
 mod json;
-pub mod manifest;
-pub mod platform;
+pub(crate) mod manifest;
+pub(crate) mod platform;
 mod quoted;
-pub mod reference;
+pub(crate) mod reference;
 mod select;
 
+pub use config::{HistoryEntry, ImageConfig};
+pub use digest::{Algorithm, Digest, Hasher};
+pub use json::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES};
+pub use manifest::{Descriptor, Document, Index, Manifest, media_type};
+pub use platform::{Platform, Preference};
 pub(crate) use quoted::quoted;
+pub use reference::Reference;

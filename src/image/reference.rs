@@ -33,7 +33,7 @@ const MAX_TAG_LEN: usize = 128;
 ///
 /// ```
 /// # fn main() -> Result<(), oci_puller::Error> {
-/// let reference: oci_puller::Reference = "alpine".parse()?;
+/// let reference: oci_puller::image::Reference = "alpine".parse()?;
 /// assert_eq!(reference.to_string(), "docker.io/library/alpine:latest");
 /// assert_eq!(reference.registry(), "registry-1.docker.io");
 /// # Ok(())

@@ -24,7 +24,7 @@ use crate::service::ImageService;
 /// It is [kubelet's `EnsureImageExists`](https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/images/image_manager.go)
 /// and more. A request goes this way:
 ///
-/// 1. **Policy.** The image that is there may be enough ([`PullPolicy`](super::PullPolicy),
+/// 1. **Policy.** The image that is there may be enough ([`PullPolicy`](crate::PullPolicy),
 ///    [`VerificationPolicy`](super::VerificationPolicy)). A service that does not support
 ///    [`image_ref`](ImageService::image_ref) is taken to have no image.
 /// 2. **Back-off.** An image that failed for this owner is not tried again for a while. Failures that only a

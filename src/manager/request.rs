@@ -154,7 +154,7 @@ pub enum ImageSource {
     },
 }
 
-/// The result of an [`EnsureRequest`] that was [submitted](super::ImageManager::submit).
+/// The result of an [`EnsureRequest`] that was [submitted](crate::ImageManager::submit).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EnsureResult {

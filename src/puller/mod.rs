@@ -1,22 +1,26 @@
-//! Takes pull requests, bounds them, and answers each on a channel that the caller supplied.
-//!
-//! [`parallel`] and [`serial`] are the two pullers of Kubernetes' `puller.go`. Each shows its own mechanism.
-//! Both share [`queued`], a request that exactly one thread answers, and [`pulls`], one pull from its claim
-//! to its result.
+//! Takes pull requests, bounds them, and answers each on a channel that the caller supplied: the builders and
+//! statistics of [`ParallelImagePuller`](crate::ParallelImagePuller) and
+//! [`SerialImagePuller`](crate::SerialImagePuller), and [`until`] to restart work that panics.
+
+// `parallel` and `serial` are the two pullers of Kubernetes' `puller.go`. Each shows its own mechanism. Both
+// share `queued`, a request that exactly one thread answers, and `pulls`, one pull from its claim to its result.
+// The types of the paved path stand at the root of the crate.
 
 mod forward;
-mod image_puller;
-mod parallel;
+pub(crate) mod image_puller;
+pub(crate) mod parallel;
 mod pulls;
 mod queued;
 mod rejected;
-mod result;
-mod serial;
+pub(crate) mod result;
+pub(crate) mod serial;
 mod until;
 
-pub use image_puller::{ImagePuller, PullerStats};
-pub use parallel::{ParallelImagePuller, ParallelImagePullerBuilder};
+pub use image_puller::PullerStats;
+pub use parallel::ParallelImagePullerBuilder;
 pub use rejected::{RejectReason, Rejected};
-pub use result::PullResult;
-pub use serial::{MAX_IMAGE_PULL_REQUESTS, SerialImagePuller, SerialImagePullerBuilder};
+pub use serial::{MAX_IMAGE_PULL_REQUESTS, SerialImagePullerBuilder};
 pub use until::{until, until_by};
+
+pub(crate) use image_puller::ImagePuller;
+pub(crate) use result::PullResult;

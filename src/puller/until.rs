@@ -19,7 +19,7 @@ use crate::clock::{Clock, SystemClock};
 ///
 /// let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
 /// let mut rounds = 0;
-/// oci_puller::until(&stopped, Duration::from_millis(1), || {
+/// oci_puller::puller::until(&stopped, Duration::from_millis(1), || {
 ///     rounds += 1;
 ///     if rounds == 3 {
 ///         stop.send(()).unwrap();

@@ -1,4 +1,5 @@
-//! The image service over HTTP: any OCI or Docker registry, into an OCI image layout on disk.
+//! Pulls from any OCI or Docker registry over HTTP into an OCI image layout on disk: the builder, the name
+//! look-ups and the verifier hook of [`RegistryImageService`](crate::RegistryImageService).
 
 mod address;
 mod auth;
@@ -12,7 +13,7 @@ pub(crate) mod fuzzing;
 mod host_limits;
 mod hosts;
 mod http;
-mod image_service;
+pub(crate) mod image_service;
 mod link;
 mod pull;
 mod range;
@@ -28,5 +29,4 @@ mod verifier;
 
 pub use builder::RegistryImageServiceBuilder;
 pub use http::{Resolver, SystemResolver};
-pub use image_service::RegistryImageService;
 pub use verifier::{Candidate, FetchedManifest, ImageVerifier, Referrers, VerifyError};

@@ -1,7 +1,7 @@
 //! Signature policies: which images must be signed, and with which keys. Verification needs no network beyond the
 //! registry and no transparency log.
 //!
-//! [`SignaturePolicy`] is an [`ImageVerifier`](crate::ImageVerifier): a pull asks it before the first layer is
+//! [`SignaturePolicy`] is an [`ImageVerifier`](crate::registry::ImageVerifier): a pull asks it before the first layer is
 //! fetched. It accepts what [cosign](https://github.com/sigstore/cosign) writes with a key: simple signing under
 //! the tag `sha256-HEX.sig` (cosign 1 and 2), and sigstore bundles found by the referrers API (cosign 3).
 //!

@@ -95,7 +95,7 @@ impl Store {
     /// Returns the image that `key` stands for: a name, `repository@digest`, the digest of a manifest
     /// or of the index it was pulled by, or an id; `None` if there is none. Of several that a key
     /// stands for, such as the images of an index, it is the one for the store's
-    /// [platform](crate::StoreBuilder::platform). A digest is compared with the bytes that the store
+    /// [platform](crate::store::StoreBuilder::platform). A digest is compared with the bytes that the store
     /// has, whatever names say.
     ///
     /// # Errors

@@ -24,11 +24,12 @@
 //!     └── oci-layout           the next oci-layout, until it is renamed
 //! ```
 //!
-//! A blob's way: [`begin`](Store::begin) locks its digest, [`Ingest`] writes its bytes into a partial
-//! file, and the commit compares size and hash. The file is then flushed, renamed to its digest, and
-//! its folder is flushed; [`tag`](Store::tag) adds the name to `index.json` when all blobs are in
-//! place. Commits that are ready at the same moment share their flushes ([`group_commit`]). Where nothing is
-//! flushed, small blobs take a shorter way ([`ingest::SMALL`]).
+//! A blob is written into a partial file, compared with its size and hash, flushed, and renamed to its digest;
+//! then its folder is flushed. The name enters `index.json` when all blobs are in place.
+
+// `Store::begin` locks a blob's digest, `Ingest` writes its bytes, and `Store::tag` adds the name. Commits that
+// are ready at the same moment share their flushes (`group_commit`). Where nothing is flushed, small blobs take
+// a shorter way (`ingest::SMALL`).
 
 mod blob;
 mod cancellable;
@@ -39,7 +40,7 @@ mod error;
 mod export;
 mod gc;
 mod group_commit;
-mod handle;
+pub(crate) mod handle;
 mod import;
 mod in_progress;
 mod index;
@@ -68,7 +69,7 @@ pub use blob::Blob;
 pub use cancellable::Cancellable;
 pub use disk_usage::StoreFsInfo;
 pub use gc::{PrunePolicy, Removed};
-pub use handle::Store;
+pub(crate) use handle::Store;
 pub use import::{ImportOptions, Imported, SkippedImage};
 pub(crate) use ingest::{BeginIngest, Chunk, ChunkedIngest, Ingest, SMALL};
 pub use lookup::StoredImage;

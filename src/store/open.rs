@@ -46,7 +46,7 @@ impl StoreBuilder {
     /// # Errors
     /// `InvalidConfig` if the path is a file, the folder is neither empty nor an image layout, the
     /// layout's version is unknown, or its index is broken (but see
-    /// [`Durability::Relaxed`](crate::Durability::Relaxed)); nothing was changed then. `Store` and
+    /// [`Durability::Relaxed`](crate::store::Durability::Relaxed)); nothing was changed then. `Store` and
     /// `DiskFull` if the disk fails.
     pub fn open(self) -> Result<Store, Error> {
         if !(0.0..=1.0).contains(&self.settings.partials_share) {

@@ -1,10 +1,11 @@
 //! Unpacks the layers of an image into a root file system.
 //!
-//! A layer's way: [`stream`] decompresses and hashes it, the room `tar` reads its entries, [`change`] makes of
-//! each what it changes, and [`merge`] applies that to the [`tree`] that the layers below it made,
-//! and to the [`output`]: a folder ([`dir`]), a folder
-//! for each layer ([`layers`]), or a tar ([`spool`]). What the image holds is decided by the
-//! tree alone, so that every output holds the same.
+//! [`Unpack`] writes one folder or a tar; [`LayerStore`] keeps one folder for each layer, for overlay mounts.
+
+// `stream` decompresses and hashes a layer, the room `tar` reads its entries, `change` turns each entry into the
+// change that it makes, and `merge` applies the change to the `tree` of the layers below and to the `output`: a
+// folder (`dir`), a folder for each layer (`layers`), or a tar (`spool`). The tree alone decides what the image
+// holds, so every output holds the same.
 
 mod beneath;
 mod change;

@@ -1,6 +1,6 @@
 //! Images made for tests, as OCI archives.
 
-use oci_puller::Digest;
+use oci_puller::image::Digest;
 use serde_json::json;
 
 /// An image, and the archive that it comes in.

@@ -180,7 +180,7 @@ fn an_image_is_inspected_as_an_object_or_as_its_own_bytes() {
     for (args, digest) in [(&["--raw"][..], image.digest()), (&["--raw", "--config"], image.config_digest())]
     {
         let raw = bench.run(["inspect", &name].iter().chain(args)).exits(0).stdout;
-        assert_eq!(oci_puller::Digest::sha256(raw.as_bytes()), *digest);
+        assert_eq!(oci_puller::image::Digest::sha256(raw.as_bytes()), *digest);
     }
     assert_eq!(bench.run(["inspect", "--json", "--config", &name]).exits(0).json()[0], line["config"]);
     assert!(bench.run(["inspect", "other"]).exits(1).errors()[0].contains("not found"));

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use oci_puller::Clock;
+use oci_puller::clock::Clock;
 
 pub struct ManualClock {
     /// Each wait that began, by its length.

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use oci_puller::manager::{Event, EventReason, EventSink, ImageManagerBuilder};
+use oci_puller::progress::{Progress, ProgressEvent};
 use oci_puller::{
-    EnsureRequest, EnsureResult, EnsuredImage, Error, ErrorKind, Event, EventReason, EventSink, ImageFsInfo,
-    ImageInfo, ImageManager, ImageManagerBuilder, ImagePuller, ImageRef, ImageService, ImageSpec,
-    ParallelImagePuller, Progress, ProgressEvent, PullContext, PullRequest, PullSecret, PulledImage,
-    SerialImagePuller,
+    EnsureRequest, EnsureResult, EnsuredImage, Error, ErrorKind, ImageFsInfo, ImageInfo, ImageManager,
+    ImagePuller, ImageRef, ImageService, ImageSpec, ParallelImagePuller, PullContext, PullRequest,
+    PullSecret, PulledImage, SerialImagePuller,
 };
 
 use super::clock::ManualClock;

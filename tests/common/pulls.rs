@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use oci_puller::{Durability, RegistryImageService, RegistryImageServiceBuilder};
+use oci_puller::RegistryImageService;
+use oci_puller::registry::RegistryImageServiceBuilder;
+use oci_puller::store::Durability;
 
 /// A service whose store is in `dir`, and which waits a moment where others wait for seconds.
 pub fn quick(dir: &Path) -> RegistryImageServiceBuilder {

@@ -5,10 +5,10 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oci_puller::credentials::Credential;
 use oci_puller::cri::CriImageService;
 use oci_puller::{
-    CancelToken, Credential, ErrorKind, ImageRef, ImageService, PodSandboxConfig, PullContext, PullRequest,
-    PullSecret,
+    CancelToken, ErrorKind, ImageRef, ImageService, PodSandboxConfig, PullContext, PullRequest, PullSecret,
 };
 
 use crate::peer::{self, Answer, Peer, field, image, number, status};

@@ -17,9 +17,10 @@ use std::thread;
 use std::time::Duration;
 
 use common::pulls::{free_port, quick};
+use oci_puller::registry::Resolver;
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::ImageBuilder;
-use oci_puller::{Error, ErrorKind, Resolver};
+use oci_puller::{Error, ErrorKind};
 
 use table::{Cell, Expected, Thing, Trouble};
 use tls::{PrivateCa, ServerCertificate};

@@ -210,7 +210,7 @@ impl Trouble {
             Status503 => vec![Action::Status(503)],
             RedirectLoop => vec![Action::Redirect("{path}".into())],
             WrongDigestHeader => {
-                let another = oci_puller::Digest::sha256(b"another");
+                let another = oci_puller::image::Digest::sha256(b"another");
                 vec![set("Docker-Content-Digest", another.as_str())]
             }
             WrongMediaType => vec![set("Content-Type", "text/html")],

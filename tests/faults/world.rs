@@ -9,12 +9,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use oci_puller::credentials::Credential;
+use oci_puller::image::Digest;
+use oci_puller::registry::Resolver;
+use oci_puller::store::Durability;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Fault, Registry, SeenRequest, Target, TokenServer};
-use oci_puller::{
-    Credential, Digest, Durability, Error, ImageService, Phase, PullContext, PulledImage,
-    RegistryImageService, Resolver,
-};
+use oci_puller::{Error, ImageService, Phase, PullContext, PulledImage, RegistryImageService};
 
 use super::common::pulls::free_port;
 use super::table::{Thing, Trouble};

@@ -1,6 +1,8 @@
 //! Archives and layouts in the forms that tools give them.
 
-use oci_puller::{Digest, ErrorKind, ImportOptions, PullContext};
+use oci_puller::image::Digest;
+use oci_puller::store::ImportOptions;
+use oci_puller::{ErrorKind, PullContext};
 use serde_json::{Value, json};
 
 use crate::made::{Image, Machine, Made, header};

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oci_puller::{CancelToken, Cancellable, Digest, ErrorKind, PullContext};
+use oci_puller::image::Digest;
+use oci_puller::store::Cancellable;
+use oci_puller::{CancelToken, ErrorKind, PullContext};
 use serde_json::{Value, json};
 
 use crate::made::{Machine, Made, header};

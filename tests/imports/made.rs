@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use oci_puller::{Digest, ErrorKind, ImportOptions, Imported, Platform, PullContext, Store};
+use oci_puller::image::{Digest, Platform};
+use oci_puller::store::{ImportOptions, Imported};
+use oci_puller::{ErrorKind, PullContext, Store};
 use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -163,7 +165,7 @@ impl Machine {
 
     fn open(dir: &Path, platform: &str) -> Store {
         let builder = Store::builder(dir.join("store")).platform(Platform::parse(platform).unwrap());
-        builder.durability(oci_puller::Durability::Relaxed).open().unwrap()
+        builder.durability(oci_puller::store::Durability::Relaxed).open().unwrap()
     }
 
     /// The same store, as a machine of another platform sees it.
@@ -186,7 +188,7 @@ impl Machine {
         self.store.find(key).unwrap().map(|image| image.manifest.digest)
     }
 
-    pub(crate) fn remove(&self, key: &str) -> oci_puller::Removed {
+    pub(crate) fn remove(&self, key: &str) -> oci_puller::store::Removed {
         self.store.remove(&PullContext::new(), key).unwrap()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use oci_puller::{Digest, ErrorKind, ImageService, ImageSpec, ImportOptions, PullContext, Reference};
+use oci_puller::image::{Digest, Reference};
+use oci_puller::store::ImportOptions;
+use oci_puller::{ErrorKind, ImageService, ImageSpec, PullContext};
 use oci_puller::{RegistryImageService, Store};
 use serde_json::json;
 

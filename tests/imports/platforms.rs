@@ -1,6 +1,8 @@
 //! Names that stand for the images of several platforms.
 
-use oci_puller::{ErrorKind, ImportOptions, Platform, PullContext};
+use oci_puller::image::Platform;
+use oci_puller::store::ImportOptions;
+use oci_puller::{ErrorKind, PullContext};
 use serde_json::Value;
 
 use crate::made::{Image, Machine, Made};

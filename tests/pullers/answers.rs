@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
+use oci_puller::clock::Clock;
 use oci_puller::{
-    CancelToken, Clock, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest,
-    SerialImagePuller,
+    CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest, SerialImagePuller,
 };
 use proptest::prelude::*;
 

@@ -6,9 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
-use oci_puller::{
-    CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest, RejectReason,
-};
+use oci_puller::puller::RejectReason;
+use oci_puller::{CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest};
 
 use crate::common::SOON;
 use crate::common::service::Scripted;

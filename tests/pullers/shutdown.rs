@@ -5,7 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
-use oci_puller::{ErrorKind, ImagePuller, Progress, ProgressEvent, PullContext, PullRequest, RejectReason};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::puller::RejectReason;
+use oci_puller::{ErrorKind, ImagePuller, PullContext, PullRequest};
 
 use crate::common::SOON;
 use crate::{Bench, assert_silent, both, kind, next};

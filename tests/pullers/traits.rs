@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, unbounded};
+use oci_puller::puller::{PullerStats, Rejected};
 use oci_puller::{
     Error, ErrorKind, ImageFsInfo, ImageInfo, ImagePuller, ImageRef, ImageService, ImageSpec,
-    ParallelImagePuller, PullContext, PullRequest, PullResult, PulledImage, PullerStats, Rejected,
+    ParallelImagePuller, PullContext, PullRequest, PullResult, PulledImage,
 };
 
 use crate::{kind, next};

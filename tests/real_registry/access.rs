@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use oci_puller::{Credential, Platform, PullContext, PullRequest, PullSecret};
+use oci_puller::credentials::Credential;
+use oci_puller::image::Platform;
+use oci_puller::{PullContext, PullRequest, PullSecret};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oci_puller::Platform;
+use oci_puller::image::Platform;
 use serde_json::json;
 
 use crate::images::{Layout, assert_identical};

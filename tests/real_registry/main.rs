@@ -22,7 +22,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::Arguments;
-use oci_puller::{RegistryImageService, RegistryImageServiceBuilder};
+use oci_puller::RegistryImageService;
+use oci_puller::registry::RegistryImageServiceBuilder;
 use tempfile::TempDir;
 
 /// Long enough for anything that should happen, also on a machine that is busy with other things.

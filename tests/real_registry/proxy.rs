@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use oci_puller::progress::{Progress, ProgressEvent};
 use oci_puller::testing::images::{ImageBuilder, Part};
-use oci_puller::{ImageService, Progress, ProgressEvent, PullContext, PullRequest};
+use oci_puller::{ImageService, PullContext, PullRequest};
 use tempfile::TempDir;
 
 use crate::images::Layout;

@@ -4,8 +4,9 @@ use std::fs;
 use std::sync::Arc;
 
 use crossbeam_channel::unbounded;
+use oci_puller::image::Platform;
 use oci_puller::{
-    ImagePuller, ParallelImagePuller, Platform, PullContext, PullRequest, PulledImage, RegistryImageService,
+    ImagePuller, ParallelImagePuller, PullContext, PullRequest, PulledImage, RegistryImageService,
     SerialImagePuller,
 };
 use serde_json::Value;

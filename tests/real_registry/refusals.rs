@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use oci_puller::{Credential, ErrorKind, RegistryImageServiceBuilder};
+use oci_puller::ErrorKind;
+use oci_puller::credentials::Credential;
+use oci_puller::registry::RegistryImageServiceBuilder;
 
 use crate::access::{registry_of_alice, registry_with_tls};
 use crate::images::Layout;

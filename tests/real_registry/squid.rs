@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use oci_puller::Platform;
+use oci_puller::image::Platform;
 use tempfile::TempDir;
 
 use crate::access::registry_with_tls;

@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use oci_puller::{Credential, ErrorKind, Platform};
+use oci_puller::ErrorKind;
+use oci_puller::credentials::Credential;
+use oci_puller::image::Platform;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use oci_puller::ErrorKind;
+use oci_puller::image::Digest;
 use oci_puller::testing::{Action, Fault, Target};
-use oci_puller::{Digest, ErrorKind};
 use serde_json::json;
 
 use crate::sign::*;

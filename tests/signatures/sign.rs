@@ -5,10 +5,11 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use oci_puller::image::Digest;
 use oci_puller::signatures::{SignaturePolicy, Signer};
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, FaultHandle, Registry, Target};
-use oci_puller::{Digest, Error, PulledImage};
+use oci_puller::{Error, PulledImage};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};

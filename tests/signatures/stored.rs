@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use oci_puller::image::{Digest, Reference};
 use oci_puller::signatures::{Identity, SignaturePolicy};
+use oci_puller::store::{ImportOptions, PrunePolicy};
 use oci_puller::{
-    Digest, EnsureRequest, Error, ErrorKind, ImageManager, ImageService, ImageSpec, ImportOptions,
-    PrunePolicy, PullContext, PullPolicy, Reference, RegistryImageService, Store,
+    EnsureRequest, Error, ErrorKind, ImageManager, ImageService, ImageSpec, PullContext, PullPolicy,
+    RegistryImageService, Store,
 };
 use serde_json::{Value, json};
 

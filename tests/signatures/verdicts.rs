@@ -2,9 +2,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use oci_puller::image::Digest;
 use oci_puller::signatures::{Identity, SignatureFormat, SignaturePolicy, Signer};
 use oci_puller::testing::{Action, Fault, Stage, Target};
-use oci_puller::{Digest, Error, ErrorKind, PulledImage};
+use oci_puller::{Error, ErrorKind, PulledImage};
 use serde_json::json;
 
 use crate::sign::*;

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use oci_puller::{ErrorKind, PrunePolicy, Store};
+use oci_puller::store::PrunePolicy;
+use oci_puller::{ErrorKind, Store};
 
 use crate::archives::image;
 use crate::worker::start;

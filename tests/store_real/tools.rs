@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::Failed;
-use oci_puller::{Digest, Store};
+use oci_puller::Store;
+use oci_puller::image::Digest;
 
 use crate::archives::{image, tar};
 use crate::{Outcome, check_all, cx, images, run, tool, write_archives};

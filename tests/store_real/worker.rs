@@ -5,7 +5,8 @@ use std::io::BufReader;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use oci_puller::{Error, PrunePolicy, Store};
+use oci_puller::store::PrunePolicy;
+use oci_puller::{Error, Store};
 
 use crate::archives::{Image, image};
 use crate::{check, cx, tool};

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oci_puller::Digest;
+use oci_puller::image::Digest;
 use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
 
 use crate::raw::Client;

@@ -16,7 +16,7 @@ mod serving;
 
 use std::time::Duration;
 
-use oci_puller::Digest;
+use oci_puller::image::Digest;
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use raw::{Answer, Client};

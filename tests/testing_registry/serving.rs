@@ -1,6 +1,6 @@
 //! What a healthy registry answers.
 
-use oci_puller::Digest;
+use oci_puller::image::Digest;
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::ImageBuilder;
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use oci_puller::{Error, ErrorKind, Store, StoredImage};
+use oci_puller::store::StoredImage;
+use oci_puller::{Error, ErrorKind, Store};
 
 use crate::cases::{self, Case, Expected};
 use crate::layers::{Blob, image, tar};
@@ -83,7 +84,7 @@ pub(crate) fn an_error_names_layer_entry_and_cause_and_is_not_to_be_retried() {
     let error = store.unpack(&image).into_dir(dir.path().join("root")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidLayer);
     assert!(!error.is_retryable());
-    let digest = oci_puller::Digest::sha256(&blobs[1].bytes);
+    let digest = oci_puller::image::Digest::sha256(&blobs[1].bytes);
     let expected = format!(
         r#"test: unpack: invalid layer: layer 2 of 2 ({digest}): "bin/\u{{1b}}[2J": it is a hard link to "gone", which is not there"#
     );

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use oci_puller::{Durability, Store};
+use oci_puller::Store;
+use oci_puller::store::Durability;
 
 use crate::layers::{Blob, char_device, dir, file, hard_link, image, symlink, tar};
 use crate::tree::tree;

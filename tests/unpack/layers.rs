@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use oci_puller::{Digest, Store, StoredImage};
+use oci_puller::Store;
+use oci_puller::image::Digest;
+use oci_puller::store::StoredImage;
 use serde_json::json;
 
 /// The time of all entries unless another is set.
@@ -280,7 +282,7 @@ pub(crate) fn image_with(dir: &Path, layers: &[Blob], diff_ids: &[String]) -> (S
     let index = json!({ "schemaVersion": 2, "manifests": [listed] });
     fs::write(dir.join("index.json"), index.to_string()).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let store = Store::builder(dir).durability(oci_puller::Durability::Relaxed).open().unwrap();
+    let store = Store::builder(dir).durability(oci_puller::store::Durability::Relaxed).open().unwrap();
     let image = store.images().unwrap().remove(0);
     (store, image)
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use oci_puller::{
-    Devices, Durability, Error, ErrorKind, LayerStack, LayerStore, Owners, PullContext, Store, StoredImage,
-};
+use oci_puller::store::{Durability, StoredImage};
+use oci_puller::unpack::{Devices, LayerStack, LayerStore, Owners};
+use oci_puller::{Error, ErrorKind, PullContext, Store};
 
 use crate::corpus::check_all;
 use crate::layers::{Blob, dir, file, image, tar};

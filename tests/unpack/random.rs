@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::process::Command;
 
-use oci_puller::{Durability, LayerStore};
+use oci_puller::store::Durability;
+use oci_puller::unpack::LayerStore;
 
 use crate::layers::{Blob, Item, char_device, dir, fifo, file, hard_link, image, symlink, tar};
 use crate::overlay::mounted;

@@ -1,6 +1,7 @@
 //! How layers are compressed, cut short, and compared with their diff_ids.
 
-use oci_puller::{Digest, ErrorKind};
+use oci_puller::ErrorKind;
+use oci_puller::image::Digest;
 
 use crate::layers::{Blob, TAR, TAR_GZIP, TAR_ZSTD, file, gzip, image, image_with, tar, zstd};
 

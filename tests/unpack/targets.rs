@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oci_puller::{
-    CancelToken, Durability, ErrorKind, IdRange, Owners, Progress, ProgressEvent, PullContext, Store,
-    StoredImage,
-};
+use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::store::{Durability, StoredImage};
+use oci_puller::unpack::{IdRange, Owners};
+use oci_puller::{CancelToken, ErrorKind, PullContext, Store};
 
 use crate::layers::{Blob, char_device, dir, file, hard_link, image, tar};
 
@@ -180,7 +180,7 @@ pub(crate) fn what_the_disk_does_not_take_is_counted() {
     let entries = [char_device("null", 1, 3), file("a", "x"), hard_link("zero", "null")];
     let (store, image) = image(&at.path().join("store"), &[Blob::gzip(tar(&entries))]);
     let root = at.path().join("root");
-    let done = store.unpack(&image).devices(oci_puller::Devices::LeaveOut).into_dir(&root).unwrap();
+    let done = store.unpack(&image).devices(oci_puller::unpack::Devices::LeaveOut).into_dir(&root).unwrap();
     assert_eq!(done.left_out.devices, 1);
     assert!(!root.join("null").exists() && !root.join("zero").exists());
 }

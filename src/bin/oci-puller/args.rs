@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
-use oci_puller::Platform;
+use oci_puller::image::Platform;
 
 use crate::command::Command;
 use crate::exit::Exit;

@@ -1,6 +1,8 @@
 //! Short names for people, and the names that a store knows.
 
-use oci_puller::{Digest, Error, ErrorKind, PullContext, Reference, Removed, Store, StoredImage};
+use oci_puller::image::{Digest, Reference};
+use oci_puller::store::{Removed, StoredImage};
+use oci_puller::{Error, ErrorKind, PullContext, Store};
 
 /// Hexadecimal digits of a digest that people are shown, as in Docker.
 const SHORT: usize = 12;

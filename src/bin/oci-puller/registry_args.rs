@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use oci_puller::{Credential, Reference, RegistryImageServiceBuilder};
+use oci_puller::credentials::Credential;
+use oci_puller::image::Reference;
+use oci_puller::registry::RegistryImageServiceBuilder;
 
 use crate::args;
 use crate::certificates;

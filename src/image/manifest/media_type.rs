@@ -46,7 +46,7 @@ pub fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_MANIFEST_LIST)
 }
 
-/// Whether it is the media type of an image config, which [`ImageConfig`](crate::ImageConfig) parses.
+/// Whether it is the media type of an image config, which [`ImageConfig`](crate::image::ImageConfig) parses.
 pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }

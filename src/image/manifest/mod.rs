@@ -6,7 +6,7 @@ mod parse;
 mod types;
 mod write;
 
-pub use super::json::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES};
+pub(crate) use super::json::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES};
 pub use types::{Descriptor, Document, Index, Manifest};
 
 /// How deep indexes may be nested; the outermost has depth 0.

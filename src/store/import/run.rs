@@ -42,7 +42,7 @@ impl Store {
 
     /// Does as [`import`](Self::import), with options. The context is looked at before each read; a read
     /// that blocks, of a pipe for example, ends with it if `archive` is a
-    /// [`Cancellable`](crate::Cancellable).
+    /// [`Cancellable`](crate::store::Cancellable).
     ///
     /// # Errors
     /// `InvalidManifest` for what is no such archive, or is compressed with what is not read; for absolute paths, `..`, links,

@@ -47,21 +47,21 @@ impl LayerStoreBuilder {
         self
     }
 
-    /// Sets to whom the files of all layers belong. Default: as of [`Unpack::owners`](crate::Unpack::owners).
+    /// Sets to whom the files of all layers belong. Default: as of [`Unpack::owners`](crate::unpack::Unpack::owners).
     #[must_use]
     pub fn owners(mut self, owners: Owners) -> Self {
         self.owners = Some(owners);
         self
     }
 
-    /// Sets what becomes of devices. Default: as of [`Unpack::devices`](crate::Unpack::devices).
+    /// Sets what becomes of devices. Default: as of [`Unpack::devices`](crate::unpack::Unpack::devices).
     #[must_use]
     pub fn devices(mut self, devices: Devices) -> Self {
         self.devices = Some(devices);
         self
     }
 
-    /// Sets which extended attributes are kept. Default: as of [`Unpack::xattrs`](crate::Unpack::xattrs).
+    /// Sets which extended attributes are kept. Default: as of [`Unpack::xattrs`](crate::unpack::Unpack::xattrs).
     #[must_use]
     pub fn xattrs(mut self, xattrs: Xattrs) -> Self {
         self.xattrs = Some(xattrs);

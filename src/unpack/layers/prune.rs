@@ -14,9 +14,9 @@ use crate::unpack::layers::lease::{in_use, wait_for_lock};
 use crate::unpack::remove;
 
 impl LayerStore {
-    /// Removes the layers that no image of `store` has, no [`LayerStack`](crate::LayerStack) uses, in this
+    /// Removes the layers that no image of `store` has, no [`LayerStack`](crate::unpack::LayerStack) uses, in this
     /// process or another, and that were last used longer ago than
-    /// [`min_age`](crate::LayerStoreBuilder::min_age). Returns how many.
+    /// [`min_age`](crate::unpack::LayerStoreBuilder::min_age). Returns how many.
     ///
     /// # Errors
     /// `Store`; `ResourceExhausted` if another process locks the layer store for a minute.

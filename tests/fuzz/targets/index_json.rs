@@ -8,7 +8,9 @@ mod made;
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use oci_puller::{Digest, ImportOptions, PullContext, Store};
+use oci_puller::{PullContext, Store};
+use oci_puller::image::Digest;
+use oci_puller::store::ImportOptions;
 
 fuzz_target!(|bytes: &[u8]| {
     let dir = made::folder("layout");

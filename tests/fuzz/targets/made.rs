@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use oci_puller::{Digest, Durability, Store};
+use oci_puller::Store;
+use oci_puller::image::Digest;
+use oci_puller::store::Durability;
 
 const LAYER: &str = "layer";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";

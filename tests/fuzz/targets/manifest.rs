@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oci_puller::{Document, ImageConfig, Platform};
+use oci_puller::image::{Document, ImageConfig, Platform};
 
 fuzz_target!(|bytes: &[u8]| {
     match Document::parse(None, bytes) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oci_puller::Reference;
+use oci_puller::image::Reference;
 
 fuzz_target!(|text: &str| {
     let Ok(reference) = Reference::parse(text) else { return };

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use oci_puller::image::Platform;
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, Registry, Target};
-use oci_puller::{
-    ImagePuller, ParallelImagePuller, Platform, PullResult, RegistryImageService, SerialImagePuller,
-};
+use oci_puller::{ImagePuller, ParallelImagePuller, PullResult, RegistryImageService, SerialImagePuller};
 
 use crate::exit::Exit;
 use crate::names::{brief, short};

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Args;
-use oci_puller::{Cancellable, Platform, PullContext, Store, StoredImage};
+use oci_puller::image::Platform;
+use oci_puller::store::{Cancellable, StoredImage};
+use oci_puller::{PullContext, Store};
 use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};

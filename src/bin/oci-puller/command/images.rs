@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use oci_puller::{Descriptor, Platform, Store, StoredImage};
+use oci_puller::Store;
+use oci_puller::image::{Descriptor, Platform};
+use oci_puller::store::StoredImage;
 use serde::Serialize;
 
 use crate::args::StoreArgs;

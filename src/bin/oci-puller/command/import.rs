@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::Args;
-use oci_puller::{Cancellable, Error, ImportOptions, Imported, Platform, PullContext, Reference, Store};
+use oci_puller::image::{Platform, Reference};
+use oci_puller::store::{Cancellable, ImportOptions, Imported};
+use oci_puller::{Error, PullContext, Store};
 use rustix::fs::OFlags;
 use serde::Serialize;
 

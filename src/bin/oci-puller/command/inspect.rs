@@ -1,7 +1,9 @@
 //! `inspect`: what the manifest and the config of an image in the store say.
 
 use clap::Args;
-use oci_puller::{Platform, Store, StoredImage};
+use oci_puller::Store;
+use oci_puller::image::Platform;
+use oci_puller::store::StoredImage;
 use serde_json::{Value, json};
 
 use crate::args::StoreArgs;

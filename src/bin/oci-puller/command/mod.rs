@@ -20,7 +20,8 @@ mod verify;
 use std::path::Path;
 
 use clap::Subcommand;
-use oci_puller::{Platform, Store};
+use oci_puller::Store;
+use oci_puller::image::Platform;
 
 use crate::exit::Exit;
 use crate::stderr::say;

@@ -1,7 +1,8 @@
 //! `pin` and `unpin`: whether prune may remove an image.
 
 use clap::Args;
-use oci_puller::{Error, ErrorKind, Platform, PullContext, Store};
+use oci_puller::image::Platform;
+use oci_puller::{Error, ErrorKind, PullContext, Store};
 
 use crate::args::StoreArgs;
 use crate::command::existing_store_for;

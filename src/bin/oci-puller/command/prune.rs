@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use oci_puller::{PrunePolicy, PullContext, Removed};
+use oci_puller::PullContext;
+use oci_puller::store::{PrunePolicy, Removed};
 use serde::Serialize;
 
 use crate::args::{self, StoreArgs, usage};

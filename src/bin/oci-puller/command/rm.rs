@@ -1,7 +1,9 @@
 //! `rm`: images out of the store.
 
 use clap::Args;
-use oci_puller::{Error, Platform, PullContext, Removed, Store};
+use oci_puller::image::Platform;
+use oci_puller::store::Removed;
+use oci_puller::{Error, PullContext, Store};
 use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};

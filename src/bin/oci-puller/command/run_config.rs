@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
-use oci_puller::{ImageConfig, Store, StoredImage, User};
+use oci_puller::Store;
+use oci_puller::image::ImageConfig;
+use oci_puller::store::StoredImage;
+use oci_puller::unpack::User;
 use serde_json::{Value, json};
 
 use crate::args::{StoreArgs, usage};

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use oci_puller::{
-    Devices, IdRange, LayerStack, LayerStore, Owners, PullContext, Store, StoredImage, Unpack, Unpacked,
-};
+use oci_puller::store::StoredImage;
+use oci_puller::unpack::{Devices, IdRange, LayerStack, LayerStore, Owners, Unpack, Unpacked};
+use oci_puller::{PullContext, Store};
 use serde::Serialize;
 
 use crate::args::StoreArgs;

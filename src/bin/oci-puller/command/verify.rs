@@ -1,8 +1,10 @@
 //! `verify`: whether everything in the store is what its digest says, and whether its images are signed.
 
 use clap::Args;
+use oci_puller::image::Digest;
 use oci_puller::signatures::SignaturePolicy;
-use oci_puller::{Digest, Error, PullContext, Store, StoredImage, VerifyReport};
+use oci_puller::store::{StoredImage, VerifyReport};
+use oci_puller::{Error, PullContext, Store};
 use serde::Serialize;
 
 use crate::args::StoreArgs;

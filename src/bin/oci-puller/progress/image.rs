@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use oci_puller::{Digest, ProgressEvent};
+use oci_puller::image::Digest;
+use oci_puller::progress::ProgressEvent;
 
 use super::rate::Rate;
 use crate::names;

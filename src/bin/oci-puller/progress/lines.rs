@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use oci_puller::{ProgressEvent, PullResult, PulledImage};
+use oci_puller::progress::ProgressEvent;
+use oci_puller::{PullResult, PulledImage};
 use parking_lot::Mutex;
 
 use super::image::{Image, State};

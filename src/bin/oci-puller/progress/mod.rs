@@ -10,7 +10,8 @@ use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use oci_puller::{Progress, ProgressEvent, PullResult};
+use oci_puller::PullResult;
+use oci_puller::progress::{Progress, ProgressEvent};
 use parking_lot::Mutex;
 
 use image::{Image, State};

@@ -1,8 +1,9 @@
 //! `--pull`: whether an image that is in the store is asked for at the registry.
 
 use clap::ValueEnum;
+use oci_puller::image::Digest;
 use oci_puller::{
-    Digest, Error, ErrorKind, ImageRef, ImageService, ImageSpec, PullContext, PullRequest, PulledImage, Store,
+    Error, ErrorKind, ImageRef, ImageService, ImageSpec, PullContext, PullRequest, PulledImage, Store,
 };
 
 /// Whether an image that is there is pulled again.
@@ -35,7 +36,7 @@ impl<S: ImageService> ByChoice<S> {
         if let Some(store) = &self.store
             && let Some(found) = store.find(id.as_str())?
         {
-            let name = oci_puller::Reference::parse(&request.image.image)?.name().to_owned();
+            let name = oci_puller::image::Reference::parse(&request.image.image)?.name().to_owned();
             let is_its_own = |listed: &&String| listed.rsplit_once('@').is_some_and(|(of, _)| of == name);
             image.repo_digest = found.repo_digests.iter().find(is_its_own).cloned();
             let digest = image.repo_digest.as_deref().and_then(|listed| listed.rsplit_once('@'));

@@ -1,7 +1,8 @@
 //! Options of `pull` that bound what it uses.
 
 use clap::{Args, ValueEnum};
-use oci_puller::{Durability, RegistryImageServiceBuilder};
+use oci_puller::registry::RegistryImageServiceBuilder;
+use oci_puller::store::Durability;
 
 use crate::args;
 

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use oci_puller::cri::CriImageService;
-use oci_puller::{
-    ImagePuller, ImageService, ParallelImagePuller, Platform, RegistryImageService,
-    RegistryImageServiceBuilder, SerialImagePuller,
-};
+use oci_puller::image::Platform;
+use oci_puller::registry::RegistryImageServiceBuilder;
+use oci_puller::{ImagePuller, ImageService, ParallelImagePuller, RegistryImageService, SerialImagePuller};
 
 use crate::args::{self, StoreArgs};
 use crate::command::cri::CriArgs;
