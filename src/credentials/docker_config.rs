@@ -41,7 +41,7 @@ impl DockerConfig {
     /// # Errors
     /// The reason why the document as a whole cannot be read.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
-        let document: Document<'_> = parse_json(json)?;
+        let document: ConfigDocument<'_> = parse_json(json)?;
         let store = document.creds_store.filter(|name| !name.is_empty());
         let helpers = document.cred_helpers.unwrap_or_default().into_iter();
         Ok(DockerConfig {
@@ -60,22 +60,29 @@ impl DockerConfig {
     }
 }
 
+/// Reads a credentials file, for a fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz(json: &[u8]) {
+    let _ = DockerConfig::parse(json);
+    let _ = DockerConfig::parse_legacy(json);
+}
+
 #[derive(Deserialize)]
-struct Document<'a> {
+struct ConfigDocument<'a> {
     #[serde(borrow)]
-    auths: Option<Entries<'a>>,
+    auths: Option<RawEntries<'a>>,
     #[serde(borrow, rename = "credHelpers")]
-    cred_helpers: Option<Entries<'a>>,
+    cred_helpers: Option<RawEntries<'a>>,
     #[serde(rename = "credsStore")]
     creds_store: Option<String>,
 }
 
-/// Entries that are not read yet. They borrow from the file's text, so that no copy of a secret is left.
-type Entries<'a> = BTreeMap<String, &'a RawValue>;
+/// RawEntries that are not read yet. They borrow from the file's text, so that no copy of a secret is left.
+type RawEntries<'a> = BTreeMap<String, &'a RawValue>;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+struct AuthEntry {
     username: Secret,
     password: Secret,
     /// Base64 of `username:password`.
@@ -86,7 +93,7 @@ struct Entry {
     registry_token: Secret,
 }
 
-impl Entry {
+impl AuthEntry {
     /// Returns the entry's credentials, the best first: a token, and the password for a host that takes no
     /// token. Docker leaves an empty entry behind for a credential that a helper keeps.
     fn into_credentials(self) -> Result<Vec<Credential>, String> {
@@ -116,7 +123,7 @@ impl Entry {
     }
 }
 
-fn credentials(entries: Entries<'_>) -> Vec<(String, Result<Credential, String>)> {
+fn credentials(entries: RawEntries<'_>) -> Vec<(String, Result<Credential, String>)> {
     let mut credentials = Vec::new();
     for (key, entry) in entries {
         match read_entry(entry) {
@@ -133,7 +140,7 @@ fn credentials(entries: Entries<'_>) -> Vec<(String, Result<Credential, String>)
 fn read_entry(entry: &RawValue) -> Result<Vec<Credential>, String> {
     // serde would read a list as the fields in their order.
     let is_list = entry.get().starts_with('[');
-    let entry = serde_json::from_str::<Option<Entry>>(entry.get()).ok().filter(|_| !is_list);
+    let entry = serde_json::from_str::<Option<AuthEntry>>(entry.get()).ok().filter(|_| !is_list);
     let entry = entry.ok_or_else(|| "its entry is not an object of strings".to_owned())?;
     entry.unwrap_or_default().into_credentials()
 }

@@ -15,7 +15,8 @@ use crate::error::{Error, ErrorKind};
 
 use super::docker_config::{DockerConfig, MAX_LEN};
 use super::keyring::Keyring;
-use super::{CredentialQuery, SourceKind};
+use super::lookup::SourceKind;
+use super::query::CredentialQuery;
 
 /// Docker Hub's name in Docker's files and for its credential helpers.
 const DOCKER_HUB_URL: &str = "https://index.docker.io/v1/";
@@ -36,12 +37,12 @@ pub(crate) struct ConfigFile {
     path: PathBuf,
     /// Whether a missing file is an error.
     required: bool,
-    last: Mutex<Option<(Stamp, Arc<Contents>)>>,
+    last: Mutex<Option<(Stamp, Arc<FileContents>)>>,
 }
 
 /// A file's content, indexed for lookups.
 #[derive(Debug)]
-pub(super) struct Contents {
+pub(super) struct FileContents {
     keyring: Keyring,
     config: DockerConfig,
 }
@@ -98,7 +99,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// `InvalidConfig` with the path, and none of the content.
-    pub(super) fn contents(&self) -> Result<Option<Arc<Contents>>, Error> {
+    pub(super) fn contents(&self) -> Result<Option<Arc<FileContents>>, Error> {
         match self.read() {
             Ok(contents) => contents.map(Some).map_err(|why| self.invalid(&why)),
             Err(e) if !self.required && is_absent(&e) => Ok(None),
@@ -111,7 +112,7 @@ impl ConfigFile {
     }
 
     /// Reads the file. The outer error is the system's, the inner one is about the content.
-    fn read(&self) -> io::Result<Result<Arc<Contents>, String>> {
+    fn read(&self) -> io::Result<Result<Arc<FileContents>, String>> {
         // Checked before the file is opened, for opening a FIFO may block.
         if !self.path.metadata()?.is_file() {
             return Ok(Err("not a file".to_owned()));
@@ -129,7 +130,7 @@ impl ConfigFile {
             return Ok(Err(format!("more than {MAX_LEN} bytes")));
         };
         Ok(DockerConfig::parse(&text).map(|config| {
-            let contents = Arc::new(Contents::new(config));
+            let contents = Arc::new(FileContents::new(config));
             *last = Some((stamp, contents.clone()));
             contents
         }))
@@ -141,7 +142,7 @@ impl ConfigFile {
     /// `InvalidConfig` if the registry's entry in `credHelpers` cannot be read.
     pub(super) fn helper<'c>(
         &self,
-        contents: &'c Contents,
+        contents: &'c FileContents,
         query: &CredentialQuery<'_>,
     ) -> Result<Option<(&'c str, String)>, Error> {
         let hub = match self.kind {
@@ -172,13 +173,13 @@ impl ConfigFile {
     }
 }
 
-impl Contents {
+impl FileContents {
     fn new(mut config: DockerConfig) -> Self {
         let mut keyring = Keyring::default();
         for (key, content) in config.auths.drain(..) {
             keyring.add_entry(&key, content);
         }
-        Contents { keyring, config }
+        FileContents { keyring, config }
     }
 
     pub(super) fn keyring(&self) -> &Keyring {
@@ -220,7 +221,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::credentials::Credential;
+    use crate::credentials::credential::Credential;
 
     fn user(file: &ConfigFile) -> Option<Credential> {
         let contents = file.contents().unwrap()?;
@@ -299,7 +300,7 @@ mod tests {
     fn a_registrys_own_helper_outranks_the_store() {
         let json =
             br#"{"credHelpers": {"r.io": "own", "plain.io": "", "docker.io": "hub"}, "credsStore": "store"}"#;
-        let contents = Contents::new(DockerConfig::parse(json).unwrap());
+        let contents = FileContents::new(DockerConfig::parse(json).unwrap());
         let helper = |kind, domain: &str| {
             let file = ConfigFile::optional(kind, PathBuf::new());
             let found = file.helper(&contents, &CredentialQuery::new(domain, "app"));

@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::credential::Credential;
-use super::{CredentialQuery, glob};
+use super::glob;
+use super::query::CredentialQuery;
 use crate::image::reference::Reference;
 
 /// Docker Hub's key: the host of its former index.
@@ -17,11 +18,11 @@ const DOCKER_HUB_KEY: &str = "index.docker.io";
 #[derive(Debug, Default)]
 pub struct Keyring {
     /// Reverse-sorted: longer keys come before their beginnings, literal ones before `*`.
-    entries: BTreeMap<Reverse<String>, Vec<Entry>>,
+    entries: BTreeMap<Reverse<String>, Vec<KeyringEntry>>,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct KeyringEntry {
     /// The credential, or the reason why the entry cannot be read.
     content: Result<Credential, String>,
     /// The key begins with `https://`: the credential is not for a registry that is asked without TLS.
@@ -40,7 +41,7 @@ impl Keyring {
         let (https_only, key) = normalize(key);
         let has_host = !split_path(&key).0.is_empty();
         if has_host {
-            self.entries.entry(Reverse(key)).or_default().push(Entry { content, https_only });
+            self.entries.entry(Reverse(key)).or_default().push(KeyringEntry { content, https_only });
         }
         has_host
     }
@@ -64,7 +65,7 @@ impl Keyring {
             .collect()
     }
 
-    fn matching(&self, query: &CredentialQuery<'_>) -> Vec<&Entry> {
+    fn matching(&self, query: &CredentialQuery<'_>) -> Vec<&KeyringEntry> {
         let matching = self.entries.iter().filter(|(Reverse(key), _)| key_matches(key, query));
         let found = usable(matching.flat_map(|(_, entries)| entries), query);
         if !found.is_empty() || !query.is_docker_hub() {
@@ -75,7 +76,10 @@ impl Keyring {
     }
 }
 
-fn usable<'a>(entries: impl Iterator<Item = &'a Entry>, query: &CredentialQuery<'_>) -> Vec<&'a Entry> {
+fn usable<'a>(
+    entries: impl Iterator<Item = &'a KeyringEntry>,
+    query: &CredentialQuery<'_>,
+) -> Vec<&'a KeyringEntry> {
     entries.filter(|entry| !(entry.https_only && query.is_plain_http())).collect()
 }
 

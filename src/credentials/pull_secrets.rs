@@ -62,7 +62,8 @@ fn name(secret: &PullSecret, position: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::{Credential, CredentialQuery};
+    use crate::credentials::credential::Credential;
+    use crate::credentials::query::CredentialQuery;
 
     fn users(secrets: &[PullSecret]) -> Vec<Credential> {
         keyring(secrets).unwrap().lookup_query(&CredentialQuery::new("r.io", "team/app"))

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Why an address or a URL is not used; printed after the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Refusal(pub(crate) &'static str);
+pub(crate) struct UrlRefusal(pub(crate) &'static str);
 
 /// Where an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +70,18 @@ impl AddressRule {
     ///
     /// # Errors
     /// Why the address is not used.
-    pub(crate) fn check(self, address: IpAddr, is_written: bool, is_verified: bool) -> Result<(), Refusal> {
+    pub(crate) fn check(
+        self,
+        address: IpAddr,
+        is_written: bool,
+        is_verified: bool,
+    ) -> Result<(), UrlRefusal> {
         let AddressRule::NamedBy(server) = self else { return Ok(()) };
         let class = AddressClass::of(address);
         if server.may_name(class) || (is_verified && !is_written && class != AddressClass::LinkLocal) {
             return Ok(());
         }
-        Err(Refusal(match class {
+        Err(UrlRefusal(match class {
             AddressClass::LinkLocal => "it is at a link-local address, which no server may name",
             AddressClass::Loopback => "it is at a loopback address, which only a server at one may name",
             _ => "it is at a private address, which a public server may not name",

@@ -11,7 +11,7 @@ use super::host_limits::HostLimits;
 use super::hosts::Hosts;
 use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
 use super::image_service::RegistryImageService;
-use super::settings::{ChunkPolicy, Settings};
+use super::settings::{ChunkPolicy, RegistrySettings};
 use super::verifier::ImageVerifier;
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
@@ -32,7 +32,7 @@ impl RegistryImageService {
 #[must_use]
 pub struct RegistryImageServiceBuilder {
     store: StoreBuilder,
-    settings: Settings,
+    settings: RegistrySettings,
     hosts: Hosts,
     credentials: Credentials,
     connections_per_host: usize,
@@ -49,7 +49,7 @@ impl RegistryImageServiceBuilder {
     fn new(store_dir: PathBuf) -> Self {
         RegistryImageServiceBuilder {
             store: Store::builder(store_dir),
-            settings: Settings::default(),
+            settings: RegistrySettings::default(),
             hosts: Hosts::default(),
             credentials: Credentials::default(),
             connections_per_host: 16,

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use super::auth::TokenCache;
 use super::host_limits::HostLimits;
 use super::hosts::{Host, Hosts};
-use super::http::{Http, Limits, Proxies, Resolver, Trust, use_threads};
-use super::settings::Settings;
+use super::http::{Http, HttpLimits, Proxies, Resolver, Trust, use_threads};
+use super::settings::RegistrySettings;
 use crate::credentials::Credentials;
 use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
@@ -26,7 +26,7 @@ const MAX_POOLS: usize = 64;
 
 /// What all pulls of a service share.
 pub(super) struct Service {
-    pub(super) settings: Settings,
+    pub(super) settings: RegistrySettings,
     pub(super) hosts: Hosts,
     pub(super) credentials: Credentials,
     pub(super) tokens: TokenCache,
@@ -40,7 +40,7 @@ pub(super) struct Service {
 
 /// The connections of a service.
 pub(super) struct Clients {
-    limits: Limits,
+    limits: HttpLimits,
     /// What hosts without settings of their own are trusted by.
     trust: Trust,
     proxies: Proxies,
@@ -60,7 +60,7 @@ struct Pool {
 impl Clients {
     /// # Errors
     /// `InvalidConfig` if a certificate, a key or the proxy cannot be used.
-    pub(super) fn new(settings: &Settings, resolver: Arc<dyn Resolver>) -> Result<Self, Error> {
+    pub(super) fn new(settings: &RegistrySettings, resolver: Arc<dyn Resolver>) -> Result<Self, Error> {
         let clients = Clients {
             limits: settings.limits.clone(),
             trust: settings.trust.clone(),
@@ -113,7 +113,7 @@ impl Clients {
         if let Some(known) = pools.iter().find(|known| known.trust == trust && known.connect == connect) {
             return Ok(known.http.clone());
         }
-        let limits = Limits { connect, ..self.limits.clone() };
+        let limits = HttpLimits { connect, ..self.limits.clone() };
         let proxy_trust = Trust { client: None, ..self.trust.clone() };
         let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, Arc::clone(&self.resolver))?;
         if pools.len() >= MAX_POOLS {

@@ -1,15 +1,15 @@
 //! Fetches what is small: manifests, indexes, configs, and the blobs that a verifier reads.
 
 use super::error_response;
-use super::http::Body;
-use super::request::{HostTurn, PullSession, Request, Target};
+use super::http::HttpBody;
+use super::request::{ApiRequest, HostTurn, PullSession, RequestTarget};
 use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT_BYTES, media_type};
 
 /// A manifest or an index whose bytes were verified.
-pub(super) struct Fetched {
+pub(super) struct FetchedDocument {
     pub(super) descriptor: Descriptor,
     pub(super) bytes: Vec<u8>,
     pub(super) document: Document,
@@ -29,7 +29,7 @@ pub(super) struct SmallBlob {
 ///
 /// # Errors
 /// As of [`retry::over_hosts`]; `InvalidManifest`, `Unsupported`.
-pub(super) fn by_tag(session: &PullSession<'_>, tag: &str, limit: usize) -> Result<Fetched, Error> {
+pub(super) fn by_tag(session: &PullSession<'_>, tag: &str, limit: usize) -> Result<FetchedDocument, Error> {
     let path = format!("manifests/{tag}");
     let attempts = HostAttempts::new(Phase::Manifest, |host| host.capabilities.resolve);
     retry::over_hosts(session, &attempts, |endpoint| fetch(session, endpoint, &path, None, None, limit))
@@ -45,7 +45,7 @@ pub(super) fn by_digest(
     digest: &Digest,
     described: Option<&Descriptor>,
     limit: usize,
-) -> Result<Fetched, Error> {
+) -> Result<FetchedDocument, Error> {
     if let Ok(bytes) = session.service.store.document(digest) {
         return verified(None, bytes, None, Some(digest), described);
     }
@@ -65,7 +65,7 @@ pub(super) fn by_tag_at(
     endpoint: HostTurn<'_>,
     tag: &str,
     limit: usize,
-) -> Result<Fetched, Error> {
+) -> Result<FetchedDocument, Error> {
     fetch(session, endpoint, &format!("manifests/{tag}"), None, None, limit)
 }
 
@@ -87,7 +87,7 @@ pub(super) fn blob(
     let path = format!("blobs/{}", descriptor.digest);
     let attempts = HostAttempts::new(phase, |host| host.capabilities.pull);
     retry::over_hosts(session, &attempts, |endpoint| {
-        let response = session.request(endpoint, Request::new(Target::Api(&path), phase))?;
+        let response = session.request(endpoint, ApiRequest::new(RequestTarget::Api(&path), phase))?;
         let host = response.host().to_owned();
         let named = |error: Error| error.with_host(&host);
         let (mut body, _permit) = response.into_body();
@@ -103,7 +103,7 @@ pub(super) fn blob(
 }
 
 /// Reads as many bytes as the descriptor says. Stops at the first byte too many.
-fn read_exactly(body: &mut Body, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+fn read_exactly(body: &mut HttpBody, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 8 * 1024];
     loop {
@@ -132,8 +132,8 @@ fn fetch(
     digest: Option<&Digest>,
     described: Option<&Descriptor>,
     limit: usize,
-) -> Result<Fetched, Error> {
-    let request = Request::new(Target::Api(path), Phase::Manifest).accepting(media_type::ACCEPT);
+) -> Result<FetchedDocument, Error> {
+    let request = ApiRequest::new(RequestTarget::Api(path), Phase::Manifest).accepting(media_type::ACCEPT);
     let response = session.request(endpoint, request)?;
     let (host, is_redirected) = (response.host().to_owned(), response.is_redirected());
     let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&host);
@@ -162,7 +162,7 @@ fn verified(
     host: Option<&str>,
     digest: Option<&Digest>,
     described: Option<&Descriptor>,
-) -> Result<Fetched, Error> {
+) -> Result<FetchedDocument, Error> {
     let actual = Digest::of(digest.map_or(Algorithm::Sha256, Digest::algorithm), &bytes);
     if let Some(expected) = digest.filter(|expected| **expected != actual) {
         return Err(Error::new(ErrorKind::DigestMismatch, format!("asked for {expected}, and got {actual}")));
@@ -176,5 +176,5 @@ fn verified(
         None => Document::parse(content_type, &bytes)?,
     };
     let descriptor = Descriptor::new(document.media_type(), actual, bytes.len() as u64);
-    Ok(Fetched { descriptor, bytes, document, host: host.map(ToOwned::to_owned) })
+    Ok(FetchedDocument { descriptor, bytes, document, host: host.map(ToOwned::to_owned) })
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::{Reply, StatusCode};
+use super::http::{HttpReply, StatusCode};
 use super::retry_after;
 use crate::error::{Error, ErrorKind};
 
@@ -13,16 +13,16 @@ use crate::error::{Error, ErrorKind};
 const MAX_BODY: usize = 64 * 1024;
 
 /// Returns the error that `reply` stands for: its status decides the kind, its body gives the reason.
-pub(super) fn error_of(reply: Reply) -> Error {
+pub(super) fn error_of(reply: HttpReply) -> Error {
     error_from(reply, false)
 }
 
 /// Returns the error of a host that was reached by a redirect.
-pub(super) fn error_of_redirected(reply: Reply) -> Error {
+pub(super) fn error_of_redirected(reply: HttpReply) -> Error {
     error_from(reply, true)
 }
 
-fn error_from(reply: Reply, is_redirected: bool) -> Error {
+fn error_from(reply: HttpReply, is_redirected: bool) -> Error {
     let status = reply.status();
     let (kind, is_final) = match status {
         401 => (ErrorKind::Unauthorized, true),
@@ -63,14 +63,14 @@ struct Errors {
 
 /// Returns the reason in the body, on one line and at most 300 characters long. Of a host that was reached by a
 /// redirect only an error document like S3's is quoted: the body may be that of an inner service.
-fn reason(reply: Reply, is_redirected: bool) -> Option<String> {
+fn reason(reply: HttpReply, is_redirected: bool) -> Option<String> {
     let body = read_start(reply);
     let text = if is_redirected { s3_message(&body) } else { reason_in(&body) };
     text.map(|text| one_line(&text)).filter(|text| !text.is_empty())
 }
 
 /// Reads a body up to the size limit, or to where it breaks: its beginning gives the reason.
-fn read_start(reply: Reply) -> Vec<u8> {
+fn read_start(reply: HttpReply) -> Vec<u8> {
     let mut body = reply.into_body();
     let mut start = vec![0; MAX_BODY];
     let mut length = 0;

@@ -2,7 +2,7 @@
 
 use super::document;
 use super::link;
-use super::request::{HostTurn, PullSession, Request, Target};
+use super::request::{ApiRequest, HostTurn, PullSession, RequestTarget};
 use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::digest::Digest;
@@ -57,9 +57,10 @@ fn by_api(
     let mut manifests = Vec::new();
     let mut next: Option<String> = None;
     for page in 1..=MAX_PAGES {
-        let target = next.as_deref().map_or(Target::Api(&path), |link| Target::Link(&path, link));
-        let request = Request::new(target, Phase::Manifest).accepting(media_type::OCI_INDEX);
-        let response = session.request(endpoint, Request { tolerated: UNKNOWN_API, ..request })?;
+        let target =
+            next.as_deref().map_or(RequestTarget::Api(&path), |link| RequestTarget::Link(&path, link));
+        let request = ApiRequest::new(target, Phase::Manifest).accepting(media_type::OCI_INDEX);
+        let response = session.request(endpoint, ApiRequest { tolerated: UNKNOWN_API, ..request })?;
         let is_index = response.reply.header("content-type").is_some_and(is_index_type);
         if response.reply.status() != 200 || (page == 1 && !is_index) {
             response.discard();

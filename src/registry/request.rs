@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::address::{AddressRule, Refusal};
+use super::address::{AddressRule, UrlRefusal};
 use super::auth::{Authorization, ChallengeOutcome};
 use super::error_response;
 use super::host_limits::HostPermit;
-use super::http::{Body, Http, HttpRequest, Reply, Uri};
+use super::http::{Http, HttpBody, HttpReply, HttpRequest, Uri};
 use super::session::{Origin, authority};
 use super::url_policy::{self, MAX_REDIRECTS};
 use crate::credentials::Credential;
 use crate::error::{Error, ErrorKind, Phase};
 
-pub(super) use super::session::{Endpoint, HostTurn, PullSession};
+pub(super) use super::session::{HostEndpoint, HostTurn, PullSession};
 
 /// What is asked of a host.
 #[derive(Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) target: Target<'a>,
+pub(super) struct ApiRequest<'a> {
+    pub(super) target: RequestTarget<'a>,
     /// The `Accept` header.
     pub(super) accept: Option<&'a str>,
     /// The `Range` header: `bytes=…`.
@@ -31,7 +31,7 @@ pub(super) struct Request<'a> {
 
 /// Where a request goes.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+pub(super) enum RequestTarget<'a> {
     /// A path of the host's API below the repository's name, like `manifests/latest`.
     Api(&'a str),
     /// A link that the host answered for a path of its API, for the next page of a list.
@@ -40,20 +40,20 @@ pub(super) enum Target<'a> {
     Foreign(&'a str),
 }
 
-impl<'a> Request<'a> {
-    pub(super) fn new(target: Target<'a>, phase: Phase) -> Self {
-        Request { target, accept: None, range: None, phase, tolerated: &[], others_left: false }
+impl<'a> ApiRequest<'a> {
+    pub(super) fn new(target: RequestTarget<'a>, phase: Phase) -> Self {
+        ApiRequest { target, accept: None, range: None, phase, tolerated: &[], others_left: false }
     }
 
     pub(super) fn accepting(self, media_types: &'a str) -> Self {
-        Request { accept: Some(media_types), ..self }
+        ApiRequest { accept: Some(media_types), ..self }
     }
 
     fn is_for_blob(&self) -> bool {
         matches!(self.phase, Phase::Config | Phase::Layer)
     }
 
-    fn accept_status(&self, response: Response) -> Result<Response, Error> {
+    fn accept_status(&self, response: ApiResponse) -> Result<ApiResponse, Error> {
         match response.reply.status() {
             200 => Ok(response),
             206 | 416 if self.range.is_some() => Ok(response),
@@ -64,8 +64,8 @@ impl<'a> Request<'a> {
 }
 
 /// What a host answered.
-pub(super) struct Response {
-    pub(super) reply: Reply,
+pub(super) struct ApiResponse {
+    pub(super) reply: HttpReply,
     permit: HostPermit,
     /// The host that answered, after redirects.
     host: String,
@@ -74,9 +74,9 @@ pub(super) struct Response {
     took: Duration,
 }
 
-impl Response {
+impl ApiResponse {
     /// Returns the body, and the permit to use its connection.
-    pub(super) fn into_body(self) -> (Body, HostPermit) {
+    pub(super) fn into_body(self) -> (HttpBody, HostPermit) {
         (self.reply.into_body(), self.permit)
     }
 
@@ -112,17 +112,17 @@ impl Response {
 /// One hop of a request.
 #[derive(Clone, Copy)]
 struct Hop<'a> {
-    endpoint: &'a Endpoint,
+    endpoint: &'a HostEndpoint,
     url: &'a Uri,
     /// Which addresses the URL's host may have.
     addresses: AddressRule,
-    request: &'a Request<'a>,
+    request: &'a ApiRequest<'a>,
 }
 
 /// What came of a credential.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum AuthOutcome {
-    Answered(Response),
+    Answered(ApiResponse),
     /// The host told, for the first time, how it wants to be asked.
     Challenged(Error),
     Refused(Error),
@@ -134,9 +134,9 @@ impl PullSession<'_> {
     /// # Errors
     /// By status: `Unauthorized`, `Denied`, `NotFound`, `RateLimited`, `Unavailable`, `Timeout`,
     /// `Protocol`; and what the connection fails with.
-    pub(super) fn request(&self, turn: HostTurn<'_>, request: Request<'_>) -> Result<Response, Error> {
+    pub(super) fn request(&self, turn: HostTurn<'_>, request: ApiRequest<'_>) -> Result<ApiResponse, Error> {
         let HostTurn { endpoint, others_left } = turn;
-        let request = Request { others_left, ..request };
+        let request = ApiRequest { others_left, ..request };
         let asked =
             self.with_fresh_redirect(endpoint, &request).and_then(|response| request.accept_status(response));
         if let Ok(response) = &asked {
@@ -154,7 +154,11 @@ impl PullSession<'_> {
 
     /// Sends a request, at first to where the endpoint redirected the same blob before. What a host that was
     /// redirected to refuses is asked for anew at the endpoint, once: a signed URL expires.
-    fn with_fresh_redirect(&self, endpoint: &Endpoint, request: &Request<'_>) -> Result<Response, Error> {
+    fn with_fresh_redirect(
+        &self,
+        endpoint: &HostEndpoint,
+        request: &ApiRequest<'_>,
+    ) -> Result<ApiResponse, Error> {
         if let Some(known) = known_redirect(endpoint, request) {
             let response = self.follow_redirects(endpoint, request, known);
             if response.as_ref().is_ok_and(|response| matches!(response.reply.status(), 200 | 206 | 416)) {
@@ -182,10 +186,10 @@ impl PullSession<'_> {
 
     fn follow_redirects(
         &self,
-        endpoint: &Endpoint,
-        request: &Request<'_>,
+        endpoint: &HostEndpoint,
+        request: &ApiRequest<'_>,
         (mut url, mut addresses): (Uri, AddressRule),
-    ) -> Result<Response, Error> {
+    ) -> Result<ApiResponse, Error> {
         let mut took = Duration::ZERO;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_authorized(Hop { endpoint, url: &url, addresses, request })?;
@@ -194,10 +198,10 @@ impl PullSession<'_> {
                 if !response.is_at_host && matches!(response.reply.status(), 200 | 206) {
                     remember_redirect(endpoint, request, url);
                 }
-                return Ok(Response { took, ..response });
+                return Ok(ApiResponse { took, ..response });
             }
             let policy = match request.target {
-                Target::Foreign(_) => endpoint.url_policy().for_foreign_layers(),
+                RequestTarget::Foreign(_) => endpoint.url_policy().for_foreign_layers(),
                 _ => endpoint.url_policy(),
             };
             let next = policy.next_hop(&url, response.reply.header_bytes("location"));
@@ -208,8 +212,8 @@ impl PullSession<'_> {
     }
 
     /// Sends one hop, with what its origin asks for: what belongs to one origin is shown to no other.
-    fn send_authorized(&self, hop: Hop<'_>) -> Result<Response, Error> {
-        if matches!(hop.request.target, Target::Foreign(_)) {
+    fn send_authorized(&self, hop: Hop<'_>) -> Result<ApiResponse, Error> {
+        if matches!(hop.request.target, RequestTarget::Foreign(_)) {
             // A layer's own URL is asked anonymously.
             let http = self.service.clients.for_others()?;
             return self.send(hop, None, &http, false);
@@ -223,7 +227,12 @@ impl PullSession<'_> {
 
     /// Shows one credential after the other, none last, until the host takes one. When all are refused, the
     /// error is that of the best one.
-    fn with_credentials(&self, origin: &Origin, hop: Hop<'_>, is_at_host: bool) -> Result<Response, Error> {
+    fn with_credentials(
+        &self,
+        origin: &Origin,
+        hop: Hop<'_>,
+        is_at_host: bool,
+    ) -> Result<ApiResponse, Error> {
         let mut challenge = None;
         let mut first_refusal: Option<Error> = None;
         let mut tried = Vec::new();
@@ -312,7 +321,7 @@ impl PullSession<'_> {
         &self,
         origin: &Origin,
         hop: Hop<'_>,
-        response: Response,
+        response: ApiResponse,
     ) -> Result<AuthOutcome, Error> {
         let found = self.unsolicited_credential(origin)?;
         let shown = found.as_ref().and_then(|found| Authorization::basic(&found.credential));
@@ -341,7 +350,7 @@ impl PullSession<'_> {
 
     fn note_shown(
         &self,
-        response: &Response,
+        response: &ApiResponse,
         shown: Option<&Authorization>,
         credential: Option<&Credential>,
     ) {
@@ -360,7 +369,7 @@ impl PullSession<'_> {
         shown: Option<&Authorization>,
         http: &Http,
         is_at_host: bool,
-    ) -> Result<Response, Error> {
+    ) -> Result<ApiResponse, Error> {
         let Hop { endpoint, url, addresses, request } = hop;
         let host = if is_at_host { endpoint.name.clone() } else { authority(url).to_owned() };
         let mut headers: Vec<(&str, &str)> = Vec::new();
@@ -383,20 +392,20 @@ impl PullSession<'_> {
         if is_at_host && let Some(peer) = reply.peer() {
             *endpoint.origin.peer.lock() = Some(peer);
         }
-        Ok(Response { reply, permit, host, is_at_host, took: asked.elapsed() })
+        Ok(ApiResponse { reply, permit, host, is_at_host, took: asked.elapsed() })
     }
 
     /// Returns the URL of a request. A mirror is told whose image it is, as containerd tells it.
-    fn url(&self, endpoint: &Endpoint, target: Target<'_>) -> Result<(Uri, AddressRule), Error> {
+    fn url(&self, endpoint: &HostEndpoint, target: RequestTarget<'_>) -> Result<(Uri, AddressRule), Error> {
         let path = match target {
-            Target::Api(path) => path,
-            Target::Link(path, link) => {
-                let (base, addresses) = self.url(endpoint, Target::Api(path))?;
+            RequestTarget::Api(path) => path,
+            RequestTarget::Link(path, link) => {
+                let (base, addresses) = self.url(endpoint, RequestTarget::Api(path))?;
                 return url_policy::next_page(&base, link)
                     .map(|page| (page, addresses))
                     .ok_or_else(|| final_protocol_error("the link to the next page leads elsewhere"));
             }
-            Target::Foreign(url) => return foreign_url(url, endpoint),
+            RequestTarget::Foreign(url) => return foreign_url(url, endpoint),
         };
         let mut url = format!("{}/{}/{path}", endpoint.host.location, self.reference.repository());
         if !endpoint.host.is_registry_itself {
@@ -410,28 +419,28 @@ impl PullSession<'_> {
 
 /// Returns where the endpoint redirected the same blob to before. It is judged again, for the rule depends on
 /// the endpoint's address.
-fn known_redirect(endpoint: &Endpoint, request: &Request<'_>) -> Option<(Uri, AddressRule)> {
+fn known_redirect(endpoint: &HostEndpoint, request: &ApiRequest<'_>) -> Option<(Uri, AddressRule)> {
     let url = endpoint.redirects.lock().get(blob_path(request)?).cloned()?;
     let addresses = endpoint.url_policy().check(&url).ok()?;
     Some((url, addresses))
 }
 
-fn remember_redirect(endpoint: &Endpoint, request: &Request<'_>, url: Uri) {
+fn remember_redirect(endpoint: &HostEndpoint, request: &ApiRequest<'_>, url: Uri) {
     if let Some(path) = blob_path(request) {
         endpoint.remember_redirect(path, url);
     }
 }
 
-fn forget_redirect(endpoint: &Endpoint, request: &Request<'_>) {
+fn forget_redirect(endpoint: &HostEndpoint, request: &ApiRequest<'_>) {
     if let Some(path) = blob_path(request) {
         endpoint.redirects.lock().remove(path);
     }
 }
 
 /// Returns the path of a blob, which is asked for in chunks. A manifest is asked for once.
-fn blob_path<'a>(request: &Request<'a>) -> Option<&'a str> {
+fn blob_path<'a>(request: &ApiRequest<'a>) -> Option<&'a str> {
     match request.target {
-        Target::Api(path) if request.is_for_blob() => Some(path),
+        RequestTarget::Api(path) if request.is_for_blob() => Some(path),
         _ => None,
     }
 }
@@ -454,14 +463,14 @@ fn not_understood(refusal: &Error) -> Error {
 }
 
 /// Returns the URL that a layer's descriptor names, if it may be fetched for this registry.
-fn foreign_url(url: &str, endpoint: &Endpoint) -> Result<(Uri, AddressRule), Error> {
+fn foreign_url(url: &str, endpoint: &HostEndpoint) -> Result<(Uri, AddressRule), Error> {
     let url: Uri = url.parse().map_err(|_| final_protocol_error("a layer's own URL cannot be read"))?;
     let addresses = endpoint.url_policy().for_foreign_layers().check(&url).map_err(refused_url)?;
     Ok((url, addresses))
 }
 
 /// Returns the error for a URL of a server that is not asked.
-fn refused_url(refusal: Refusal) -> Error {
+fn refused_url(refusal: UrlRefusal) -> Error {
     final_protocol_error(&refusal.to_string())
 }
 

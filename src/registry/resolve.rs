@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::client::Service;
-use super::document::{self, Fetched, SmallBlob};
+use super::document::{self, FetchedDocument, SmallBlob};
 use super::request::PullSession;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::config;
@@ -29,7 +29,7 @@ pub(super) struct Resolved {
     pub(super) manifest: Manifest,
     pub(super) manifest_descriptor: Descriptor,
     /// The indexes on the way, and the manifest: the bytes that the digests are of.
-    pub(super) documents: Vec<Fetched>,
+    pub(super) documents: Vec<FetchedDocument>,
     /// The config, if it had to be read to tell the platform.
     pub(super) config: Option<SmallBlob>,
 }
@@ -61,7 +61,7 @@ pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) ->
         }
     };
     let root_descriptor = root.descriptor.clone();
-    let mut search = Search {
+    let mut search = ManifestSearch {
         session,
         artifact_type,
         documents: Vec::new(),
@@ -72,7 +72,7 @@ pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) ->
         artifact_types: Vec::new(),
         config: None,
     };
-    match search.descend(root, Origin::Root).map_err(|error| error.with_phase(Phase::Manifest))? {
+    match search.descend(root, EntryOrigin::Root).map_err(|error| error.with_phase(Phase::Manifest))? {
         Some((manifest, manifest_descriptor)) => Ok(Resolved {
             root: root_descriptor,
             manifest,
@@ -86,7 +86,7 @@ pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) ->
 
 /// What led to a document, and so what is known of its platform.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
+enum EntryOrigin {
     /// The reference.
     Root,
     /// An entry that names a platform which fits, or an entry below such an index.
@@ -98,11 +98,11 @@ enum Origin {
 }
 
 /// A walk through indexes to the manifest.
-struct Search<'a, 'r> {
+struct ManifestSearch<'a, 'r> {
     session: &'a PullSession<'r>,
     artifact_type: Option<&'a str>,
     /// The indexes on the way, and in the end the manifest.
-    documents: Vec<Fetched>,
+    documents: Vec<FetchedDocument>,
     visited: HashSet<Digest>,
     /// The number of entries that were fetched.
     fetched: usize,
@@ -116,10 +116,14 @@ struct Search<'a, 'r> {
     config: Option<SmallBlob>,
 }
 
-impl Search<'_, '_> {
+impl ManifestSearch<'_, '_> {
     /// Returns the manifest that `found` is or leads to; `None` if that is not what is wanted, which an entry
     /// without a platform may turn out to be.
-    fn descend(&mut self, found: Fetched, origin: Origin) -> Result<Option<(Manifest, Descriptor)>, Error> {
+    fn descend(
+        &mut self,
+        found: FetchedDocument,
+        origin: EntryOrigin,
+    ) -> Result<Option<(Manifest, Descriptor)>, Error> {
         match found.document.clone() {
             Document::Manifest(manifest) => {
                 check(self.session.service, &manifest)?;
@@ -143,7 +147,11 @@ impl Search<'_, '_> {
         }
     }
 
-    fn choose(&mut self, index: &Index, origin: Origin) -> Result<Option<(Manifest, Descriptor)>, Error> {
+    fn choose(
+        &mut self,
+        index: &Index,
+        origin: EntryOrigin,
+    ) -> Result<Option<(Manifest, Descriptor)>, Error> {
         if self.documents.len() > MAX_DEPTH {
             let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
             return Err(Error::new(ErrorKind::InvalidManifest, message));
@@ -159,9 +167,9 @@ impl Search<'_, '_> {
         for entry in candidates {
             self.session.cx.check()?;
             let origin = match (&entry.platform, origin) {
-                (Some(_), _) | (None, Origin::Platform) => Origin::Platform,
-                (None, _) if index.has_one_entry() => Origin::OnlyEntry,
-                (None, _) => Origin::Unnamed,
+                (Some(_), _) | (None, EntryOrigin::Platform) => EntryOrigin::Platform,
+                (None, _) if index.has_one_entry() => EntryOrigin::OnlyEntry,
+                (None, _) => EntryOrigin::Unnamed,
             };
             if self.visited.insert(entry.digest.clone())
                 && let Some(chosen) = self.try_entry(entry, origin)?
@@ -177,9 +185,9 @@ impl Search<'_, '_> {
     fn try_entry(
         &mut self,
         entry: &Descriptor,
-        origin: Origin,
+        origin: EntryOrigin,
     ) -> Result<Option<(Manifest, Descriptor)>, Error> {
-        if origin == Origin::Unnamed {
+        if origin == EntryOrigin::Unnamed {
             self.probes += 1;
             if self.probes > MAX_PROBES {
                 return Ok(None);
@@ -193,7 +201,7 @@ impl Search<'_, '_> {
         let depth = self.documents.len();
         let found = document::by_digest(self.session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES);
         match found.and_then(|found| self.descend(found, origin)) {
-            Err(error) if origin == Origin::Unnamed && is_of_entry(error.kind()) => {
+            Err(error) if origin == EntryOrigin::Unnamed && is_of_entry(error.kind()) => {
                 log::debug!("{}: the entry {} is passed over: {error}", self.session.reference, entry.digest);
                 self.documents.truncate(depth);
                 Ok(None)
@@ -202,7 +210,7 @@ impl Search<'_, '_> {
         }
     }
 
-    fn is_wanted(&mut self, manifest: &Manifest, origin: Origin) -> Result<bool, Error> {
+    fn is_wanted(&mut self, manifest: &Manifest, origin: EntryOrigin) -> Result<bool, Error> {
         let is_image = manifest.has_image_config();
         if let Some(wanted) = self.artifact_type {
             let artifact_type = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
@@ -211,21 +219,21 @@ impl Search<'_, '_> {
         }
         let settings = &self.session.service.settings;
         match origin {
-            Origin::Platform => Ok(true),
-            Origin::Root if is_image && settings.is_platform_explicit => {
+            EntryOrigin::Platform => Ok(true),
+            EntryOrigin::Root if is_image && settings.is_platform_explicit => {
                 let platform = self.platform_of(&manifest.config)?;
                 match settings.platform.preference(&platform) {
                     Some(_) => Ok(true),
                     None => Err(other_platform(&platform, &settings.platform)),
                 }
             }
-            Origin::Root => Ok(true),
-            Origin::OnlyEntry if !is_image => Ok(true),
-            Origin::OnlyEntry | Origin::Unnamed if is_image => {
+            EntryOrigin::Root => Ok(true),
+            EntryOrigin::OnlyEntry if !is_image => Ok(true),
+            EntryOrigin::OnlyEntry | EntryOrigin::Unnamed if is_image => {
                 let platform = self.platform_of(&manifest.config)?;
                 Ok(settings.platform.preference(&platform).is_some())
             }
-            Origin::OnlyEntry | Origin::Unnamed => {
+            EntryOrigin::OnlyEntry | EntryOrigin::Unnamed => {
                 let artifact_type = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
                 self.artifact_types.push(artifact_type.clone());
                 Ok(false)
@@ -290,7 +298,7 @@ fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
     Ok(())
 }
 
-fn report(session: &PullSession<'_>, fetched: &Fetched, manifest: &Manifest) {
+fn report(session: &PullSession<'_>, fetched: &FetchedDocument, manifest: &Manifest) {
     session.cx.report(&ProgressEvent::Resolved {
         host: fetched.host.as_deref().unwrap_or("the store"),
         manifest: &fetched.descriptor.digest,

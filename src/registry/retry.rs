@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::hosts::Host;
-use super::request::{Endpoint, HostTurn, PullSession};
+use super::request::{HostEndpoint, HostTurn, PullSession};
 use crate::error::{Attempt, Error, ErrorKind, Phase};
 use crate::progress::ProgressEvent;
 
@@ -123,13 +123,18 @@ fn one_round<T>(
 }
 
 /// Returns an error for a host that asked to be left alone. It is passed over while other hosts can be asked.
-fn leave_alone(session: &PullSession<'_>, endpoint: &Endpoint) -> Option<Error> {
+fn leave_alone(session: &PullSession<'_>, endpoint: &HostEndpoint) -> Option<Error> {
     let delay = session.service.host_limits.closed_for(&endpoint.name)?;
     let error = Error::new(ErrorKind::RateLimited, "the host asked to be left alone");
     Some(error.with_host(&endpoint.name).with_retry_after(delay))
 }
 
-fn note_failure(session: &PullSession<'_>, endpoint: &Endpoint, error: &Error, attempts: &mut Vec<Attempt>) {
+fn note_failure(
+    session: &PullSession<'_>,
+    endpoint: &HostEndpoint,
+    error: &Error,
+    attempts: &mut Vec<Attempt>,
+) {
     log::debug!("{}: {error}", session.reference);
     if means_trouble(error.kind()) {
         session.service.host_limits.quarantine(&endpoint.name);
@@ -152,7 +157,7 @@ fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(),
 }
 
 /// Returns the hosts that may be asked, each with its place in the configured order.
-fn in_order<'r>(session: &'r PullSession<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r Endpoint)> {
+fn in_order<'r>(session: &'r PullSession<'_>, may: fn(&Host) -> bool) -> Vec<(usize, &'r HostEndpoint)> {
     let endpoints = session.endpoints.iter().enumerate();
     let mut endpoints: Vec<_> = endpoints.filter(|(_, endpoint)| may(&endpoint.host)).collect();
     let host_limits = &session.service.host_limits;

@@ -13,7 +13,7 @@ use super::hosts::Host;
 use super::http::{Http, SharedRate, Uri};
 use super::url_policy::{self, UrlPolicy};
 use crate::context::PullContext;
-use crate::credentials::{Credential, CredentialQuery, Found};
+use crate::credentials::{Credential, CredentialQuery, FoundCredential};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::reference::Reference;
 use crate::service::{CredentialFingerprint, PullSecret};
@@ -26,7 +26,7 @@ pub(super) struct PullSession<'a> {
     pub(super) service: &'a Service,
     pub(super) cx: &'a PullContext,
     pub(super) reference: &'a Reference,
-    pub(super) endpoints: Arc<[Endpoint]>,
+    pub(super) endpoints: Arc<[HostEndpoint]>,
     pull_secrets: &'a [PullSecret],
     /// The credential that a host took last.
     accepted: Arc<Mutex<Option<CredentialFingerprint>>>,
@@ -35,7 +35,7 @@ pub(super) struct PullSession<'a> {
 }
 
 /// A configured host.
-pub(super) struct Endpoint {
+pub(super) struct HostEndpoint {
     pub(super) host: Host,
     /// `HOST[:PORT]`, for errors and progress.
     pub(super) name: String,
@@ -54,15 +54,15 @@ pub(super) struct Endpoint {
 /// A host that is asked, among those that may serve the same.
 #[derive(Clone, Copy)]
 pub(super) struct HostTurn<'a> {
-    pub(super) endpoint: &'a Endpoint,
+    pub(super) endpoint: &'a HostEndpoint,
     /// Another host was not asked yet: it may be quicker.
     pub(super) others_left: bool,
 }
 
 impl std::ops::Deref for HostTurn<'_> {
-    type Target = Endpoint;
+    type Target = HostEndpoint;
 
-    fn deref(&self) -> &Endpoint {
+    fn deref(&self) -> &HostEndpoint {
         self.endpoint
     }
 }
@@ -81,13 +81,13 @@ pub(super) struct Origin {
     repository: String,
     /// Whether credentials may be shown without a challenge: to the registry itself.
     is_registry_itself: bool,
-    access: Mutex<Access>,
+    access: Mutex<RemainingCredentials>,
 }
 
 /// The credentials that were found, less those that were refused.
 #[derive(Default)]
-struct Access {
-    left: Option<VecDeque<Found>>,
+struct RemainingCredentials {
+    left: Option<VecDeque<FoundCredential>>,
     /// The credential helpers that failed, and why.
     failed: Vec<String>,
     /// Whether a credential was shown without a challenge.
@@ -113,7 +113,7 @@ impl<'a> PullSession<'a> {
             configured.chain(service.settings.allowed_redirects.iter().cloned()).collect();
         let endpoints = hosts
             .into_iter()
-            .map(|host| Endpoint::open(service, host, reference, &allowed))
+            .map(|host| HostEndpoint::open(service, host, reference, &allowed))
             .collect::<Result<_, _>>()?;
         let (accepted, rates) = (Arc::default(), Arc::default());
         Ok(PullSession { service, cx, reference, endpoints, pull_secrets, accepted, rates })
@@ -149,7 +149,7 @@ impl<'a> PullSession<'a> {
 
     /// Returns the best credential that was not refused; `None` for an anonymous request, also as long as
     /// the host has not challenged: many never do.
-    pub(super) fn next_credential(&self, origin: &Origin) -> Result<Option<Found>, Error> {
+    pub(super) fn next_credential(&self, origin: &Origin) -> Result<Option<FoundCredential>, Error> {
         if !self.service.tokens.knows(self.token_scope(origin)) {
             return Ok(None);
         }
@@ -159,7 +159,7 @@ impl<'a> PullSession<'a> {
 
     /// Returns a user and a password that were found for the registry itself and that it has not asked for;
     /// once for a pull.
-    pub(super) fn unsolicited_credential(&self, origin: &Origin) -> Result<Option<Found>, Error> {
+    pub(super) fn unsolicited_credential(&self, origin: &Origin) -> Result<Option<FoundCredential>, Error> {
         if !origin.is_registry_itself || self.service.tokens.knows(self.token_scope(origin)) {
             return Ok(None);
         }
@@ -209,7 +209,7 @@ impl<'a> PullSession<'a> {
     ///
     /// # Errors
     /// `InvalidConfig`.
-    pub(super) fn redirect_origin(&self, endpoint: &Endpoint, url: &Uri) -> Result<Arc<Origin>, Error> {
+    pub(super) fn redirect_origin(&self, endpoint: &HostEndpoint, url: &Uri) -> Result<Arc<Origin>, Error> {
         let (scheme, name) = (url.scheme_str().unwrap_or_default(), authority(url));
         let key = format!("{scheme}://{name}");
         let mut known = endpoint.redirect_origins.lock();
@@ -234,7 +234,7 @@ impl<'a> PullSession<'a> {
     }
 }
 
-impl Endpoint {
+impl HostEndpoint {
     fn open(
         service: &Service,
         host: Host,
@@ -255,7 +255,7 @@ impl Endpoint {
             is_registry_itself: host.is_registry_itself,
             access: Mutex::default(),
         };
-        Ok(Endpoint {
+        Ok(HostEndpoint {
             name,
             origin: Arc::new(origin),
             allowed: Arc::clone(allowed),
@@ -283,7 +283,7 @@ impl Endpoint {
 
 impl Origin {
     /// Passes over a credential, unless another thread did already.
-    pub(super) fn refuse(&self, refused: &Found) {
+    pub(super) fn refuse(&self, refused: &FoundCredential) {
         if let Some(left) = &mut self.access.lock().left
             && left.front().is_some_and(|first| first.credential == refused.credential)
         {

@@ -5,18 +5,18 @@ use std::thread;
 use std::time::Duration;
 
 use super::host_limits::RetryPolicy;
-use super::http::{Limits, MinRate, ProxyChoice, Trust};
+use super::http::{HttpLimits, MinRate, ProxyChoice, Trust};
 use crate::image::platform::Platform;
 
 const MIB: u64 = 1024 * 1024;
 
 /// What the builder was told, or else the defaults.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct RegistrySettings {
     pub(super) platform: Platform,
     /// Whether the caller asked for the platform.
     pub(super) is_platform_explicit: bool,
-    pub(super) limits: Limits,
+    pub(super) limits: HttpLimits,
     pub(super) response: ResponseTimes,
     pub(super) retry: RetryPolicy,
     pub(super) trust: Trust,
@@ -34,12 +34,12 @@ pub(super) struct Settings {
     pub(super) stack_size: usize,
 }
 
-impl Default for Settings {
+impl Default for RegistrySettings {
     fn default() -> Self {
-        Settings {
+        RegistrySettings {
             platform: Platform::host(),
             is_platform_explicit: false,
-            limits: Limits {
+            limits: HttpLimits {
                 connect: Duration::from_secs(10),
                 silence: Duration::from_secs(30),
                 min_rate: MinRate { bytes: 60 * 1024, time: Duration::from_secs(60) },

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use super::address::{AddressClass, AddressRule, Refusal, written_address};
+use super::address::{AddressClass, AddressRule, UrlRefusal, written_address};
 use super::http::Uri;
 use super::http::uri::Scheme;
 
@@ -49,7 +49,7 @@ impl<'a> UrlPolicy<'a> {
     ///
     /// # Errors
     /// Why it is not asked.
-    pub(crate) fn check(&self, url: &Uri) -> Result<AddressRule, Refusal> {
+    pub(crate) fn check(&self, url: &Uri) -> Result<AddressRule, UrlRefusal> {
         self.check_from(self.registry, url)
     }
 
@@ -61,18 +61,18 @@ impl<'a> UrlPolicy<'a> {
         &self,
         from: &Uri,
         location: Option<&[u8]>,
-    ) -> Result<(Uri, AddressRule), Refusal> {
+    ) -> Result<(Uri, AddressRule), UrlRefusal> {
         let to = location
             .and_then(|location| resolve(from, location))
-            .ok_or(Refusal("a redirect leads nowhere: its Location is no URL"))?;
+            .ok_or(UrlRefusal("a redirect leads nowhere: its Location is no URL"))?;
         let rule = self.check_from(from, &to)?;
         Ok((to, rule))
     }
 
-    fn check_from(&self, from: &Uri, url: &Uri) -> Result<AddressRule, Refusal> {
+    fn check_from(&self, from: &Uri, url: &Uri) -> Result<AddressRule, UrlRefusal> {
         check_form(url)?;
         if is_plain(url) && !is_plain(from) {
-            return Err(Refusal("what was asked over HTTPS does not lead to plain HTTP"));
+            return Err(UrlRefusal("what was asked over HTTPS does not lead to plain HTTP"));
         }
         if same_origin(url, self.registry) {
             return Ok(AddressRule::Any);
@@ -88,7 +88,7 @@ impl<'a> UrlPolicy<'a> {
             return Ok(AddressRule::Any);
         }
         match AddressClass::of_host(host) {
-            Some(class) if !self.class.may_name(class) => Err(Refusal(
+            Some(class) if !self.class.may_name(class) => Err(UrlRefusal(
                 "a server may not name an address inside this network or machine; allow_redirects_to \
                      (--allow-redirects-to) makes an exception",
             )),
@@ -201,16 +201,16 @@ fn without_dots(target: &str) -> String {
     format!("/{}{query}", kept.join("/"))
 }
 
-fn check_form(url: &Uri) -> Result<(), Refusal> {
+fn check_form(url: &Uri) -> Result<(), UrlRefusal> {
     if url.scheme() != Some(&Scheme::HTTP) && url.scheme() != Some(&Scheme::HTTPS) {
-        return Err(Refusal("only HTTP and HTTPS URLs are used"));
+        return Err(UrlRefusal("only HTTP and HTTPS URLs are used"));
     }
     match url.authority() {
         Some(authority) if authority.as_str().contains('@') => {
-            Err(Refusal("a URL must not hold a user or a password"))
+            Err(UrlRefusal("a URL must not hold a user or a password"))
         }
         Some(authority) if !authority.host().is_empty() => Ok(()),
-        _ => Err(Refusal("a URL must name a host")),
+        _ => Err(UrlRefusal("a URL must name a host")),
     }
 }
 

@@ -238,9 +238,9 @@ impl Candidate<'_> {
     }
 }
 
-impl From<document::Fetched> for FetchedManifest {
-    fn from(fetched: document::Fetched) -> Self {
-        let document::Fetched { descriptor, bytes, document, .. } = fetched;
+impl From<document::FetchedDocument> for FetchedManifest {
+    fn from(fetched: document::FetchedDocument) -> Self {
+        let document::FetchedDocument { descriptor, bytes, document, .. } = fetched;
         FetchedManifest { descriptor, document, bytes }
     }
 }

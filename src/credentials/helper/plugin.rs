@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::process::Invocation;
-use super::{Helpers, failed, text_of};
+use super::process::{Invocation, failed};
+use super::runner::{Helpers, check_name};
 use crate::context::PullContext;
 use crate::credentials::credential::{Credential, Secret};
 use crate::credentials::keyring::Keyring;
-use crate::credentials::{CredentialQuery, config_file, go_duration};
+use crate::credentials::query::CredentialQuery;
+use crate::credentials::{config_file, go_duration};
 use crate::error::{Error, ErrorKind};
 
 /// The version of the file.
@@ -29,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_KEPT: usize = 1024;
 
 /// The credentials that a plugin has for an image.
-type Answer = Result<Vec<Credential>, Error>;
+type PluginAnswer = Result<Vec<Credential>, Error>;
 
 /// The plugins of a configuration.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ struct Kept {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Config {
+struct PluginConfig {
     api_version: String,
     kind: String,
     providers: Vec<Provider>,
@@ -84,7 +85,7 @@ struct Variable {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Response {
+struct PluginResponse {
     api_version: String,
     kind: String,
     cache_key_type: CacheKey,
@@ -122,7 +123,8 @@ impl ProviderPlugins {
                 "it is no JSON; write YAML as JSON, for example with `yq -o json`".to_owned(),
             ));
         }
-        let config: Config = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let config: PluginConfig =
+            serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         if (config.api_version.as_str(), config.kind.as_str()) != (CONFIG_VERSION, "CredentialProviderConfig")
         {
             return Err(invalid(format!("a CredentialProviderConfig of {CONFIG_VERSION} is wanted")));
@@ -143,7 +145,7 @@ impl ProviderPlugins {
         cx: &PullContext,
         helpers: &Helpers,
         query: &CredentialQuery<'_>,
-    ) -> Result<Vec<(&str, Answer)>, Error> {
+    ) -> Result<Vec<(&str, PluginAnswer)>, Error> {
         let mut answers = Vec::new();
         for plugin in &self.0 {
             if plugin.images.lookup_query(query).is_empty() {
@@ -163,7 +165,7 @@ impl Plugin {
     fn new(provider: Provider, bin_dir: &Path) -> Result<Self, String> {
         let Provider { name, api_version, match_images, default_cache_duration, args, env } = provider;
         // The name becomes a path.
-        super::check_name(&name).map_err(|error| error.message().to_owned())?;
+        check_name(&name).map_err(|error| error.message().to_owned())?;
         if matches!(name.as_str(), "." | "..") {
             return Err("it is no name of a program".to_owned());
         }
@@ -186,7 +188,7 @@ impl Plugin {
         Ok(Plugin { name, program, args, env, images, default_duration, kept: Mutex::default() })
     }
 
-    fn credentials(&self, cx: &PullContext, helpers: &Helpers, query: &CredentialQuery<'_>) -> Answer {
+    fn credentials(&self, cx: &PullContext, helpers: &Helpers, query: &CredentialQuery<'_>) -> PluginAnswer {
         let image = format!("{}/{}", query.domain(), query.repository());
         let keys = [&image, query.domain(), ""];
         if let Some(found) = self.kept_for(&keys, query) {
@@ -208,8 +210,8 @@ impl Plugin {
         // Not serde's own message: it quotes what it finds.
         let broken =
             || failed(ErrorKind::Protocol, &self.name, "its answer is not what the protocol asks for");
-        let response: Response =
-            serde_json::from_slice(text_of(&printed, &self.name)?).map_err(|_| broken())?;
+        let response: PluginResponse =
+            serde_json::from_slice(printed.text(&self.name)?).map_err(|_| broken())?;
         if (response.api_version.as_str(), response.kind.as_str())
             != (EXEC_VERSION, "CredentialProviderResponse")
         {
@@ -261,8 +263,8 @@ mod tests {
     use serde_json::json;
     use tempfile::TempDir;
 
-    use super::super::tests::install;
     use super::*;
+    use crate::credentials::helper::tests::install;
 
     /// A configuration of one plugin, a script that counts its runs.
     fn plugins(script: &str, default: &str) -> (TempDir, ProviderPlugins) {
@@ -288,7 +290,7 @@ mod tests {
         .to_string()
     }
 
-    fn ask(plugins: &ProviderPlugins, domain: &str, repository: &str) -> Option<Answer> {
+    fn ask(plugins: &ProviderPlugins, domain: &str, repository: &str) -> Option<PluginAnswer> {
         let query = CredentialQuery::new(domain, repository);
         let answers = plugins.credentials(&PullContext::new(), &Helpers::default(), &query).unwrap();
         answers.into_iter().next().map(|(_, answer)| answer)

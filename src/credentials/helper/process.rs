@@ -1,4 +1,4 @@
-//! One run of a helper: a child process that may hang, and what it prints.
+//! One run of a program: a child process that may hang, and its output.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -12,36 +12,43 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use zeroize::Zeroizing;
 
-/// No answer is longer, bytes.
-pub(super) const MAX_ANSWER_LEN: usize = 64 * 1024;
+use crate::error::{Error, ErrorKind};
 
-/// Lets one thread end what another one runs.
+/// Maximum size of a program's output, bytes.
+const MAX_OUTPUT_LEN: usize = 64 * 1024;
+
+/// Returns the error of a program that failed.
+pub(super) fn failed(kind: ErrorKind, name: &str, what: &str) -> Error {
+    Error::new(kind, format!("credential helper {name}: {what}"))
+}
+
+/// Lets one thread end the program that another one runs.
 #[derive(Clone)]
 pub(super) struct Control(Arc<Mutex<ControlState>>);
 
 struct ControlState {
     abandoned: bool,
-    /// The helper, from its start until it is waited for: while it is here, its id is no other's.
+    /// The program, from its start until it is waited for. In that time, its id is not reused.
     running: Option<Pid>,
-    /// Dropped to wake the thread that reads what the helper prints.
+    /// Dropped to wake the thread that reads the output.
     wake: Option<PipeWriter>,
 }
 
 impl Control {
-    /// With the end of a pipe that closes when the helper is to stop.
+    /// Returns a control, and the end of a pipe that closes when the program must stop.
     pub(super) fn new() -> io::Result<(Self, PipeReader)> {
         let (stop, wake) = io::pipe()?;
         let state = ControlState { abandoned: false, running: None, wake: Some(wake) };
         Ok((Control(Arc::new(Mutex::new(state))), stop))
     }
 
-    /// Nobody waits for the answer any more.
+    /// Ends the program: no caller waits for its output.
     pub(super) fn abandon(&self) {
         let mut state = self.0.lock();
         state.abandoned = true;
         state.wake = None;
-        if let Some(helper) = state.running {
-            kill(helper);
+        if let Some(program) = state.running {
+            kill(program);
         }
     }
 
@@ -49,61 +56,73 @@ impl Control {
         self.0.lock().abandoned
     }
 
-    fn started(&self, helper: Pid) {
+    fn started(&self, program: Pid) {
         let mut state = self.0.lock();
-        state.running = Some(helper);
+        state.running = Some(program);
         if state.abandoned {
-            kill(helper);
+            kill(program);
         }
     }
 
     fn kill(&self) {
-        if let Some(helper) = self.0.lock().running {
-            kill(helper);
+        if let Some(program) = self.0.lock().running {
+            kill(program);
         }
     }
 
-    /// Waits until the helper ended. It stays a zombie until the lock is held: else its id might be
-    /// another's when it is killed.
-    fn wait(&self, helper: Pid, child: &mut Child) -> io::Result<ExitStatus> {
+    /// Waits until the program has ended. It stays a zombie until the lock is held: otherwise its id could
+    /// belong to another process when it is killed.
+    fn wait(&self, program: Pid, child: &mut Child) -> io::Result<ExitStatus> {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(helper), ended) {}
+        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(program), ended) {}
         let mut state = self.0.lock();
         state.running = None;
         child.wait()
     }
 }
 
-/// The helper leads a group of its own: what it started goes with it.
-fn kill(helper: Pid) {
-    if let Err(e) = kill_process_group(helper, Signal::KILL) {
+/// Kills the program's process group, which includes the processes that it started.
+fn kill(program: Pid) {
+    if let Err(e) = kill_process_group(program, Signal::KILL) {
         log::debug!("a credential helper could not be killed: {e}");
     }
 }
 
-/// A program, and what it is given.
+/// A program with its arguments, environment and input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Invocation {
     pub(super) program: PathBuf,
     pub(super) args: Vec<String>,
     /// Variables besides those of this process.
     pub(super) env: Vec<(String, String)>,
-    /// Its standard input: short enough for a pipe that nothing reads yet.
+    /// The standard input; short enough for the buffer of a pipe.
     pub(super) input: String,
 }
 
 /// One run of a program.
-pub(super) struct Run {
+pub(super) struct ProgramRun {
     pub(super) invocation: Invocation,
     pub(super) control: Control,
     pub(super) stop: PipeReader,
 }
 
-/// How a helper ended; prints without its text.
-pub(crate) struct Printed {
-    /// What it printed; `None` if that was too much.
-    pub(crate) text: Option<Zeroizing<Vec<u8>>>,
-    pub(crate) status: ExitStatus,
+/// The output and the exit status of a program. Its `Debug` output leaves the text out.
+pub(super) struct Printed {
+    /// `None` if the program printed more than is read.
+    text: Option<Zeroizing<Vec<u8>>>,
+    pub(super) status: ExitStatus,
+}
+
+impl Printed {
+    /// Returns the output of the program `name`.
+    ///
+    /// # Errors
+    /// `Protocol` if it was too long.
+    pub(super) fn text(&self, name: &str) -> Result<&[u8], Error> {
+        self.text.as_deref().map(Vec::as_slice).ok_or_else(|| {
+            failed(ErrorKind::Protocol, name, &format!("it printed more than {MAX_OUTPUT_LEN} bytes"))
+        })
+    }
 }
 
 impl std::fmt::Debug for Printed {
@@ -112,17 +131,30 @@ impl std::fmt::Debug for Printed {
     }
 }
 
-impl Run {
-    /// Runs it to its end, which an abandoned one meets at once.
-    pub(super) fn run(&self) -> io::Result<Printed> {
+impl ProgramRun {
+    /// Runs the program `name` to its end; an abandoned one is killed at once.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if it cannot be run, `ResourceExhausted` for other failures of the system.
+    pub(super) fn run(&self, name: &str) -> Result<Printed, Error> {
+        self.run_to_end().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                let what = format!("{} cannot be run: {e}", self.invocation.program.display());
+                failed(ErrorKind::InvalidConfig, name, &what)
+            }
+            _ => failed(ErrorKind::ResourceExhausted, name, &e.to_string()),
+        })
+    }
+
+    fn run_to_end(&self) -> io::Result<Printed> {
         let mut child = self.spawn()?;
-        let helper = Pid::from_child(&child);
-        self.control.started(helper);
-        let text = self.talk(&mut child, exit_of(helper).as_ref());
+        let program = Pid::from_child(&child);
+        self.control.started(program);
+        let text = self.talk(&mut child, exit_of(program).as_ref());
         if !matches!(text, Ok(Some(_))) {
             self.control.kill();
         }
-        let status = self.control.wait(helper, &mut child)?;
+        let status = self.control.wait(program, &mut child)?;
         Ok(Printed { text: text?, status })
     }
 
@@ -138,11 +170,11 @@ impl Run {
         command.process_group(0).spawn()
     }
 
-    /// Tells it the server, and reads what it prints.
+    /// Writes the input, and reads the output.
     fn talk(&self, child: &mut Child, exit: Option<&OwnedFd>) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         if let Some(mut stdin) = child.stdin.take() {
             match stdin.write_all(self.invocation.input.as_bytes()) {
-                // It may know its answer without asking.
+                // A program may print its answer without reading its input.
                 Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
                 _ => {}
             }
@@ -153,19 +185,19 @@ impl Run {
         }
     }
 
-    /// Reads until the output is closed, or the helper has exited and all that it printed is read: a
-    /// process that it started may keep the output open.
+    /// Reads until the output is closed, or the program has exited and its output is read: a process that it
+    /// started may keep the output open.
     fn read(
         &self,
         mut stdout: ChildStdout,
         exit: Option<&OwnedFd>,
     ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        // All of it at once: a vector that grows leaves copies behind.
-        let mut text = Zeroizing::new(vec![0; MAX_ANSWER_LEN + 1]);
+        // Allocated once: a vector that grows leaves copies of its content behind.
+        let mut text = Zeroizing::new(vec![0; MAX_OUTPUT_LEN + 1]);
         let mut length = 0;
-        while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
+        while let Some(free) = text.get_mut(length..).filter(|free| !free.is_empty()) {
             let read = match self.wait_for_output(&stdout, exit)? {
-                true => stdout.read(room),
+                true => stdout.read(free),
                 false => Ok(0),
             };
             match read {
@@ -181,8 +213,8 @@ impl Run {
         Ok(None)
     }
 
-    /// Waits until there is output, or its end: `true`; or until the helper has exited and there is no
-    /// output: `false`.
+    /// Waits for output or its end, and returns `true`; returns `false` when the program has exited and there
+    /// is no output.
     ///
     /// # Errors
     /// `TimedOut` when the run was abandoned.
@@ -196,7 +228,7 @@ impl Run {
         if is_ready(events.get(1)) {
             return Ok(true);
         }
-        // It may have printed between the look at its output and its exit.
+        // The program may have printed between the check of its output and its exit.
         let mut output = [PollFd::new(stdout, PollFlags::IN)];
         poll_until(&mut output, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         Ok(is_ready(output.first()))
@@ -216,11 +248,11 @@ fn is_ready(event: Option<&PollFd<'_>>) -> bool {
     event.is_some_and(|event| !event.revents().is_empty())
 }
 
-/// Returns a descriptor that is readable when the helper has exited; `None` where the system has none
-/// (Linux before 5.3), and the end of the output alone ends a run.
+/// Returns a descriptor that is readable when the program has exited; `None` where the system has none
+/// (Linux before 5.3), and only the end of the output ends a run.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn exit_of(helper: Pid) -> Option<OwnedFd> {
-    rustix::process::pidfd_open(helper, rustix::process::PidfdFlags::empty()).ok()
+fn exit_of(program: Pid) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(program, rustix::process::PidfdFlags::empty()).ok()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -1,14 +1,23 @@
+//! Tests of credential helpers: shell scripts that answer, fail or hang.
+
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use tempfile::TempDir;
 
+use super::docker::answer_of;
+use super::process::Invocation;
+use super::shared::{self, Question};
 use super::*;
-use crate::context::CancelToken;
+use crate::context::{CancelToken, PullContext};
+use crate::credentials::credential::Credential;
+use crate::error::{Error, ErrorKind};
+use crate::sync::Outcome;
 
 /// Helpers that are shell scripts, by their names.
 fn helpers(scripts: &[(&str, &str)]) -> (TempDir, Helpers) {
@@ -16,11 +25,9 @@ fn helpers(scripts: &[(&str, &str)]) -> (TempDir, Helpers) {
     for (name, script) in scripts {
         install(&directory.path().join(format!("docker-credential-{name}")), script);
     }
-    let helpers = Helpers {
-        directory: Some(directory.path().to_owned()),
-        timeout: Duration::from_secs(20),
-        ..Helpers::default()
-    };
+    let mut helpers = Helpers::default();
+    helpers.directory = Some(directory.path().to_owned());
+    helpers.timeout = Duration::from_secs(20);
     (directory, helpers)
 }
 

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::scheme::{Scheme, TokenSource, basic};
-use super::token_server::{self, Token, TokenScope};
+use super::scheme::{AuthScheme, TokenSource, basic};
+use super::scope::TokenScope;
+use super::token_server::{self, Token};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind};
-use crate::registry::http::Reply;
+use crate::registry::http::HttpReply;
 use crate::service::CredentialFingerprint;
 use crate::sync::{Joined, Leader, Outcome, SingleFlight};
 
@@ -75,9 +76,9 @@ struct CachedToken {
 #[derive(Default)]
 pub(crate) struct TokenCache {
     /// By host and repository.
-    schemes: Mutex<HashMap<(String, String), Scheme>>,
+    schemes: Mutex<HashMap<(String, String), AuthScheme>>,
     /// By host, for repositories that were not asked for before.
-    usual_schemes: Mutex<HashMap<String, Scheme>>,
+    usual_schemes: Mutex<HashMap<String, AuthScheme>>,
     tokens: Mutex<HashMap<TokenKey, Arc<CachedToken>>>,
     /// Each token is asked for once, however many threads need it.
     flights: SingleFlight<TokenKey, Result<Arc<CachedToken>, Error>>,
@@ -90,8 +91,8 @@ impl TokenCache {
     }
 
     /// Learns from a response how the host wants to be asked.
-    pub(crate) fn learn(&self, token_scope: TokenScope<'_>, reply: &Reply) -> ChallengeOutcome {
-        match Scheme::of(reply.headers("www-authenticate"), token_scope) {
+    pub(crate) fn learn(&self, token_scope: TokenScope<'_>, reply: &HttpReply) -> ChallengeOutcome {
+        match AuthScheme::of(reply.headers("www-authenticate"), token_scope) {
             Some(scheme) => self.remember(token_scope, scheme),
             None => ChallengeOutcome::NotUnderstood,
         }
@@ -99,10 +100,10 @@ impl TokenCache {
 
     /// Notes that the repository takes Basic credentials that it did not ask for.
     pub(crate) fn learn_basic(&self, token_scope: TokenScope<'_>) {
-        remember(&mut self.schemes.lock(), key(token_scope), Scheme::Basic);
+        remember(&mut self.schemes.lock(), key(token_scope), AuthScheme::Basic);
     }
 
-    fn remember(&self, token_scope: TokenScope<'_>, scheme: Scheme) -> ChallengeOutcome {
+    fn remember(&self, token_scope: TokenScope<'_>, scheme: AuthScheme) -> ChallengeOutcome {
         if scheme.is_usual_for(token_scope) {
             remember(&mut self.usual_schemes.lock(), token_scope.root.to_string(), scheme.clone());
         }
@@ -124,12 +125,12 @@ impl TokenCache {
         credential: Option<&Credential>,
     ) -> Result<Option<Authorization>, Error> {
         match (self.scheme(token_scope), credential.map(Credential::kind)) {
-            (Some(Scheme::Bearer(_)), Some(CredentialKind::RegistryToken(token))) => {
+            (Some(AuthScheme::Bearer(_)), Some(CredentialKind::RegistryToken(token))) => {
                 let header = Secret::from(format!("Bearer {}", token.expose()));
                 Ok(Some(Authorization { header, token: None }))
             }
-            (Some(Scheme::Basic), _) => Ok(credential.and_then(Authorization::basic)),
-            (Some(Scheme::Bearer(source)), _) => {
+            (Some(AuthScheme::Basic), _) => Ok(credential.and_then(Authorization::basic)),
+            (Some(AuthScheme::Bearer(source)), _) => {
                 let credential_key = credential.map(Credential::fingerprint);
                 let origin = token_scope.root.to_string();
                 let key = TokenKey { origin, source, credential: credential_key };
@@ -155,7 +156,7 @@ impl TokenCache {
         }
     }
 
-    fn scheme(&self, token_scope: TokenScope<'_>) -> Option<Scheme> {
+    fn scheme(&self, token_scope: TokenScope<'_>) -> Option<AuthScheme> {
         if let Some(scheme) = self.schemes.lock().get(&key(token_scope)) {
             return Some(scheme.clone());
         }
@@ -246,7 +247,11 @@ fn key(token_scope: TokenScope<'_>) -> (String, String) {
 }
 
 /// Keeps `value`, and returns the value that it replaces.
-fn remember<K: Hash + Eq>(known: &mut HashMap<K, Scheme>, key: K, value: Scheme) -> Option<Scheme> {
+fn remember<K: Hash + Eq>(
+    known: &mut HashMap<K, AuthScheme>,
+    key: K,
+    value: AuthScheme,
+) -> Option<AuthScheme> {
     if known.len() >= MAX_REMEMBERED && !known.contains_key(&key) {
         known.clear();
     }

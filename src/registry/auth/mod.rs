@@ -6,9 +6,10 @@
 mod cache;
 mod challenge;
 mod scheme;
+mod scope;
 mod token_server;
 
 pub(super) use cache::{Authorization, ChallengeOutcome, TokenCache};
 #[cfg(fuzzing)]
 pub(super) use challenge::parse as parse_challenge;
-pub(super) use token_server::TokenScope;
+pub(super) use scope::TokenScope;

@@ -4,12 +4,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::challenge::{self, Challenge};
-use super::token_server::TokenScope;
+use super::scope::TokenScope;
 use crate::credentials::Secret;
 
 /// How a repository at a host wants to be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Scheme {
+pub(super) enum AuthScheme {
     Basic,
     Bearer(TokenSource),
 }
@@ -23,7 +23,7 @@ pub(super) struct TokenSource {
     pub(super) scopes: Vec<String>,
 }
 
-impl Scheme {
+impl AuthScheme {
     /// Chooses from the `WWW-Authenticate` headers of a response: a token server that may be asked, or else
     /// Basic, or else a token server that may not, for its error says why. `None` if there is none of them.
     pub(super) fn of<'h>(
@@ -39,30 +39,30 @@ impl Scheme {
                 "bearer" => {
                     let source = TokenSource::of(challenge, token_scope);
                     if token_scope.may_ask(&source.realm).is_ok() {
-                        return Some(Scheme::Bearer(source));
+                        return Some(AuthScheme::Bearer(source));
                     }
                     unusable.get_or_insert(source);
                 }
                 _ => {}
             }
         }
-        if is_basic { Some(Scheme::Basic) } else { unusable.map(Scheme::Bearer) }
+        if is_basic { Some(AuthScheme::Basic) } else { unusable.map(AuthScheme::Bearer) }
     }
 
     /// Whether the host would say the same of its other repositories, their names apart.
     pub(super) fn is_usual_for(&self, token_scope: TokenScope<'_>) -> bool {
         match self {
-            Scheme::Basic => true,
-            Scheme::Bearer(source) => source.scopes == [token_scope.usual_scope()],
+            AuthScheme::Basic => true,
+            AuthScheme::Bearer(source) => source.scopes == [token_scope.usual_scope()],
         }
     }
 
     /// Returns the scheme for another repository of the same host.
     pub(super) fn for_repository(self, token_scope: TokenScope<'_>) -> Self {
         match self {
-            Scheme::Basic => Scheme::Basic,
-            Scheme::Bearer(source) => {
-                Scheme::Bearer(TokenSource { scopes: vec![token_scope.usual_scope()], ..source })
+            AuthScheme::Basic => AuthScheme::Basic,
+            AuthScheme::Bearer(source) => {
+                AuthScheme::Bearer(TokenSource { scopes: vec![token_scope.usual_scope()], ..source })
             }
         }
     }

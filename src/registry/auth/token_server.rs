@@ -1,19 +1,19 @@
 //! Asks token servers.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::scheme::{TokenSource, basic};
+use super::scope::{TokenScope, authority, refused_url};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind, Phase};
-use crate::registry::address::{AddressClass, AddressRule, Refusal};
+use crate::registry::address::{AddressRule, UrlRefusal};
 use crate::registry::error_response;
-use crate::registry::host_limits::{HostLimits, HostPermit};
-use crate::registry::http::{Http, HttpRequest, Reply, Uri};
+use crate::registry::host_limits::HostPermit;
+use crate::registry::http::{Http, HttpReply, HttpRequest, Uri};
 use crate::registry::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
 
 /// Maximum size of a token server's answer, bytes.
@@ -28,71 +28,11 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A token is not used in the last tenth of its life, and not in its last ten seconds.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// What a token is for: a repository at a host.
-#[derive(Clone, Copy)]
-pub(crate) struct TokenScope<'a> {
-    pub(crate) http: &'a Http,
-    /// For token servers on other hosts.
-    pub(crate) token_server: &'a Http,
-    /// How long a token server may take to answer.
-    pub(crate) response_timeout: Duration,
-    pub(crate) host_limits: &'a HostLimits,
-    /// The root of the host's API.
-    pub(crate) root: &'a Uri,
-    /// The address that the host answered from.
-    pub(crate) peer: Option<IpAddr>,
-    pub(crate) repository: &'a str,
-    /// The hosts that a token server may be on, besides the registry's own; `None` for any.
-    pub(crate) allowed_realms: Option<&'a [String]>,
-}
-
 /// A token, and how long it may be used.
 #[derive(Clone)]
 pub(super) struct Token {
     pub(super) value: Secret,
     pub(super) use_until: Instant,
-}
-
-impl TokenScope<'_> {
-    pub(super) fn usual_scope(&self) -> String {
-        format!("repository:{}:pull", self.repository)
-    }
-
-    /// Judges a realm: whether it is a URL that may be asked.
-    ///
-    /// # Errors
-    /// `Protocol`, `InvalidConfig`.
-    pub(super) fn may_ask(&self, realm: &str) -> Result<(Uri, AddressRule), Error> {
-        let realm: Uri = realm.parse().map_err(|_| {
-            Error::new(ErrorKind::Protocol, "the token server's URL cannot be read").with_retryable(false)
-        })?;
-        let named = |error: Error| error.with_host(authority(&realm));
-        let policy = UrlPolicy::new(self.root, self.peer);
-        let addresses = policy.check(&realm).map_err(|refusal| named(refused_url(refusal)))?;
-        if let Some(allowed) = self.allowed_realms
-            && !is_same_host(&realm, self.root)
-            && !allowed.iter().any(|host| names(host, &realm))
-        {
-            let message = "the registry names a token server on a host that the settings do not list";
-            return Err(named(Error::new(ErrorKind::InvalidConfig, message)));
-        }
-        Ok((realm, addresses))
-    }
-
-    /// Judges whether a credential may be shown to a realm. On the registry's own host it may, as the
-    /// registry itself is shown it; on another host only by HTTPS, unless all of it is on this machine.
-    fn may_show_credential(&self, realm: &Uri) -> Result<(), Error> {
-        let is_loopback =
-            |uri: &Uri| uri.host().and_then(AddressClass::of_host) == Some(AddressClass::Loopback);
-        if realm.scheme_str() == Some("https")
-            || is_same_host(realm, self.root)
-            || (is_loopback(realm) && is_loopback(self.root))
-        {
-            return Ok(());
-        }
-        let message = "credentials are shown to a token server on another host by HTTPS only";
-        Err(Error::new(ErrorKind::Unauthorized, message))
-    }
 }
 
 /// Gets a token for `credential`, or an anonymous one.
@@ -112,7 +52,7 @@ pub(super) fn fetch(
     if credential.is_some() {
         token_scope.may_show_credential(&realm).map_err(named)?;
     }
-    let server = TokenServer { cx, token_scope, realm: &realm, addresses, source };
+    let server = TokenClient { cx, token_scope, realm: &realm, addresses, source };
     let asked_at = Instant::now();
     let answer = match credential.map(Credential::kind) {
         Some(CredentialKind::IdentityToken(token)) => server.by_post(token),
@@ -124,7 +64,7 @@ pub(super) fn fetch(
     answer.and_then(|(reply, _permit)| read_token(reply, asked_at)).map_err(named)
 }
 
-struct TokenServer<'a> {
+struct TokenClient<'a> {
     cx: &'a PullContext,
     token_scope: TokenScope<'a>,
     realm: &'a Uri,
@@ -133,8 +73,8 @@ struct TokenServer<'a> {
     source: &'a TokenSource,
 }
 
-impl TokenServer<'_> {
-    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(Reply, HostPermit), Error> {
+impl TokenClient<'_> {
+    fn by_get(&self, user: Option<(&str, &str)>) -> Result<(HttpReply, HostPermit), Error> {
         let mut query: Vec<_> = self.source.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
         if !self.source.service.is_empty() {
             query.push(("service", &self.source.service));
@@ -151,7 +91,7 @@ impl TokenServer<'_> {
     }
 
     /// Asks by OAuth2; a server that does not know it is asked by GET.
-    fn by_post(&self, token: &Secret) -> Result<(Reply, HostPermit), Error> {
+    fn by_post(&self, token: &Secret) -> Result<(HttpReply, HostPermit), Error> {
         let body = Zeroizing::new(form(&[
             ("grant_type", "refresh_token"),
             ("service", &self.source.service),
@@ -188,7 +128,11 @@ impl TokenServer<'_> {
     }
 
     /// Judges each hop as the first one, and shows the password to none but the realm's own origin.
-    fn follow_redirects(&self, mut url: Uri, header: Option<&Secret>) -> Result<(Reply, HostPermit), Error> {
+    fn follow_redirects(
+        &self,
+        mut url: Uri,
+        header: Option<&Secret>,
+    ) -> Result<(HttpReply, HostPermit), Error> {
         let policy = UrlPolicy::new(self.token_scope.root, self.token_scope.peer);
         let mut addresses = self.addresses;
         for _ in 0..=MAX_REDIRECTS {
@@ -209,26 +153,8 @@ impl TokenServer<'_> {
             (url, addresses) = next.map_err(refused_url)?;
             reply.discard();
         }
-        Err(refused_url(Refusal("it redirects too often")))
+        Err(refused_url(UrlRefusal("it redirects too often")))
     }
-}
-
-fn authority(url: &Uri) -> &str {
-    url.authority().map_or("", |authority| authority.as_str())
-}
-
-fn is_same_host(one: &Uri, other: &Uri) -> bool {
-    one.host().zip(other.host()).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
-}
-
-/// Whether `HOST` or `HOST:PORT` is the host of `url`.
-fn names(host: &str, url: &Uri) -> bool {
-    [Some(authority(url)), url.host()].into_iter().flatten().any(|known| known.eq_ignore_ascii_case(host))
-}
-
-/// A URL that a server wrote will be no better in a moment.
-fn refused_url(refusal: Refusal) -> Error {
-    Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false)
 }
 
 /// Encodes `application/x-www-form-urlencoded`.
@@ -268,7 +194,7 @@ fn refusal(error: Error) -> Error {
     }
 }
 
-fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, Error> {
+fn read_token(reply: HttpReply, asked_at: Instant) -> Result<Token, Error> {
     let status = reply.status();
     if status != 200 {
         return Err(refusal(error_response::error_of(reply)));

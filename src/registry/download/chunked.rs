@@ -12,8 +12,8 @@ use super::ramp::FAST;
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::http::Body;
-use crate::registry::request::{HostTurn, Target};
+use crate::registry::http::HttpBody;
+use crate::registry::request::{HostTurn, RequestTarget};
 use crate::store::{Chunk, ChunkedIngest, Ingest};
 
 /// A blob whose chunks several threads fetch.
@@ -91,7 +91,7 @@ impl<'a> ChunkedDownload<'a> {
 
 /// What became of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fetched {
+pub(super) enum ChunkOutcome {
     Chunk,
     /// No chunk was pending.
     Nothing,
@@ -111,9 +111,9 @@ pub(super) struct ChunkFetcher<'f, 'a> {
 
 impl ChunkFetcher<'_, '_> {
     /// Fetches one chunk, from one host after the other.
-    pub(super) fn fetch_chunk(&self) -> Result<Fetched, Error> {
+    pub(super) fn fetch_chunk(&self) -> Result<ChunkOutcome, Error> {
         let chunks = &self.download.chunks;
-        let Some(mut chunk) = chunks.take() else { return Ok(Fetched::Nothing) };
+        let Some(mut chunk) = chunks.take() else { return Ok(ChunkOutcome::Nothing) };
         let reached = Cell::new(chunk.next);
         let fetched = self.source.over_hosts(&reached, |turn| {
             self.fetch_from(turn, &mut chunk, &reached).inspect_err(|_| self.is_reported.set(false))
@@ -129,13 +129,13 @@ impl ChunkFetcher<'_, '_> {
         turn: HostTurn<'_>,
         chunk: &mut Chunk,
         reached: &Cell<u64>,
-    ) -> Result<Fetched, Error> {
+    ) -> Result<ChunkOutcome, Error> {
         let (source, from) = (&self.source, chunk.next);
         let range = format!("bytes={from}-{}", chunk.end - 1);
-        let response = source.request(turn, Target::Api(&source.path()), Some(&range))?;
+        let response = source.request(turn, RequestTarget::Api(&source.path()), Some(&range))?;
         if !source.is_exactly(from..chunk.end, &response) {
             log::debug!("{}: the host does not keep to the range {range}", turn.name);
-            return Ok(Fetched::OnlyWhole);
+            return Ok(ChunkOutcome::OnlyWhole);
         }
         if !self.is_reported.replace(true) {
             source.report_start(&turn.name, self.download.had + self.download.written());
@@ -149,10 +149,10 @@ impl ChunkFetcher<'_, '_> {
             let message = format!("{} bytes of the range {range} are missing", chunk.end - chunk.next);
             return Err(named(Error::new(ErrorKind::SizeMismatch, message)));
         }
-        Ok(Fetched::Chunk)
+        Ok(ChunkOutcome::Chunk)
     }
 
-    fn write(&self, body: &mut Body, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
+    fn write(&self, body: &mut HttpBody, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
         self.source.read(body, chunk.end - chunk.next, reached, |bytes| {
             self.download.chunks.write(chunk, bytes)?;
             (self.on_bytes)(bytes.len());

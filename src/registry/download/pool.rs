@@ -15,7 +15,7 @@ use crate::context::CancelToken;
 use crate::error::{Error, Phase};
 use crate::image::manifest::Descriptor;
 use crate::registry::request::PullSession;
-use crate::registry::settings::Settings;
+use crate::registry::settings::RegistrySettings;
 use crate::store::Transaction;
 use crate::sync::{Permit, Semaphore};
 
@@ -164,7 +164,7 @@ impl<'a> DownloadPool<'a> {
     /// than it can run would only take turns.
     fn useful_threads(&self) -> usize {
         let service = self.session.service;
-        let Settings { downloads_per_pull, side_by_side, .. } = service.settings;
+        let RegistrySettings { downloads_per_pull, side_by_side, .. } = service.settings;
         let first = self.session.endpoints.first();
         let is_near = first.is_some_and(|first| service.host_limits.is_near(&first.name));
         match self.missing {

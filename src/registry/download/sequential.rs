@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
-use crate::registry::http::Body;
-use crate::registry::request::{HostTurn, Response, Target};
+use crate::registry::http::HttpBody;
+use crate::registry::request::{ApiResponse, HostTurn, RequestTarget};
 use crate::store::Ingest;
 
 /// A blob that is fetched from its first missing byte to its end.
@@ -23,9 +23,9 @@ struct SequentialDownload<'a> {
 
 /// Where a blob is asked for.
 #[derive(Clone, Copy)]
-struct Origin<'a> {
+struct BlobOrigin<'a> {
     turn: HostTurn<'a>,
-    target: Target<'a>,
+    target: RequestTarget<'a>,
 }
 
 /// Fetches what an ingest lacks, from one host after the other, and commits it; an earlier pull has left
@@ -39,8 +39,9 @@ pub(super) fn complete(
     let reached = Cell::new(ingest.offset());
     let mut download = SequentialDownload { source, ingest, resumed, reached: &reached, on_bytes };
     let path = source.path();
-    let fetched =
-        source.over_hosts(&reached, |turn| download.try_origin(Origin { turn, target: Target::Api(&path) }));
+    let fetched = source.over_hosts(&reached, |turn| {
+        download.try_origin(BlobOrigin { turn, target: RequestTarget::Api(&path) })
+    });
     match fetched {
         Err(error) if may_try_foreign(&source, &error) => download.try_foreign().map_err(|_| error)?,
         fetched => fetched?,
@@ -64,7 +65,7 @@ impl SequentialDownload<'_> {
         let mut failed = absent;
         for url in &blob.urls {
             let turn = HostTurn { endpoint, others_left: false };
-            match self.try_origin(Origin { turn, target: Target::Foreign(url) }) {
+            match self.try_origin(BlobOrigin { turn, target: RequestTarget::Foreign(url) }) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = error,
             }
@@ -76,7 +77,7 @@ impl SequentialDownload<'_> {
 
     /// Continues at one origin. The bytes on the disk may be the wrong ones, so a wrong hash has one clean
     /// try.
-    fn try_origin(&mut self, origin: Origin<'_>) -> Result<(), Error> {
+    fn try_origin(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         match self.try_once(origin) {
             Err(error) if error.kind() == ErrorKind::DigestMismatch => {
                 self.source.report_restart();
@@ -86,7 +87,7 @@ impl SequentialDownload<'_> {
         }
     }
 
-    fn try_once(&mut self, origin: Origin<'_>) -> Result<(), Error> {
+    fn try_once(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         let fetched = self.download(origin).and_then(|()| self.commit());
         fetched.map_err(|error| error.with_host(origin.name()))
     }
@@ -100,7 +101,7 @@ impl SequentialDownload<'_> {
     }
 
     /// Fetches what is missing from one host.
-    fn download(&mut self, origin: Origin<'_>) -> Result<(), Error> {
+    fn download(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         if self.missing() == 0 {
             return Ok(());
         }
@@ -120,7 +121,7 @@ impl SequentialDownload<'_> {
 
     /// Asks for what is missing. A host that does not send exactly that is asked for the whole blob, or
     /// has sent it already.
-    fn request_rest(&mut self, origin: Origin<'_>) -> Result<Response, Error> {
+    fn request_rest(&mut self, origin: BlobOrigin<'_>) -> Result<ApiResponse, Error> {
         let offset = self.ingest.offset();
         if offset == 0 {
             return self.source.request(origin.turn, origin.target, None);
@@ -153,7 +154,7 @@ impl SequentialDownload<'_> {
     }
 
     /// Reads to the end of the body, so that its connection can be used again.
-    fn stream(&mut self, body: &mut Body) -> Result<(), Error> {
+    fn stream(&mut self, body: &mut HttpBody) -> Result<(), Error> {
         let (missing, ingest) = (self.missing(), &mut self.ingest);
         self.source.read(body, missing, self.reached, |bytes| {
             ingest.write(bytes)?;
@@ -182,11 +183,11 @@ impl SequentialDownload<'_> {
     }
 }
 
-impl Origin<'_> {
+impl BlobOrigin<'_> {
     fn name(&self) -> &str {
         match self.target {
-            Target::Api(_) | Target::Link(..) => &self.turn.endpoint.name,
-            Target::Foreign(url) => url,
+            RequestTarget::Api(_) | RequestTarget::Link(..) => &self.turn.endpoint.name,
+            RequestTarget::Foreign(url) => url,
         }
     }
 }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
-use crate::registry::http::Body;
+use crate::registry::http::HttpBody;
 use crate::registry::range::ContentRange;
-use crate::registry::request::{Endpoint, HostTurn, PullSession, Request, Response, Target};
+use crate::registry::request::{ApiRequest, ApiResponse, HostEndpoint, HostTurn, PullSession, RequestTarget};
 use crate::registry::retry::{self, HostAttempts};
 use crate::store::{BeginIngest, Transaction};
 
@@ -52,14 +52,14 @@ impl BlobSource<'_> {
     pub(super) fn request(
         &self,
         turn: HostTurn<'_>,
-        target: Target<'_>,
+        target: RequestTarget<'_>,
         range: Option<&str>,
-    ) -> Result<Response, Error> {
-        self.session.request(turn, Request { range, ..Request::new(target, self.phase) })
+    ) -> Result<ApiResponse, Error> {
+        self.session.request(turn, ApiRequest { range, ..ApiRequest::new(target, self.phase) })
     }
 
     /// Whether a response brings exactly these bytes.
-    pub(super) fn is_exactly(&self, bytes: Range<u64>, response: &Response) -> bool {
+    pub(super) fn is_exactly(&self, bytes: Range<u64>, response: &ApiResponse) -> bool {
         let sent = ContentRange::parse(response.reply.headers("content-range"));
         response.reply.status() == 206
             && sent.is_some_and(|sent| {
@@ -73,7 +73,7 @@ impl BlobSource<'_> {
     /// body, so that its connection can be used again.
     pub(super) fn read(
         &self,
-        body: &mut Body,
+        body: &mut HttpBody,
         expected: u64,
         reached: &Cell<u64>,
         mut write: impl FnMut(&[u8]) -> Result<u64, Error>,
@@ -94,7 +94,7 @@ impl BlobSource<'_> {
     }
 
     /// Notes how long a body's bytes took to arrive.
-    pub(super) fn note_body(&self, endpoint: &Endpoint, bytes: u64, began: Instant) {
+    pub(super) fn note_body(&self, endpoint: &HostEndpoint, bytes: u64, began: Instant) {
         self.session.service.host_limits.note_body(&endpoint.name, bytes, began.elapsed());
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, Scope};
 
-use super::chunked::{ChunkFetcher, ChunkedDownload, Fetched};
+use super::chunked::{ChunkFetcher, ChunkOutcome, ChunkedDownload};
 use super::pool::{DownloadPool, Task};
 use super::sequential;
 use super::source::BlobSource;
@@ -160,7 +160,7 @@ impl<'a> Worker<'_, '_, 'a> {
             self.on_bytes(bytes);
         };
         let fetcher = ChunkFetcher { source, download, is_reported: Cell::new(false), on_bytes: &on_bytes };
-        while fetcher.fetch_chunk()? == Fetched::Chunk {
+        while fetcher.fetch_chunk()? == ChunkOutcome::Chunk {
             // The network may have become slower since.
             self.spawn_helper();
         }
@@ -181,11 +181,11 @@ impl<'a> Worker<'_, '_, 'a> {
             is_reported: Cell::new(true),
             on_bytes: &|bytes| self.on_bytes(bytes),
         };
-        let mut last = Fetched::Chunk;
-        while last == Fetched::Chunk && self.pool.has_use_for_helper() {
+        let mut last = ChunkOutcome::Chunk;
+        while last == ChunkOutcome::Chunk && self.pool.has_use_for_helper() {
             last = fetcher.fetch_chunk()?;
         }
-        if last == Fetched::OnlyWhole {
+        if last == ChunkOutcome::OnlyWhole {
             download.refuse_help();
         }
         Ok(())

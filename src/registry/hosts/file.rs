@@ -13,7 +13,8 @@ use crate::credentials::Secret;
 use crate::credentials::go_duration;
 use crate::registry::http::{HeaderName, HeaderValue};
 
-use super::{Capabilities, Host, Location, Scheme, TlsSettings};
+use super::host::{Capabilities, Host, TlsSettings};
+use super::location::{Location, Scheme};
 
 /// The content of a `hosts.toml`.
 #[derive(Debug, Default)]
@@ -23,18 +24,18 @@ pub(super) struct HostsFile {
     /// The location of the registry itself; `None` for its own name.
     pub(super) server: Option<Location>,
     /// The settings of the registry itself.
-    pub(super) root: Settings,
+    pub(super) root: HostSettings,
 }
 
 impl HostsFile {
     pub(super) fn with_tls(tls: TlsSettings) -> Self {
-        HostsFile { root: Settings { tls, ..Settings::default() }, ..HostsFile::default() }
+        HostsFile { root: HostSettings { tls, ..HostSettings::default() }, ..HostsFile::default() }
     }
 }
 
 /// The settings of a host; at the top of the file, those of the registry itself.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct HostSettings {
     capabilities: Option<Capabilities>,
     headers: Vec<(String, Secret)>,
     tls: TlsSettings,
@@ -42,7 +43,7 @@ pub(super) struct Settings {
     dial_timeout: Option<Duration>,
 }
 
-impl Settings {
+impl HostSettings {
     pub(super) fn applied_to(self, location: Location) -> Host {
         Host {
             location,
@@ -58,7 +59,7 @@ impl Settings {
 /// An error in the file, with its line. A header's value is never part of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
-pub(super) struct Fault {
+pub(super) struct HostsFileError {
     pub(super) line: usize,
     pub(super) message: String,
 }
@@ -78,31 +79,37 @@ const REFUSED_HEADERS: [(&str, &str); 10] = [
     ("upgrade", "the client manages its connections"),
 ];
 
-type Key<'a> = Spanned<DeString<'a>>;
-type Value<'a> = Spanned<DeValue<'a>>;
+type TomlKey<'a> = Spanned<DeString<'a>>;
+type TomlValue<'a> = Spanned<DeValue<'a>>;
 
 /// Reads the `hosts.toml` in `folder`; `default_scheme` is for hosts that are written without one.
 pub(super) fn parse(
     text: &str,
     folder: &Path,
     default_scheme: &dyn Fn(&str) -> Scheme,
-) -> Result<HostsFile, Fault> {
-    let reader = Reader { text, folder, default_scheme };
+) -> Result<HostsFile, HostsFileError> {
+    let reader = HostsFileReader { text, folder, default_scheme };
     // Not the error's own `Display`: that shows the line, which may hold a header's value.
     let root = DeTable::parse(text)
         .map_err(|e| reader.fault(e.span().map_or(0, |span| span.start), e.message().to_owned()))?;
     reader.file(root.get_ref())
 }
 
-struct Reader<'a> {
+/// Reads a `hosts.toml`, for a fuzz target.
+#[cfg(fuzzing)]
+pub(in crate::registry) fn fuzz(text: &str, folder: &Path) {
+    let _ = parse(text, folder, &|_| Scheme::Https);
+}
+
+struct HostsFileReader<'a> {
     text: &'a str,
     /// The folder that relative paths start from.
     folder: &'a Path,
     default_scheme: &'a dyn Fn(&str) -> Scheme,
 }
 
-impl Reader<'_> {
-    fn file(&self, root: &DeTable<'_>) -> Result<HostsFile, Fault> {
+impl HostsFileReader<'_> {
+    fn file(&self, root: &DeTable<'_>) -> Result<HostsFile, HostsFileError> {
         let mut file = HostsFile::default();
         let mut server = None;
         for (key, value) in root {
@@ -118,14 +125,14 @@ impl Reader<'_> {
         Ok(file)
     }
 
-    fn mirrors(&self, value: &Value<'_>) -> Result<Vec<Host>, Fault> {
+    fn mirrors(&self, value: &TomlValue<'_>) -> Result<Vec<Host>, HostsFileError> {
         let mut in_file_order: Vec<_> = self.table(value, "host")?.iter().collect();
         in_file_order.sort_by_key(|(url, _)| url.span().start);
         in_file_order.into_iter().map(|(url, value)| self.mirror(url, value)).collect()
     }
 
-    fn mirror(&self, url: &Key<'_>, value: &Value<'_>) -> Result<Host, Fault> {
-        let mut settings = Settings::default();
+    fn mirror(&self, url: &TomlKey<'_>, value: &TomlValue<'_>) -> Result<Host, HostsFileError> {
+        let mut settings = HostSettings::default();
         for (key, value) in self.table(value, "host")? {
             self.setting(&mut settings, key, value)?;
         }
@@ -133,7 +140,12 @@ impl Reader<'_> {
         Ok(settings.applied_to(location))
     }
 
-    fn setting(&self, settings: &mut Settings, key: &Key<'_>, value: &Value<'_>) -> Result<(), Fault> {
+    fn setting(
+        &self,
+        settings: &mut HostSettings,
+        key: &TomlKey<'_>,
+        value: &TomlValue<'_>,
+    ) -> Result<(), HostsFileError> {
         match key.get_ref().as_ref() {
             "capabilities" => settings.capabilities = self.capabilities(value)?,
             "ca" => settings.tls.ca = self.ca(value)?,
@@ -151,7 +163,7 @@ impl Reader<'_> {
     }
 
     /// Reads a list of capabilities. An empty list means all of them, as for containerd.
-    fn capabilities(&self, value: &Value<'_>) -> Result<Option<Capabilities>, Fault> {
+    fn capabilities(&self, value: &TomlValue<'_>) -> Result<Option<Capabilities>, HostsFileError> {
         let list = self.array(value, "capabilities")?;
         let mut capabilities = Capabilities { pull: false, resolve: false };
         for value in list {
@@ -167,7 +179,7 @@ impl Reader<'_> {
         Ok((!list.is_empty()).then_some(capabilities))
     }
 
-    fn ca(&self, value: &Value<'_>) -> Result<Vec<PathBuf>, Fault> {
+    fn ca(&self, value: &TomlValue<'_>) -> Result<Vec<PathBuf>, HostsFileError> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(|path| self.path(path, "ca")).collect(),
             _ => Ok(vec![self.path(value, "ca")?]),
@@ -175,14 +187,14 @@ impl Reader<'_> {
     }
 
     /// Reads one path, a list of paths, or a list of pairs.
-    fn client(&self, value: &Value<'_>) -> Result<Vec<(PathBuf, Option<PathBuf>)>, Fault> {
+    fn client(&self, value: &TomlValue<'_>) -> Result<Vec<(PathBuf, Option<PathBuf>)>, HostsFileError> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(|entry| self.client_entry(entry)).collect(),
             _ => Ok(vec![self.client_entry(value)?]),
         }
     }
 
-    fn client_entry(&self, value: &Value<'_>) -> Result<(PathBuf, Option<PathBuf>), Fault> {
+    fn client_entry(&self, value: &TomlValue<'_>) -> Result<(PathBuf, Option<PathBuf>), HostsFileError> {
         let DeValue::Array(pair) = value.get_ref() else {
             return Ok((self.path(value, "client")?, None));
         };
@@ -197,7 +209,7 @@ impl Reader<'_> {
         Ok((self.path(certificate, "client")?, key))
     }
 
-    fn headers(&self, value: &Value<'_>) -> Result<Vec<(String, Secret)>, Fault> {
+    fn headers(&self, value: &TomlValue<'_>) -> Result<Vec<(String, Secret)>, HostsFileError> {
         let mut headers = Vec::new();
         for (name, value) in self.table(value, "header")? {
             let at = name.span().start;
@@ -217,7 +229,7 @@ impl Reader<'_> {
         Ok(headers)
     }
 
-    fn header_value(&self, name: &Key<'_>, value: &Value<'_>) -> Result<Secret, Fault> {
+    fn header_value(&self, name: &TomlKey<'_>, value: &TomlValue<'_>) -> Result<Secret, HostsFileError> {
         let text = self.string(value, name.get_ref())?;
         match HeaderValue::from_str(text) {
             Ok(_) => Ok(Secret::from(text.to_owned())),
@@ -229,7 +241,7 @@ impl Reader<'_> {
         }
     }
 
-    fn dial_timeout(&self, value: &Value<'_>) -> Result<Option<Duration>, Fault> {
+    fn dial_timeout(&self, value: &TomlValue<'_>) -> Result<Option<Duration>, HostsFileError> {
         let text = self.string(value, "dial_timeout")?;
         let timeout = go_duration::parse(text).ok_or_else(|| {
             self.fault(value.span().start, format!("dial_timeout: {text:?} is no duration like 3s or 500ms"))
@@ -237,13 +249,13 @@ impl Reader<'_> {
         Ok((!timeout.is_zero()).then_some(timeout))
     }
 
-    fn location(&self, at: usize, url: &str, override_path: bool) -> Result<Location, Fault> {
+    fn location(&self, at: usize, url: &str, override_path: bool) -> Result<Location, HostsFileError> {
         // The URL is not quoted: it may hold a password.
         Location::parse(url, override_path, self.default_scheme)
             .map_err(|why| self.fault(at, format!("the URL of a host: {why}")))
     }
 
-    fn path(&self, value: &Value<'_>, key: &str) -> Result<PathBuf, Fault> {
+    fn path(&self, value: &TomlValue<'_>, key: &str) -> Result<PathBuf, HostsFileError> {
         let path = self.string(value, key)?;
         if path.is_empty() {
             return Err(self.fault(value.span().start, format!("{key}: the path is empty")));
@@ -251,34 +263,38 @@ impl Reader<'_> {
         Ok(self.folder.join(path))
     }
 
-    fn string<'v>(&self, value: &'v Value<'_>, key: &str) -> Result<&'v str, Fault> {
+    fn string<'v>(&self, value: &'v TomlValue<'_>, key: &str) -> Result<&'v str, HostsFileError> {
         value.get_ref().as_str().ok_or_else(|| self.wrong_type(value, key, "a string"))
     }
 
-    fn boolean(&self, value: &Value<'_>, key: &str) -> Result<bool, Fault> {
+    fn boolean(&self, value: &TomlValue<'_>, key: &str) -> Result<bool, HostsFileError> {
         value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, key, "true or false"))
     }
 
-    fn array<'v, 'i>(&self, value: &'v Value<'i>, key: &str) -> Result<&'v [Value<'i>], Fault> {
+    fn array<'v, 'i>(
+        &self,
+        value: &'v TomlValue<'i>,
+        key: &str,
+    ) -> Result<&'v [TomlValue<'i>], HostsFileError> {
         match value.get_ref() {
             DeValue::Array(list) => Ok(list),
             _ => Err(self.wrong_type(value, key, "a list")),
         }
     }
 
-    fn table<'v, 'i>(&self, value: &'v Value<'i>, key: &str) -> Result<&'v DeTable<'i>, Fault> {
+    fn table<'v, 'i>(&self, value: &'v TomlValue<'i>, key: &str) -> Result<&'v DeTable<'i>, HostsFileError> {
         match value.get_ref() {
             DeValue::Table(table) => Ok(table),
             _ => Err(self.wrong_type(value, key, "a table")),
         }
     }
 
-    fn wrong_type(&self, value: &Value<'_>, key: &str, wanted: &str) -> Fault {
+    fn wrong_type(&self, value: &TomlValue<'_>, key: &str, wanted: &str) -> HostsFileError {
         self.fault(value.span().start, format!("{key}: {wanted} is wanted"))
     }
 
-    fn fault(&self, at: usize, message: String) -> Fault {
-        Fault { line: self.line(at), message }
+    fn fault(&self, at: usize, message: String) -> HostsFileError {
+        HostsFileError { line: self.line(at), message }
     }
 
     fn line(&self, at: usize) -> usize {

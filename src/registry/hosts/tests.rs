@@ -1,12 +1,19 @@
+//! Tests of hosts: the order, `hosts.toml`, folders of certificates.
+
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::file::{Fault, HostsFile};
+use super::configured::MAX_FILE_LEN;
+use super::file::{self, HostsFile, HostsFileError};
+use super::host::{Capabilities, TlsSettings};
 use super::*;
+use crate::error::ErrorKind;
 
-fn parse(text: &str) -> Result<HostsFile, Fault> {
+fn parse(text: &str) -> Result<HostsFile, HostsFileError> {
     file::parse(text, Path::new("/certs.d/r.io"), &|host| Hosts::default().default_scheme(host))
 }
 

@@ -11,10 +11,10 @@ use ureq::http::{self, Request, Uri};
 use super::connect::{Connector, port_of};
 use super::dns::Resolver;
 use super::error;
-use super::exchange::{Exchange, MAX_HEAD};
+use super::exchange::{HttpExchange, MAX_HEAD};
 use super::min_rate::{MinRate, RateMeter};
 use super::proxy::{Proxies, Proxy};
-use super::reply::{Body, Reply};
+use super::reply::{HttpBody, HttpReply};
 use super::tls::{self, Trust};
 use super::transport::{self, ReadLimits};
 use crate::context::PullContext;
@@ -26,7 +26,7 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Limits {
+pub(crate) struct HttpLimits {
     /// Looking a name up; and then connecting, TLS included.
     pub(crate) connect: Duration,
     /// Between one byte and the next.
@@ -62,7 +62,7 @@ impl Http {
     /// # Errors
     /// `InvalidConfig` if a certificate or a key cannot be used.
     pub(crate) fn new(
-        limits: &Limits,
+        limits: &HttpLimits,
         trust: &Trust,
         proxy_trust: &Trust,
         proxies: &Proxies,
@@ -97,7 +97,7 @@ impl Http {
     ///
     /// # Errors
     /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Protocol`, `Cancelled`.
-    pub(crate) fn get(&self, cx: &PullContext, request: &HttpRequest<'_>) -> Result<Reply, Error> {
+    pub(crate) fn get(&self, cx: &PullContext, request: &HttpRequest<'_>) -> Result<HttpReply, Error> {
         let HttpRequest { url, headers, .. } = request;
         self.ask(cx, request, true, || with_headers(Request::get(*url), headers).body(()))
     }
@@ -111,7 +111,7 @@ impl Http {
         cx: &PullContext,
         request: &HttpRequest<'_>,
         form: &str,
-    ) -> Result<Reply, Error> {
+    ) -> Result<HttpReply, Error> {
         let own = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
         let HttpRequest { url, headers, .. } = request;
         self.ask(cx, request, false, || {
@@ -126,8 +126,8 @@ impl Http {
         request: &HttpRequest<'_>,
         repeatable: bool,
         build: impl Fn() -> Result<Request<B>, http::Error>,
-    ) -> Result<Reply, Error> {
-        let (exchange, hook) = Exchange::begin(cx, request.addresses)?;
+    ) -> Result<HttpReply, Error> {
+        let (exchange, hook) = HttpExchange::begin(cx, request.addresses)?;
         // The longest time there is means as long as the connection lives.
         let within = Some(request.within).filter(|within| *within < FOREVER);
         let run = || {
@@ -146,14 +146,14 @@ impl Http {
         let reply = reply.map_err(|error| error::of_ureq(error, request.within))?;
         let (head, body) = reply.into_parts();
         let peer = exchange.progress().peer;
-        let body = Body {
+        let body = HttpBody {
             reader: body.into_reader(),
             meter: RateMeter::new(self.min_rate, Arc::default()),
             exchange,
             _hook: hook,
         };
         let proxy = self.forwarding_proxy(request.url);
-        let reply = Reply {
+        let reply = HttpReply {
             status: head.status.as_u16(),
             headers: head.headers,
             peer,

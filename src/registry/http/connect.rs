@@ -10,9 +10,9 @@ use ureq::http::Uri;
 
 use super::dial::dial;
 use super::dns::{self, Resolver};
-use super::exchange::Exchange;
+use super::exchange::HttpExchange;
 use super::proxy::{Proxies, Proxy};
-use super::stream::Stream;
+use super::stream::ByteStream;
 use super::tcp::TcpSocket;
 use super::tls::TlsStream;
 use crate::credentials::Secret;
@@ -34,15 +34,15 @@ pub(super) struct Connector {
 }
 
 /// A connection, and what is known of it.
-pub(super) struct Connection {
-    pub(super) stream: Box<dyn Stream>,
-    pub(super) route: Route,
+pub(super) struct HttpConnection {
+    pub(super) stream: Box<dyn ByteStream>,
+    pub(super) route: ConnectionRoute,
     /// The URL is `https`.
     pub(super) is_secure: bool,
 }
 
 /// How a connection reaches its host.
-pub(super) enum Route {
+pub(super) enum ConnectionRoute {
     /// Without a proxy.
     Direct {
         peer: IpAddr,
@@ -71,7 +71,7 @@ impl Connector {
     /// # Errors
     /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Cancelled`; `Protocol` for an address that the
     /// current exchange must not reach. A proxy's failure names the proxy as its host.
-    pub(super) fn connect(&self, url: &Uri) -> Result<Connection, Error> {
+    pub(super) fn connect(&self, url: &Uri) -> Result<HttpConnection, Error> {
         let host = url.host().unwrap_or_default();
         let is_secure = url.scheme_str() == Some("https");
         let port = port_of(url);
@@ -81,34 +81,34 @@ impl Connector {
                 let end = Deadline::in_(self.timeout);
                 let stream = self.tunnel(proxy, host, port, end).map_err(|error| proxy.named(error))?;
                 let stream = TlsStream::connect(&self.tls, host, stream, end.left())?;
-                Ok(Connection { stream: Box::new(stream), route: Route::Tunnel, is_secure })
+                Ok(HttpConnection { stream: Box::new(stream), route: ConnectionRoute::Tunnel, is_secure })
             }
             Some(proxy) => {
                 let end = Deadline::in_(self.timeout);
                 let stream = self.connect_to_proxy(proxy, end).map_err(|error| proxy.named(error))?;
                 let origin = format!("http://{}", url.authority().map_or("", |authority| authority.as_str()));
                 let forwarding = Forwarding { origin, authorization: proxy.authorization().cloned() };
-                Ok(Connection { stream, route: Route::Forwarded(forwarding), is_secure })
+                Ok(HttpConnection { stream, route: ConnectionRoute::Forwarded(forwarding), is_secure })
             }
         }
     }
 
-    fn connect_directly(&self, host: &str, port: u16, is_secure: bool) -> Result<Connection, Error> {
-        let rule = Exchange::current().map_or(AddressRule::Any, |exchange| exchange.addresses);
+    fn connect_directly(&self, host: &str, port: u16, is_secure: bool) -> Result<HttpConnection, Error> {
+        let rule = HttpExchange::current().map_or(AddressRule::Any, |exchange| exchange.addresses);
         let is_verified = is_secure && self.is_verifying;
         let addresses = dns::addresses(&self.resolver, host, port, self.timeout, rule, is_verified)?;
         let end = Deadline::in_(self.timeout);
         let (socket, address) = dial(&addresses, self.timeout)?;
-        let mut stream: Box<dyn Stream> = Box::new(TcpSocket::new(socket));
+        let mut stream: Box<dyn ByteStream> = Box::new(TcpSocket::new(socket));
         if is_secure {
             stream = Box::new(TlsStream::connect(&self.tls, host, stream, end.left())?);
         }
         let is_written = written_address(host).is_some();
-        let route = Route::Direct { peer: address.ip(), is_written, is_verified };
-        Ok(Connection { stream, route, is_secure })
+        let route = ConnectionRoute::Direct { peer: address.ip(), is_written, is_verified };
+        Ok(HttpConnection { stream, route, is_secure })
     }
 
-    fn connect_to_proxy(&self, proxy: &Proxy, end: Deadline) -> Result<Box<dyn Stream>, Error> {
+    fn connect_to_proxy(&self, proxy: &Proxy, end: Deadline) -> Result<Box<dyn ByteStream>, Error> {
         let (host, port) = proxy.host_and_port();
         let any = AddressRule::Any;
         let addresses = dns::addresses(&self.resolver, host, port, self.timeout, any, false)?;
@@ -120,7 +120,13 @@ impl Connector {
         Ok(stream)
     }
 
-    fn tunnel(&self, proxy: &Proxy, host: &str, port: u16, end: Deadline) -> Result<Box<dyn Stream>, Error> {
+    fn tunnel(
+        &self,
+        proxy: &Proxy,
+        host: &str,
+        port: u16,
+        end: Deadline,
+    ) -> Result<Box<dyn ByteStream>, Error> {
         let mut stream = self.connect_to_proxy(proxy, end)?;
         stream.set_limit(Some(end.left()));
         proxy.open_tunnel(&mut stream, host, port)?;
@@ -147,12 +153,12 @@ impl Deadline {
     }
 }
 
-impl Route {
+impl ConnectionRoute {
     /// Returns the server's address; unknown behind a proxy.
     pub(super) fn peer(&self) -> Option<IpAddr> {
         match self {
-            Route::Direct { peer, .. } => Some(*peer),
-            Route::Tunnel | Route::Forwarded(_) => None,
+            ConnectionRoute::Direct { peer, .. } => Some(*peer),
+            ConnectionRoute::Tunnel | ConnectionRoute::Forwarded(_) => None,
         }
     }
 
@@ -161,7 +167,7 @@ impl Route {
     /// # Errors
     /// `Protocol`.
     pub(super) fn check(&self, rule: AddressRule) -> Result<(), Error> {
-        let Route::Direct { peer, is_written, is_verified } = self else { return Ok(()) };
+        let ConnectionRoute::Direct { peer, is_written, is_verified } = self else { return Ok(()) };
         rule.check(*peer, *is_written, *is_verified)
             .map_err(|refusal| Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false))
     }

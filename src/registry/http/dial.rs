@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
-use super::exchange::Exchange;
+use super::exchange::HttpExchange;
 use super::tcp::SHORTEST_WAIT;
 use crate::error::{Error, ErrorKind};
 
@@ -31,7 +31,7 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 /// # Errors
 /// `Timeout`, `ConnectionFailed`; `Cancelled` when the current exchange is.
 pub(super) fn dial(addresses: &[SocketAddr], limit: Duration) -> Result<(Arc<TcpStream>, SocketAddr), Error> {
-    let exchange = Exchange::current();
+    let exchange = HttpExchange::current();
     let limit = exchange.as_ref().and_then(|exchange| exchange.within(Some(limit))).unwrap_or(limit);
     let mut race = Race::new(addresses);
     let (socket, address) = race.run(exchange.as_deref(), Instant::now().checked_add(limit))?;
@@ -56,7 +56,7 @@ impl Race {
 
     fn run(
         &mut self,
-        exchange: Option<&Exchange>,
+        exchange: Option<&HttpExchange>,
         end: Option<Instant>,
     ) -> Result<(Arc<TcpStream>, SocketAddr), Error> {
         loop {
@@ -101,7 +101,7 @@ impl Race {
     /// Waits until an attempt ends, or the next one is due.
     fn wait(
         &mut self,
-        exchange: Option<&Exchange>,
+        exchange: Option<&HttpExchange>,
         end: Option<Instant>,
     ) -> Result<Option<(Arc<TcpStream>, SocketAddr)>, Error> {
         let next = (!self.waiting.is_empty()).then_some(self.next_attempt);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::exchange::Exchange;
+use super::exchange::HttpExchange;
 use crate::error::{Error, ErrorKind};
 use crate::registry::address::{AddressRule, written_address};
 use crate::sync::{BlockingPool, PoolUser};
@@ -75,7 +75,7 @@ pub(super) fn addresses(
     Ok(found)
 }
 
-type Answer = io::Result<Vec<SocketAddr>>;
+type LookupResult = io::Result<Vec<SocketAddr>>;
 
 /// Looks the name up on a `dns-N` thread.
 fn look_up(
@@ -84,14 +84,14 @@ fn look_up(
     port: u16,
     limit: Duration,
 ) -> Result<Vec<SocketAddr>, Error> {
-    let (answer, answered) = bounded::<Answer>(1);
+    let (answer, answered) = bounded::<LookupResult>(1);
     let (resolver, name) = (Arc::clone(resolver), host.to_owned());
     let job = move || drop(answer.send(resolver.resolve(&name, port)));
     LOOKUPS.run(job).map_err(|error| {
         Error::new(ErrorKind::ResourceExhausted, "no thread could be started to look a name up")
             .with_source(error)
     })?;
-    let cx = Exchange::current().map(|exchange| exchange.cx().clone()).unwrap_or_default();
+    let cx = HttpExchange::current().map(|exchange| exchange.cx().clone()).unwrap_or_default();
     let limit = cx.remaining().map_or(limit, |left| left.min(limit));
     match cx.clone().with_timeout(limit).wait_for(&answered) {
         Ok(Some(Ok(mut addresses))) => {

@@ -1,7 +1,7 @@
 //! One request and its reply, as the sockets see it.
 //!
 //! A pooled connection serves one pull after another and passes no connector again, so a socket cannot
-//! know which pull it works for. A blocking call stays on its thread, however: [`Exchange::during`] notes
+//! know which pull it works for. A blocking call stays on its thread, however: [`HttpExchange::during`] notes
 //! the exchange in a thread-local variable, and the socket looks it up at each read and write. A cancel
 //! shuts down the sockets that its own pull waits on, and no others.
 
@@ -22,22 +22,22 @@ use crate::registry::address::AddressRule;
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<HttpExchange>>> = const { RefCell::new(None) };
 }
 
 /// One request of one pull, and its reply.
-pub(super) struct Exchange {
+pub(super) struct HttpExchange {
     cx: PullContext,
     /// Which addresses the request may reach.
     pub(super) addresses: AddressRule,
     /// The sockets that the thread waits on; only while it does.
     waiting_on: Mutex<Vec<Arc<TcpStream>>>,
-    progress: Mutex<Progress>,
+    progress: Mutex<ExchangeProgress>,
 }
 
 /// How far an exchange has come.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Progress {
+pub(super) struct ExchangeProgress {
     /// A connection serves the exchange.
     pub(super) is_connected: bool,
     /// That connection served another exchange before.
@@ -60,7 +60,7 @@ pub(super) struct Progress {
     ends_at: Option<Instant>,
 }
 
-impl Exchange {
+impl HttpExchange {
     /// Begins an exchange for the pull of `cx`. The hook interrupts it when the pull is cancelled, and is
     /// kept as long as the exchange.
     ///
@@ -71,11 +71,11 @@ impl Exchange {
         addresses: AddressRule,
     ) -> Result<(Arc<Self>, Option<CancelHook>), Error> {
         cx.check()?;
-        let exchange = Arc::new(Exchange {
+        let exchange = Arc::new(HttpExchange {
             cx: cx.clone(),
             addresses,
             waiting_on: Mutex::default(),
-            progress: Mutex::new(Progress { is_in_head: true, ..Progress::default() }),
+            progress: Mutex::new(ExchangeProgress { is_in_head: true, ..ExchangeProgress::default() }),
         });
         let hook = cx.cancel_token().map(|token| {
             let exchange = Arc::downgrade(&exchange);
@@ -95,7 +95,7 @@ impl Exchange {
 
     /// Runs `work` with this as the thread's current exchange.
     pub(super) fn during<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        struct Restore(Option<Arc<Exchange>>);
+        struct Restore(Option<Arc<HttpExchange>>);
         impl Drop for Restore {
             fn drop(&mut self) {
                 CURRENT.set(self.0.take());
@@ -109,7 +109,7 @@ impl Exchange {
         &self.cx
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> ExchangeProgress {
         *self.progress.lock()
     }
 
@@ -152,7 +152,13 @@ impl Exchange {
     /// Notes that a connection begins to serve the exchange.
     pub(super) fn note_connection(&self, is_reused: bool, peer: Option<IpAddr>) {
         let mut progress = self.progress.lock();
-        *progress = Progress { is_connected: true, is_reused, peer, is_in_head: true, ..Progress::default() };
+        *progress = ExchangeProgress {
+            is_connected: true,
+            is_reused,
+            peer,
+            is_in_head: true,
+            ..ExchangeProgress::default()
+        };
     }
 
     /// Tells whether the exchange may have failed only because the server had closed an idle connection,
@@ -165,7 +171,8 @@ impl Exchange {
 
     /// Begins anew. Idle connections are refused until a new one was made.
     pub(super) fn restart(&self) {
-        *self.progress.lock() = Progress { wants_new: true, is_in_head: true, ..Progress::default() };
+        *self.progress.lock() =
+            ExchangeProgress { wants_new: true, is_in_head: true, ..ExchangeProgress::default() };
     }
 
     pub(super) fn note_sent(&self, bytes: usize) {

@@ -19,10 +19,10 @@ pub(crate) struct MinRate {
 
 /// What the bodies bring together that one pull reads from one host.
 #[derive(Debug, Default)]
-pub(crate) struct SharedRate(Mutex<State>);
+pub(crate) struct SharedRate(Mutex<RateState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct RateState {
     /// Bodies that are being read.
     readers: usize,
     /// When the current span began; meaningful while there are readers.
@@ -89,7 +89,7 @@ impl Drop for RateMeter {
     }
 }
 
-impl State {
+impl RateState {
     fn restart(&mut self) {
         (self.since, self.bytes) = (Some(Instant::now()), 0);
     }

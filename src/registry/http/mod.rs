@@ -20,14 +20,14 @@ mod tcp;
 mod tls;
 mod transport;
 
-pub(crate) use agent::{Http, HttpRequest, Limits};
+pub(crate) use agent::{Http, HttpLimits, HttpRequest};
 pub(crate) use dns::use_threads;
 pub use dns::{Resolver, SystemResolver};
 pub(crate) use min_rate::{MinRate, SharedRate};
 #[cfg(fuzzing)]
 pub(crate) use proxy::fuzz_exceptions as fuzz_no_proxy;
 pub(crate) use proxy::{Proxies, ProxyChoice};
-pub(crate) use reply::{Body, Reply};
+pub(crate) use reply::{HttpBody, HttpReply};
 pub(crate) use tls::Trust;
 // The types that URLs and headers are made of.
 pub(super) use ureq::http::{HeaderName, HeaderValue, StatusCode, Uri, uri};

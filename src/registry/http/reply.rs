@@ -9,23 +9,23 @@ use std::time::Duration;
 use ureq::http::HeaderMap;
 
 use super::error;
-use super::exchange::Exchange;
+use super::exchange::HttpExchange;
 use super::min_rate::{RateMeter, SharedRate};
 use super::proxy;
 use crate::context::CancelHook;
 use crate::error::{Error, ErrorKind};
 
 /// What a server answered.
-pub(crate) struct Reply {
+pub(crate) struct HttpReply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) peer: Option<IpAddr>,
     /// The forwarding proxy that the reply came through.
     pub(super) proxy: Option<String>,
-    pub(super) body: Body,
+    pub(super) body: HttpBody,
 }
 
-impl Reply {
+impl HttpReply {
     /// Refuses a body that is really encoded: none is asked for, and digests are of bodies that are not encoded.
     pub(super) fn refuse_encoding(&self) -> Result<(), Error> {
         let encodings = self.headers("content-encoding").flat_map(|value| value.split(',')).map(str::trim);
@@ -81,7 +81,7 @@ impl Reply {
         self.peer
     }
 
-    pub(crate) fn into_body(self) -> Body {
+    pub(crate) fn into_body(self) -> HttpBody {
         self.body
     }
 
@@ -93,7 +93,7 @@ impl Reply {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// As [`Body::read_to_end`].
+    /// As [`HttpBody::read_to_end`].
     pub(crate) fn read_all(mut self, limit: usize) -> Result<Vec<u8>, Error> {
         self.body.read_to_end(limit)
     }
@@ -119,21 +119,21 @@ fn is_label(encoding: &str) -> bool {
         .any(|label| encoding.eq_ignore_ascii_case(label))
 }
 
-impl fmt::Debug for Reply {
+impl fmt::Debug for HttpReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
 /// A body that is being read. Dropped before its end it closes its connection.
-pub(crate) struct Body {
+pub(crate) struct HttpBody {
     pub(super) reader: ureq::BodyReader<'static>,
     pub(super) meter: RateMeter,
-    pub(super) exchange: Arc<Exchange>,
+    pub(super) exchange: Arc<HttpExchange>,
     pub(super) _hook: Option<CancelHook>,
 }
 
-impl Body {
+impl HttpBody {
     /// Reads the next bytes; none at the end.
     ///
     /// # Errors

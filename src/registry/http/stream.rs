@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 /// A connection's byte stream in both directions.
-pub(super) trait Stream: Read + Write + fmt::Debug + Send + Sync {
+pub(super) trait ByteStream: Read + Write + fmt::Debug + Send + Sync {
     /// Limits all that is read and written until the next call together; `None` leaves only the pull's
     /// deadline. TLS may read several records, and write some, before a read has something to return.
     fn set_limit(&mut self, limit: Option<Duration>);
@@ -15,7 +15,7 @@ pub(super) trait Stream: Read + Write + fmt::Debug + Send + Sync {
     fn is_idle(&mut self) -> bool;
 }
 
-impl Stream for Box<dyn Stream> {
+impl ByteStream for Box<dyn ByteStream> {
     fn set_limit(&mut self, limit: Option<Duration>) {
         (**self).set_limit(limit);
     }

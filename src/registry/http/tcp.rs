@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
 
-use super::exchange::Exchange;
-use super::stream::Stream;
+use super::exchange::HttpExchange;
+use super::stream::ByteStream;
 
 /// A socket cannot be told to wait for no time at all.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -35,7 +35,7 @@ impl TcpSocket {
     ///
     /// # Errors
     /// `TimedOut` if there is no time left.
-    fn timeout(&self, exchange: Option<&Exchange>) -> io::Result<Option<Duration>> {
+    fn timeout(&self, exchange: Option<&HttpExchange>) -> io::Result<Option<Duration>> {
         const GRAIN: u128 = 50;
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -51,7 +51,7 @@ impl TcpSocket {
 
     fn wait<T>(
         &self,
-        exchange: Option<&Exchange>,
+        exchange: Option<&HttpExchange>,
         operation: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         match exchange {
@@ -64,7 +64,7 @@ impl TcpSocket {
 impl Read for TcpSocket {
     /// Linux does not restart a read that has a time limit, so a signal must not end it.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let exchange = Exchange::current();
+        let exchange = HttpExchange::current();
         let timeout = self.timeout(exchange.as_deref())?;
         if timeout != self.read_timeout {
             self.socket.set_read_timeout(timeout)?;
@@ -76,7 +76,7 @@ impl Read for TcpSocket {
 
 impl Write for TcpSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let exchange = Exchange::current();
+        let exchange = HttpExchange::current();
         let timeout = self.timeout(exchange.as_deref())?;
         if timeout != self.write_timeout {
             self.socket.set_write_timeout(timeout)?;
@@ -94,7 +94,7 @@ impl Write for TcpSocket {
     }
 }
 
-impl Stream for TcpSocket {
+impl ByteStream for TcpSocket {
     fn set_limit(&mut self, limit: Option<Duration>) {
         self.until = limit.and_then(|limit| Instant::now().checked_add(limit));
     }

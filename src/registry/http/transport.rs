@@ -20,14 +20,14 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 use super::buffers::ConnectionBuffers;
-use super::connect::{self, Connection, Forwarding, Route};
+use super::connect::{self, ConnectionRoute, Forwarding, HttpConnection};
 use super::error;
-use super::exchange::Exchange;
+use super::exchange::HttpExchange;
 use crate::error::{Error, ErrorKind};
 
 /// Returns an agent whose connections `connector` makes.
 pub(super) fn agent(config: Config, connector: connect::Connector, limits: ReadLimits) -> ureq::Agent {
-    ureq::Agent::with_parts(config, Seam { connector: Arc::new(connector), limits }, NoResolver)
+    ureq::Agent::with_parts(config, TransportConnector { connector: Arc::new(connector), limits }, NoResolver)
 }
 
 /// How long a reply may take once it has begun.
@@ -50,17 +50,21 @@ impl Resolver for NoResolver {
 }
 
 /// Hands ureq the connections that this crate makes.
-struct Seam {
+struct TransportConnector {
     connector: Arc<connect::Connector>,
     limits: ReadLimits,
 }
 
-impl Connector for Seam {
-    type Out = Link;
+impl Connector for TransportConnector {
+    type Out = HttpTransport;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Link>, ureq::Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<HttpTransport>, ureq::Error> {
         let connection = self.connector.connect(details.uri).map_err(io::Error::other)?;
-        Ok(Some(Link {
+        Ok(Some(HttpTransport {
             connection,
             limits: self.limits,
             buffers: ConnectionBuffers::new(),
@@ -69,27 +73,27 @@ impl Connector for Seam {
     }
 }
 
-impl fmt::Debug for Seam {
+impl fmt::Debug for TransportConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Seam")
+        f.write_str("TransportConnector")
     }
 }
 
 /// A connection as ureq sees it. Each exchange on it is the current one of the thread that uses it.
-struct Link {
-    connection: Connection,
+struct HttpTransport {
+    connection: HttpConnection,
     limits: ReadLimits,
     buffers: ConnectionBuffers,
     /// It has begun to serve an exchange.
     has_served: bool,
 }
 
-impl Link {
+impl HttpTransport {
     /// Begins an exchange, unless that is done: its request may come in several parts.
     ///
     /// # Errors
     /// `Protocol` if the exchange must not use a connection to this address.
-    fn begin(&mut self, exchange: &Exchange) -> Result<bool, Error> {
+    fn begin(&mut self, exchange: &HttpExchange) -> Result<bool, Error> {
         if exchange.progress().is_connected {
             return Ok(false);
         }
@@ -100,13 +104,13 @@ impl Link {
     }
 }
 
-impl Transport for Link {
+impl Transport for HttpTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let is_first = match Exchange::current() {
+        let is_first = match HttpExchange::current() {
             Some(exchange) => self.begin(&exchange).map_err(io::Error::other)?,
             None => false,
         };
@@ -114,7 +118,7 @@ impl Transport for Link {
         self.connection.stream.set_limit(timeout.not_zero().map(|limit| *limit));
         let output = self.buffers.output().get(..amount).unwrap_or_default();
         let forwarded = match &self.connection.route {
-            Route::Forwarded(forwarding) if is_first => forwarded(output, forwarding),
+            ConnectionRoute::Forwarded(forwarding) if is_first => forwarded(output, forwarding),
             _ => None,
         };
         let output = forwarded.as_deref().unwrap_or(output);
@@ -126,7 +130,7 @@ impl Transport for Link {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let ReadLimits { silence, whole } = self.limits;
-        let exchange = Exchange::current();
+        let exchange = HttpExchange::current();
         let limit = match &exchange {
             Some(exchange) => exchange
                 .limit_of_read(self.buffers.input().is_empty(), silence, whole)
@@ -157,7 +161,7 @@ impl Transport for Link {
     }
 
     fn is_open(&mut self) -> bool {
-        let is_wanted = Exchange::current().is_none_or(|exchange| !exchange.progress().wants_new);
+        let is_wanted = HttpExchange::current().is_none_or(|exchange| !exchange.progress().wants_new);
         is_wanted && self.connection.stream.is_idle()
     }
 
@@ -196,9 +200,9 @@ impl Buffers for ConnectionBuffers {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("stream", &self.connection.stream).finish()
+        f.debug_struct("HttpTransport").field("stream", &self.connection.stream).finish()
     }
 }
 
@@ -243,10 +247,10 @@ mod tests {
     use super::*;
     use crate::context::PullContext;
     use crate::registry::address::{AddressClass, AddressRule};
-    use crate::registry::http::{Http, HttpRequest, Limits, MinRate, Proxies, SystemResolver, Trust};
+    use crate::registry::http::{Http, HttpLimits, HttpRequest, MinRate, Proxies, SystemResolver, Trust};
 
     fn http() -> Http {
-        let limits = Limits {
+        let limits = HttpLimits {
             connect: Duration::from_secs(20),
             silence: Duration::from_secs(20),
             min_rate: MinRate { bytes: 1, time: Duration::from_secs(20) },

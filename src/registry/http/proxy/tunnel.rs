@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 
-use super::Proxy;
+use super::url::Proxy;
 use crate::error::{Error, ErrorKind};
 use crate::registry::http::error;
 use crate::registry::http::exchange::MAX_HEAD;

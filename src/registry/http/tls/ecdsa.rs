@@ -9,13 +9,13 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+type SignatureAlgorithm = &'static dyn SignatureVerificationAlgorithm;
 
 /// What a signature scheme may be verified by.
-type Mapping = (SignatureScheme, &'static [Algorithm]);
+type Mapping = (SignatureScheme, &'static [SignatureAlgorithm]);
 
 /// By the scheme that TLS 1.2 names the hash with, and TLS 1.3 the curve too.
-static ADDED: [(SignatureScheme, Algorithm); 5] = [
+static ADDED: [(SignatureScheme, SignatureAlgorithm); 5] = [
     (SignatureScheme::ECDSA_NISTP521_SHA512, &Ecdsa { curve: &P521, hash: &SHA512 }),
     (SignatureScheme::ECDSA_NISTP384_SHA384, &Ecdsa { curve: &P521, hash: &SHA384 }),
     (SignatureScheme::ECDSA_NISTP256_SHA256, &Ecdsa { curve: &P521, hash: &SHA256 }),
@@ -25,7 +25,7 @@ static ADDED: [(SignatureScheme, Algorithm); 5] = [
 
 /// Returns the algorithms of ring and those of this file. They live as long as the process.
 pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
-    static ALL: LazyLock<(Vec<Algorithm>, Vec<Mapping>)> = LazyLock::new(|| {
+    static ALL: LazyLock<(Vec<SignatureAlgorithm>, Vec<Mapping>)> = LazyLock::new(|| {
         let ring = rustls::crypto::ring::default_provider().signature_verification_algorithms;
         let all = ring.all.iter().copied().chain(ADDED.map(|(_, algorithm)| algorithm)).collect();
         let is_known = |scheme: SignatureScheme| ring.mapping.iter().any(|(known, _)| *known == scheme);

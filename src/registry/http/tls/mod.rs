@@ -20,7 +20,7 @@ pub(crate) use self::trust::Trust;
 use self::trust::{invalid, unusable_client};
 use self::verifier::AnyServer;
 use super::error;
-use super::stream::Stream;
+use super::stream::ByteStream;
 use crate::error::{Error, ErrorKind};
 
 /// Returns what connections are made with. Sessions are resumed, as far as the servers allow.
@@ -60,7 +60,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// TLS on top of another stream.
-pub(super) struct TlsStream(StreamOwned<ClientConnection, Box<dyn Stream>>);
+pub(super) struct TlsStream(StreamOwned<ClientConnection, Box<dyn ByteStream>>);
 
 impl TlsStream {
     /// Does the handshake with `host`, within `limit`.
@@ -70,7 +70,7 @@ impl TlsStream {
     pub(super) fn connect(
         config: &Arc<ClientConfig>,
         host: &str,
-        mut below: Box<dyn Stream>,
+        mut below: Box<dyn ByteStream>,
         limit: Duration,
     ) -> Result<Self, Error> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
@@ -98,7 +98,7 @@ impl Write for TlsStream {
     }
 }
 
-impl Stream for TlsStream {
+impl ByteStream for TlsStream {
     fn set_limit(&mut self, limit: Option<Duration>) {
         self.0.sock.set_limit(limit);
     }

@@ -52,7 +52,7 @@ impl Trust {
     ///
     /// # Errors
     /// `InvalidConfig` with the reason if they cannot be read.
-    pub(super) fn client(&self) -> Result<Option<Identity>, Error> {
+    pub(super) fn client(&self) -> Result<Option<ClientIdentity>, Error> {
         let Some((chain, key)) = &self.client else { return Ok(None) };
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
@@ -74,7 +74,7 @@ impl Trust {
 }
 
 /// A certificate with its chain, and its key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Says why rustls cannot use a client's certificate with its key.
 pub(super) fn unusable_client(error: &rustls::Error) -> Error {

@@ -32,17 +32,17 @@ pub(super) struct Certificate {
 impl Certificate {
     /// Reads a certificate; `None` for one that is malformed.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let mut whole = Reader(der);
-        let mut outer = Reader(whole.element(SEQUENCE)?);
-        let mut fields = Reader(outer.element(SEQUENCE)?);
+        let mut whole = DerReader(der);
+        let mut outer = DerReader(whole.element(SEQUENCE)?);
+        let mut fields = DerReader(outer.element(SEQUENCE)?);
         let version = match fields.optional(VERSION) {
-            Some(version) => *Reader(version).element(INTEGER)?.first()?,
+            Some(version) => *DerReader(version).element(INTEGER)?.first()?,
             None => 0,
         };
         fields.element(INTEGER)?;
         fields.element(SEQUENCE)?;
         fields.element(SEQUENCE)?;
-        let mut validity = Reader(fields.element(SEQUENCE)?);
+        let mut validity = DerReader(fields.element(SEQUENCE)?);
         let (not_before, not_after) = (validity.time()?, validity.time()?);
         fields.element(SEQUENCE)?;
         fields.element(SEQUENCE)?;
@@ -51,23 +51,23 @@ impl Certificate {
             Certificate { is_authority: version < 2, is_for_servers: true, not_before, not_after };
         while let Some((tag, content)) = fields.any() {
             if tag == EXTENSIONS {
-                certificate.read_extensions(Reader(Reader(content).element(SEQUENCE)?))?;
+                certificate.read_extensions(DerReader(DerReader(content).element(SEQUENCE)?))?;
             }
         }
         Some(certificate)
     }
 
-    fn read_extensions(&mut self, mut extensions: Reader<'_>) -> Option<()> {
+    fn read_extensions(&mut self, mut extensions: DerReader<'_>) -> Option<()> {
         while let Some(extension) = extensions.optional(SEQUENCE) {
-            let mut extension = Reader(extension);
+            let mut extension = DerReader(extension);
             let id = extension.element(OBJECT)?;
             extension.optional(BOOLEAN);
-            let mut value = Reader(extension.element(OCTET_STRING)?);
+            let mut value = DerReader(extension.element(OCTET_STRING)?);
             if id == BASIC_CONSTRAINTS {
                 let constraints = value.element(SEQUENCE)?;
-                self.is_authority = Reader(constraints).optional(BOOLEAN).is_some_and(|ca| ca != [0]);
+                self.is_authority = DerReader(constraints).optional(BOOLEAN).is_some_and(|ca| ca != [0]);
             } else if id == EXTENDED_KEY_USAGE {
-                let mut usages = Reader(value.element(SEQUENCE)?);
+                let mut usages = DerReader(value.element(SEQUENCE)?);
                 self.is_for_servers = std::iter::from_fn(|| usages.optional(OBJECT))
                     .any(|usage| usage == SERVER_AUTH || usage == ANY_USAGE);
             }
@@ -77,9 +77,9 @@ impl Certificate {
 }
 
 /// Elements of DER, one after the other.
-struct Reader<'a>(&'a [u8]);
+struct DerReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     /// Returns the content of the next element, which has this tag.
     fn element(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.optional(tag)
