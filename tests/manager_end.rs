@@ -135,11 +135,11 @@ fn answers_that_find_no_room_wait_for_it_and_hold_nothing_up() {
     let (results, answers) = bounded(4);
     let soon = PullContext::new().with_timeout(Duration::from_millis(20));
     for id in 0..10 {
-        bench.manager.submit(soon.clone(), EnsureRequest { id, ..request("gate/queued") }, results.clone());
+        bench.manager.submit(soon.clone(), request("gate/queued").with_id(id), results.clone());
     }
     // The last of them fails by its name, after the others' deadline: by then their answers wait for room.
     thread::sleep(Duration::from_millis(60));
-    bench.manager.submit(PullContext::new(), EnsureRequest { id: 10, ..request("no name") }, results.clone());
+    bench.manager.submit(PullContext::new(), request("no name").with_id(10), results.clone());
     bench.node.add("there:latest");
     bench.ensure(&request("there")).expect("full channels hold up no other request");
     let mut ids: Vec<_> = (0..11).map(|_| answers.recv_timeout(SOON).unwrap().id).collect();
@@ -154,7 +154,7 @@ fn once_the_shutdown_is_over_an_answer_without_room_is_dropped() {
     let (results, answers) = bounded(1);
     bench.node.add("there:latest");
     for id in 0..2 {
-        bench.manager.submit(PullContext::new(), EnsureRequest { id, ..request("there") }, results.clone());
+        bench.manager.submit(PullContext::new(), request("there").with_id(id), results.clone());
     }
     bench.events.wait_for(2, EventReason::Pulled);
     bench.manager.shutdown(Duration::ZERO);
@@ -167,7 +167,7 @@ fn an_answer_that_finds_no_room_waits_for_it() {
     let bench = Bench::new(Kind::Serial);
     let (results, answers) = bounded(0);
     for id in 0..3 {
-        bench.manager.submit(PullContext::new(), EnsureRequest { id, ..request("app") }, results.clone());
+        bench.manager.submit(PullContext::new(), request("app").with_id(id), results.clone());
     }
     let mut ids: Vec<_> = (0..3).map(|_| answers.recv_timeout(SOON).unwrap().id).collect();
     ids.sort_unstable();

@@ -72,7 +72,7 @@ fn two_containers_of_a_pod_fail_once() {
     bench.node.fail("gate/app:v1", error(ErrorKind::Unavailable));
     let (results, answers) = unbounded();
     for id in 0..2 {
-        let request = EnsureRequest { id, ..EnsureRequest::new("pod", "gate/app:v1") };
+        let request = EnsureRequest::new("pod", "gate/app:v1").with_id(id);
         bench.manager.submit(PullContext::new(), request, results.clone());
     }
     bench.events.wait_for(2, EventReason::Pulling);
@@ -93,7 +93,7 @@ fn the_pull_goes_on_until_the_last_asker_has_gone() {
         let (results, answers) = unbounded();
         let tokens: Vec<_> = (0..4).map(|_| CancelToken::new()).collect();
         for (n, token) in tokens.iter().enumerate() {
-            let request = EnsureRequest { id: n as u64, ..EnsureRequest::new("pod", "gate/app:v1") };
+            let request = EnsureRequest::new("pod", "gate/app:v1").with_id(n as u64);
             bench.manager.submit(PullContext::new().with_cancel(token), request, results.clone());
             bench.events.wait_for(1, EventReason::Pulling);
         }
@@ -213,7 +213,7 @@ fn after_a_failure_who_joined_looks_again() {
     bench.node.fail("gate/app:v1", error(ErrorKind::Unavailable));
     let (results, answers) = unbounded();
     for id in 0..2 {
-        let request = EnsureRequest { id, ..EnsureRequest::new(format!("pod-{id}"), "gate/app:v1") };
+        let request = EnsureRequest::new(format!("pod-{id}"), "gate/app:v1").with_id(id);
         bench.manager.submit(PullContext::new(), request, results.clone());
         bench.events.wait_for(1, EventReason::Pulling);
     }
@@ -232,7 +232,7 @@ fn each_submitted_request_has_one_answer() {
         let (results, answers) = unbounded();
         for id in 0..500 {
             let image = format!("app{}:v1", id % 50);
-            let request = EnsureRequest { id, ..EnsureRequest::new(format!("pod-{id}"), image) };
+            let request = EnsureRequest::new(format!("pod-{id}"), image).with_id(id);
             bench.manager.submit(PullContext::new(), request, results.clone());
         }
         // A receiver that is gone harms nobody.

@@ -59,9 +59,58 @@ pub struct HistoryEntry {
 }
 
 impl ImageConfig {
-    /// A config that says nothing of how to run the image.
+    /// Creates a config with a platform and layers, which does not say how to run the image.
     pub fn new(platform: Platform, diff_ids: Vec<Digest>) -> Self {
         ImageConfig { platform, diff_ids, ..ImageConfig::default() }
+    }
+
+    /// Sets the command to execute when the container starts. Default: empty.
+    #[must_use]
+    pub fn with_entrypoint<T: Into<String>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
+        self.entrypoint = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the default arguments of the entrypoint, or the command where there is no entrypoint. Default: empty.
+    #[must_use]
+    pub fn with_cmd<T: Into<String>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
+        self.cmd = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the environment variables, each `NAME=VALUE`. Default: empty.
+    #[must_use]
+    pub fn with_env<T: Into<String>>(mut self, variables: impl IntoIterator<Item = T>) -> Self {
+        self.env = variables.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the user, `USER[:GROUP]` by name or number. Default: root.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Sets the working directory. Default: none.
+    #[must_use]
+    pub fn with_working_dir(mut self, dir: impl Into<String>) -> Self {
+        self.working_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the signal that stops the container. Default: none.
+    #[must_use]
+    pub fn with_stop_signal(mut self, signal: impl Into<String>) -> Self {
+        self.stop_signal = Some(signal.into());
+        self
+    }
+
+    /// Adds a label, or replaces the one of the same key. Default: none.
+    #[must_use]
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
     }
 
     /// Parses a config. Fields that are `null` or empty are absent; unknown ones are ignored.

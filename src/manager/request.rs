@@ -68,6 +68,7 @@ impl FromStr for PullPolicy {
 
 /// A request to ensure that an image is there.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct EnsureRequest {
     /// The caller's number for the request, which comes back in the [`EnsureResult`]. Default: 0.
     pub id: u64,
@@ -93,6 +94,13 @@ impl EnsureRequest {
         EnsureRequest { owner: owner.into(), image: image.into(), ..EnsureRequest::default() }
     }
 
+    /// Sets the caller's number for the request. Default: 0.
+    #[must_use]
+    pub fn with_id(mut self, id: u64) -> Self {
+        self.id = id;
+        self
+    }
+
     /// Sets the policy. Default: `IfNotPresent`.
     #[must_use]
     pub fn with_policy(mut self, policy: PullPolicy) -> Self {
@@ -102,8 +110,15 @@ impl EnsureRequest {
 
     /// Sets the pull secrets. Default: none.
     #[must_use]
-    pub fn with_pull_secrets(mut self, secrets: Vec<PullSecret>) -> Self {
-        self.pull_secrets = secrets;
+    pub fn with_pull_secrets(mut self, secrets: impl IntoIterator<Item = PullSecret>) -> Self {
+        self.pull_secrets = secrets.into_iter().collect();
+        self
+    }
+
+    /// Sets the pod sandbox that the image is for. Default: none.
+    #[must_use]
+    pub fn with_pod_sandbox_config(mut self, config: PodSandboxConfig) -> Self {
+        self.pod_sandbox_config = Some(config);
         self
     }
 
@@ -173,6 +188,7 @@ pub const PREPULL_PRIORITY: i8 = -100;
 
 /// A request to have a list of images before they are needed.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PrepullRequest {
     /// The owner of the requests; see [`EnsureRequest::owner`]. Not empty.
     pub owner: String,
@@ -207,8 +223,8 @@ impl PrepullRequest {
 
     /// Sets the pull secrets. Default: none.
     #[must_use]
-    pub fn with_pull_secrets(mut self, secrets: Vec<PullSecret>) -> Self {
-        self.pull_secrets = secrets;
+    pub fn with_pull_secrets(mut self, secrets: impl IntoIterator<Item = PullSecret>) -> Self {
+        self.pull_secrets = secrets.into_iter().collect();
         self
     }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use oci_puller::credentials::Credential;
 use oci_puller::cri::CriImageService;
 use oci_puller::{
-    CancelToken, ErrorKind, ImageRef, ImageService, PodSandboxConfig, PullContext, PullRequest, PullSecret,
+    CancelToken, ErrorKind, ImageRef, ImageService, ImageSpec, PodSandboxConfig, PullContext, PullRequest,
+    PullSecret,
 };
 
 use crate::peer::{self, Answer, Peer, field, image, number, status};
@@ -37,16 +38,9 @@ fn passes_on() {
         "PullImage" => peer::message(&field(1, "sha256:id")).into(),
         _ => image("sha256:id", 7, &format!("r.io/app@sha256:{}", "a".repeat(64))).into(),
     });
-    let mut request = PullRequest::new(1, "r.io/app:1");
-    request.image.runtime_handler = Some("kata".into());
-    request.image.annotations.insert("key".into(), "value".into());
-    request.pod_sandbox_config = Some(PodSandboxConfig {
-        name: "pod".into(),
-        uid: "uid-1".into(),
-        namespace: "space".into(),
-        attempt: 3,
-        ..PodSandboxConfig::default()
-    });
+    let image = ImageSpec::new("r.io/app:1").with_runtime_handler("kata").with_annotation("key", "value");
+    let pod = PodSandboxConfig::new("pod", "uid-1", "space").with_attempt(3);
+    let request = PullRequest::new(1, image).with_pod_sandbox_config(pod);
     let service = service(&peer.path());
     let pulled = service.pull_image(&PullContext::new(), &request).unwrap();
     assert_eq!(pulled.image_ref, ImageRef::new("sha256:id"));
