@@ -13,16 +13,16 @@ impl<O: Output> Merge<O> {
         let is_opaque = matches!(marker.what, What::Opaque);
         let (folder, name) = if is_opaque { (&marker.path[..], &b""[..]) } else { path::split(&marker.path) };
         let mut way = Way::default();
-        let found = self.look(folder, &mut way)?;
-        if way.through_lower && !is_last {
+        let found = self.look(folder, &mut way);
+        if way.lower_links > 0 && !is_last {
             self.late_markers.push(marker);
             return Ok(());
         }
-        // A link of this layer is no way to what lower layers have.
-        if way.links > 0 && !way.through_lower {
+        // A link of this layer leads to nothing that the marker is about. A loop leads nowhere.
+        let Ok(Found::Folder(folder)) = found else { return Ok(()) };
+        if way.own_links > 0 {
             return Ok(());
         }
-        let Found::Folder(folder) = found else { return Ok(()) };
         if is_opaque {
             return self.cut(folder);
         }
@@ -46,12 +46,17 @@ impl<O: Output> Merge<O> {
 
     /// Hides a folder of lower layers. If this layer has put something into it, a new folder holds that.
     fn hide_dir(&mut self, id: NodeId) -> Result<(), Fault> {
-        if self.tree.born(id) == self.layer {
+        if self.is_own_dir(id) {
             return Ok(());
         }
         self.note_cut(id);
         self.prune(id)?;
         self.leave(id)
+    }
+
+    /// Returns whether this layer made the folder, or named it and hides what lower layers have in it.
+    fn is_own_dir(&self, id: NodeId) -> bool {
+        self.tree.born(id) == self.layer && self.tree.layer(id) == self.layer
     }
 
     /// Removes what lower layers have in a folder.
@@ -60,7 +65,7 @@ impl<O: Output> Merge<O> {
         let mut found = self.tree.children(folder).collect::<Vec<_>>();
         while let Some(id) = found.pop() {
             let is_dir = self.tree.kind(id) == NodeKind::Dir;
-            if is_dir && self.tree.born(id) < self.layer {
+            if is_dir && !self.is_own_dir(id) {
                 found.extend(self.tree.children(id));
                 entered.push(id);
             } else if !is_dir && self.tree.layer(id) < self.layer {

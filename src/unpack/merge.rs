@@ -3,8 +3,8 @@
 //! What a layer makes is its entries, in order, applied to what its markers leave of the lower layers. The
 //! order of a marker among the entries means nothing: a node knows the layer that made it, and a marker
 //! takes only what lower layers made. So entries are applied as they come, but for those that
-//! depend on what a later marker may hide: an entry below a symbolic link of a lower layer, and a hard link to
-//! a lower file ([`Merge::must_wait`]). A marker below a symbolic link of a lower layer waits for all entries,
+//! depend on what a later marker may hide: an entry below a symbolic link, and a hard link to a lower
+//! file ([`Merge::must_wait`]). A marker below a symbolic link of a lower layer waits for all entries,
 //! because one of them may replace the link.
 
 use std::collections::BTreeSet;
@@ -46,12 +46,11 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// What a walk met on its way.
+/// How many symbolic links a walk has followed: those of lower layers, and those of the layer in turn.
 #[derive(Default)]
 pub(super) struct Way {
-    pub(super) links: usize,
-    /// A symbolic link of a lower layer.
-    pub(super) through_lower: bool,
+    pub(super) lower_links: usize,
+    pub(super) own_links: usize,
 }
 
 impl<O: Output> Merge<O> {
@@ -85,21 +84,29 @@ impl<O: Output> Merge<O> {
         }
     }
 
-    /// Whether an entry depends on what a marker of this layer that has not come yet may hide.
-    pub(super) fn must_wait(&self, change: &Change) -> Result<bool, Fault> {
+    /// Returns whether an entry depends on what a later marker of this layer may hide.
+    pub(super) fn must_wait(&self, change: &Change) -> bool {
         if self.layer == 0 || change.is_marker() {
-            return Ok(false);
+            return false;
         }
-        let mut way = Way::default();
-        self.look(path::split(&change.path).0, &mut way)?;
-        if way.through_lower {
-            return Ok(true);
+        if self.leads_through_link(path::split(&change.path).0) {
+            return true;
         }
-        let What::HardLink(target) = &change.what else { return Ok(false) };
+        let What::HardLink(target) = &change.what else { return false };
         let (folder, name) = path::split(target);
-        let Found::Folder(folder) = self.look(folder, &mut way)? else { return Ok(false) };
-        let is_lower = |id| self.tree.layer(id) < self.layer;
-        Ok(way.through_lower || self.tree.lookup(folder, name).is_some_and(is_lower))
+        if self.leads_through_link(folder) {
+            return true;
+        }
+        let Ok(Found::Folder(folder)) = self.look(folder, &mut Way::default()) else { return false };
+        self.tree.lookup(folder, name).is_some_and(|id| self.tree.layer(id) < self.layer)
+    }
+
+    /// Returns whether a path leads through a symbolic link. A marker may hide the link, or a folder on
+    /// the way that the link leads.
+    fn leads_through_link(&self, path: &[u8]) -> bool {
+        let mut way = Way::default();
+        // A walk fails only at a link.
+        self.look(path, &mut way).is_err() || way.lower_links + way.own_links > 0
     }
 
     /// Applies a change. `content` is that of a file.
@@ -329,7 +336,9 @@ impl<O: Output> Merge<O> {
             }
             at = match self.tree.lookup(at, &name) {
                 None => {
-                    if way.links > 0 && self.tree.path(at).len() + 1 + name.len() > MAX_PATH {
+                    if way.lower_links + way.own_links > 0
+                        && self.tree.path(at).len() + 1 + name.len() > MAX_PATH
+                    {
                         return Err(Fault::invalid(format!("the path is longer than {MAX_PATH} bytes")));
                     }
                     self.new_dir(at, &name, Meta::IMPLIED)?
@@ -385,9 +394,11 @@ impl<O: Output> Merge<O> {
         rest: &mut Vec<Vec<u8>>,
         way: &mut Way,
     ) -> Result<(), Fault> {
-        way.links += 1;
-        way.through_lower |= self.tree.layer(link) < self.layer;
-        if way.links > MAX_LINKS {
+        match self.tree.layer(link) < self.layer {
+            true => way.lower_links += 1,
+            false => way.own_links += 1,
+        }
+        if way.lower_links + way.own_links > MAX_LINKS {
             return Err(Fault::invalid(format!("it lies behind more than {MAX_LINKS} symbolic links")));
         }
         let target = self.tree.target(link);

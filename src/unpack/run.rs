@@ -229,7 +229,7 @@ impl<O: Output> Work<'_, O> {
         }
         let body = Body { content: reader, size: entry.size(), segments: entry.segments() };
         if let Some(merge) = merge
-            && (change.is_marker() || (ahead.entries.is_empty() && !merge.must_wait(&change)?))
+            && (change.is_marker() || (ahead.entries.is_empty() && !merge.must_wait(&change)))
         {
             return merge.apply(change, Some(Content::Body(body)));
         }
@@ -279,7 +279,7 @@ impl<O: Output> Work<'_, O> {
             self.budget.check()?;
             let path = change.path.clone();
             let at_entry = |fault: Fault| fault.at(&label(), Some(&path));
-            if !is_last && merge.must_wait(&change).map_err(at_entry)? {
+            if !is_last && merge.must_wait(&change) {
                 ahead.entries.push_front((change, staged));
                 break;
             }

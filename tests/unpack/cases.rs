@@ -233,6 +233,47 @@ fn marker_order(case: &mut Add<'_>) {
         &[file("l/.wh.a", ""), file("t/c", "x")],
         &[("l", "link t"), ("t", "dir"), ("t/b", "file x"), ("t/c", "file x")],
     );
+    both(
+        "an opaque marker and a whiteout of one folder",
+        &[dir("d"), file("d/old", "x")],
+        &[file("d/.wh..wh..opq", ""), file(".wh.d", "")],
+        &[],
+    );
+    both(
+        "an opaque marker below an opaque folder",
+        &[dir("d"), dir("d/s"), file("d/s/old", "x")],
+        &[file("d/s/.wh..wh..opq", ""), file("d/.wh..wh..opq", "")],
+        &[("d", "dir")],
+    );
+    both(
+        "an entry below a loop of links that is whited out",
+        &[symlink("l", "l")],
+        &[file("l/new", "x"), file(".wh.l", "")],
+        &[("l", "dir t 0"), ("l/new", "file x")],
+    );
+    both(
+        "a marker below a loop of links",
+        &[symlink("l", "l"), file("f", "x")],
+        &[file("l/.wh.f", "")],
+        &[("f", "file x"), ("l", "link l")],
+    );
+    both(
+        "a marker below a link of its layer to a link of the layer below",
+        &[dir("t"), file("t/a", "x"), symlink("l", "t")],
+        &[symlink("m", "l"), file("m/.wh.a", "")],
+        &[("l", "link t"), ("m", "link l"), ("t", "dir"), ("t/a", "file x")],
+    );
+    // Entries are in order among themselves; the marker may stand anywhere.
+    for entries in [
+        [symlink("l", "d/.."), file("l/f", "x"), file(".wh.d", "")],
+        [file(".wh.d", ""), symlink("l", "d/.."), file("l/f", "x")],
+    ] {
+        case(
+            "an entry through a folder that is whited out",
+            &[&[dir("d").mode(0o700)], &entries],
+            tree(&[("d", "dir t 0"), ("f", "file x"), ("l", "link d/..")]),
+        );
+    }
 }
 
 fn replaced(case: &mut Add<'_>) {

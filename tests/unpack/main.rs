@@ -10,6 +10,7 @@ mod cases;
 mod corpus;
 mod faults;
 mod layers;
+mod model;
 mod overlay;
 mod random;
 mod streams;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         overlay::layers_that_are_there_make_the_same_trees,
     ));
     tests.extend(tests!([ROOT, "tar"], archive::every_case_becomes_the_tree_that_it_should_through_a_tar,));
-    tests.extend(tests!([ROOT, "mount", "umount", "tar"], random::all_ways_make_the_same_tree,));
+    tests.extend(tests!([ROOT, "mount", "umount", "tar"], random::every_way_makes_the_tree_of_the_model,));
     tests.extend(tests!(
         [ROOT, "strace"],
         faults::without_openat2_the_trees_are_the_same,
