@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::SOON;
 use common::node::{Bench, Kind, error};
+use common::{SOON, served};
 use crossbeam_channel::unbounded;
 use oci_puller::manager::{EventReason, ImageSource, ThrottleMode};
 use oci_puller::{CancelToken, EnsureRequest, ErrorKind, ImageManager, PrepullRequest, PullContext};
@@ -298,7 +298,7 @@ fn a_prepull_ends_with_its_context() {
 #[test]
 fn a_manager_without_a_puller_makes_its_own() {
     let node = std::sync::Arc::new(common::node::Node::new());
-    let manager = ImageManager::builder(std::sync::Arc::clone(&node)).build().unwrap();
+    let manager = ImageManager::builder(served(&node)).build().unwrap();
     manager.ensure_image_exists(&PullContext::new(), &request("app:v1", 0)).unwrap();
     assert_eq!(node.next_started(), "app:v1");
 }

@@ -295,14 +295,15 @@ impl Bench {
         node: Arc<Node>,
         set: impl FnOnce(ImageManagerBuilder) -> ImageManagerBuilder,
     ) -> Self {
+        let service = super::served(&node);
         let (name, puller): (_, Arc<dyn ImagePuller>) = match kind {
-            Kind::Serial => ("serial", Arc::new(SerialImagePuller::new(Arc::clone(&node)).unwrap())),
+            Kind::Serial => ("serial", Arc::new(SerialImagePuller::new(Arc::clone(&service)).unwrap())),
             Kind::Parallel(limit) => {
-                ("parallel", Arc::new(ParallelImagePuller::new(Arc::clone(&node), Some(limit)).unwrap()))
+                ("parallel", Arc::new(ParallelImagePuller::new(Arc::clone(&service), Some(limit)).unwrap()))
             }
         };
         let (clock, events) = (Arc::new(ManualClock::new()), Arc::new(Recorder::new()));
-        let builder = ImageManager::builder(Arc::clone(&node))
+        let builder = ImageManager::builder(service)
             .puller(puller)
             .clock(Arc::clone(&clock) as _)
             .events(Arc::clone(&events) as _)
@@ -333,9 +334,10 @@ impl Bench {
     }
 }
 
-/// Pull secrets that hold this, and are no object of an API server.
-pub fn secrets(content: &str) -> Vec<PullSecret> {
-    vec![PullSecret::docker_config_json(content)]
+/// Pull secrets with this password, for a registry that no test asks. They are no object of an API server.
+pub fn secrets(password: &str) -> Vec<PullSecret> {
+    let auth = serde_json::json!({ "username": "user", "password": password });
+    vec![PullSecret::docker_config_json(serde_json::json!({ "auths": { "elsewhere.io": auth } }).to_string())]
 }
 
 /// An error of this kind.

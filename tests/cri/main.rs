@@ -5,6 +5,7 @@
 mod calls;
 mod containerd;
 mod faults;
+#[path = "../common/cri_peer.rs"]
 mod peer;
 #[path = "../common/real.rs"]
 mod real;

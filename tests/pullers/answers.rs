@@ -12,6 +12,7 @@ use oci_puller::{
 };
 use proptest::prelude::*;
 
+use crate::common::served;
 use crate::common::service::Scripted;
 use crate::{assert_silent, both, kind, next};
 
@@ -194,8 +195,8 @@ proptest! {
         // A limit of 0 stands for the serial puller: one that panics every other request would rest
         // for minutes, so its clock does not make it wait.
         let puller: Arc<dyn ImagePuller> = match limit {
-            0 => Arc::new(SerialImagePuller::builder(Arc::clone(&service)).clock(Arc::new(Hurried)).build().unwrap()),
-            _ => Arc::new(ParallelImagePuller::new(Arc::clone(&service), Some(limit)).unwrap()),
+            0 => Arc::new(SerialImagePuller::builder(served(&service)).clock(Arc::new(Hurried)).build().unwrap()),
+            _ => Arc::new(ParallelImagePuller::new(served(&service), Some(limit)).unwrap()),
         };
         let (results, answers) = unbounded();
         let tokens: Vec<CancelToken> = (0..4).map(|_| CancelToken::new()).collect();

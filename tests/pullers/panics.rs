@@ -8,6 +8,7 @@ use oci_puller::{ErrorKind, ImagePuller, PullContext, PullRequest, SerialImagePu
 
 use crate::common::SOON;
 use crate::common::clock::ManualClock;
+use crate::common::served;
 use crate::common::service::Scripted;
 use crate::{Bench, kind, next};
 
@@ -15,7 +16,7 @@ use crate::{Bench, kind, next};
 fn the_serial_worker_rests_a_second_after_a_panic_and_loses_nothing() {
     let clock = Arc::new(ManualClock::new());
     let service = Arc::new(Scripted::new());
-    let puller = SerialImagePuller::builder(Arc::clone(&service)).clock(clock.clone()).build().unwrap();
+    let puller = SerialImagePuller::builder(served(&service)).clock(clock.clone()).build().unwrap();
     let (results, answers) = unbounded();
     for round in 0..3 {
         puller.pull_image(PullContext::new(), PullRequest::new(round, "panic/x"), results.clone());

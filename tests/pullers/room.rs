@@ -10,6 +10,7 @@ use oci_puller::puller::RejectReason;
 use oci_puller::{CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest};
 
 use crate::common::SOON;
+use crate::common::served;
 use crate::common::service::Scripted;
 use crate::common::threads::threads_named;
 use crate::{Bench, both, kind, next};
@@ -40,7 +41,7 @@ fn requests_start_in_the_order_asked_and_no_more_than_the_limit_at_a_time() {
 fn a_limit_that_is_absent_or_below_one_is_none_and_one_too_large_is_refused() {
     for limit in [None, Some(0), Some(-1), Some(i32::MIN)] {
         let service = Arc::new(Scripted::new());
-        let puller = ParallelImagePuller::new(Arc::clone(&service), limit).unwrap();
+        let puller = ParallelImagePuller::new(served(&service), limit).unwrap();
         let (results, answers) = unbounded();
         for id in 0..40 {
             puller.pull_image(PullContext::new(), PullRequest::new(id, "gate/x"), results.clone());
@@ -67,7 +68,7 @@ fn a_limit_that_is_absent_or_below_one_is_none_and_one_too_large_is_refused() {
 #[test]
 fn ten_thousand_requests_at_a_limit_of_four_are_four_threads() {
     let service = Arc::new(Scripted::new());
-    let puller = ParallelImagePuller::new(Arc::clone(&service), Some(4)).unwrap();
+    let puller = ParallelImagePuller::new(served(&service), Some(4)).unwrap();
     let (results, answers) = unbounded();
     for id in 0..10_000 {
         puller.pull_image(PullContext::new(), PullRequest::new(id, "named/one-of-four"), results.clone());
@@ -86,7 +87,7 @@ fn ten_thousand_requests_at_a_limit_of_four_are_four_threads() {
 #[test]
 fn a_bounded_queue_gives_back_what_has_no_room() {
     let service = Arc::new(Scripted::new());
-    let puller = ParallelImagePuller::builder(Arc::clone(&service))
+    let puller = ParallelImagePuller::builder(served(&service))
         .max_parallel_image_pulls(Some(1))
         .max_queued(2)
         .build()

@@ -1,14 +1,20 @@
-//! A runtime in the process: it reads a call's whole request and answers with the bytes that a test gives it.
+//! A CRI runtime in the process: it reads a call's whole request, and answers with the bytes that a test gives it.
+
+// Each test file uses some of it, and only tests do.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, unbounded};
+use oci_puller::CancelToken;
 use tempfile::TempDir;
 
 pub const DATA: u8 = 0;
@@ -30,9 +36,12 @@ pub struct Call {
     pub headers: BTreeMap<String, String>,
     /// The protobuf message.
     pub message: Vec<u8>,
+    /// Cancelled when the client closes the connection.
+    pub token: CancelToken,
 }
 
 impl Call {
+    /// Returns the name of the method, such as `PullImage`.
     pub fn method(&self) -> &str {
         self.headers[":path"].rsplit('/').next().unwrap()
     }
@@ -53,7 +62,7 @@ impl From<Vec<u8>> for Answer {
 /// A listening socket whose connections are answered by a function.
 pub struct Peer {
     folder: TempDir,
-    /// Each call, when its request was read.
+    /// Each call, when it was answered.
     pub calls: Receiver<Call>,
     /// A message for each connection that the client closed.
     pub closed: Receiver<()>,
@@ -62,6 +71,7 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Starts a peer that answers each call on a thread of its own.
     pub fn start(answer: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("cri.sock")).unwrap();
@@ -70,36 +80,43 @@ impl Peer {
         let (answer, is_over) = (Arc::new(answer), Arc::new(AtomicBool::new(false)));
         let over = Arc::clone(&is_over);
         let thread = thread::spawn(move || {
-            let mut connections = Vec::new();
             for stream in listener.incoming().map_while(Result::ok) {
                 if over.load(Ordering::Acquire) {
                     break;
                 }
                 let (answer, call, close) = (Arc::clone(&answer), call.clone(), close.clone());
-                connections.push(thread::spawn(move || {
+                thread::spawn(move || {
                     let mut stream = stream;
                     let Some(request) = read_request(&mut stream) else { return };
-                    let Answer { bytes, stays_open } = answer(&request);
+                    let (mut watched, token) = (stream.try_clone().unwrap(), request.token.clone());
+                    thread::spawn(move || {
+                        while watched.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+                        token.cancel();
+                        let _ = close.send(());
+                    });
+                    let Ok(answer) = catch_unwind(AssertUnwindSafe(|| answer(&request))) else {
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return;
+                    };
+                    let Answer { bytes, stays_open } = answer;
                     let _ = call.send(request);
                     let _ = stream.write_all(&bytes);
-                    if stays_open {
-                        while stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
-                        let _ = close.send(());
+                    if !stays_open {
+                        let _ = stream.shutdown(Shutdown::Write);
                     }
-                }));
-            }
-            for connection in connections {
-                connection.join().unwrap();
+                });
             }
         });
         Peer { folder, calls, closed, is_over, thread: Some(thread) }
     }
 
+    /// Returns the path of the socket.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("cri.sock")
     }
 }
 
+/// Stops accepting. The threads of connections end when their clients close them.
 impl Drop for Peer {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
@@ -110,12 +127,12 @@ impl Drop for Peer {
     }
 }
 
-/// Reads preface and frames up to the end of the stream; `None` if the client goes before.
+/// Reads preface and frames up to the end of the stream; `None` if the client closes the connection before.
 fn read_request(stream: &mut UnixStream) -> Option<Call> {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).ok()?;
     assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    // A peer that grants no window gets no body: the settings go first.
+    // The client sends no more of its body than the window of the peer admits: the settings go first.
     stream.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).ok()?;
     stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes())).ok()?;
     let (mut headers, mut data) = (BTreeMap::new(), Vec::new());
@@ -131,7 +148,8 @@ fn read_request(stream: &mut UnixStream) -> Option<Call> {
                 if head[4] & END_STREAM != 0 {
                     assert_eq!(data[0], 0);
                     assert_eq!(data[1..5], (data.len() as u32 - 5).to_be_bytes());
-                    return Some(Call { headers, message: data.split_off(5) });
+                    let (message, token) = (data.split_off(5), CancelToken::new());
+                    return Some(Call { headers, message, token });
                 }
             }
             _ => {}
@@ -139,7 +157,7 @@ fn read_request(stream: &mut UnixStream) -> Option<Call> {
     }
 }
 
-/// Reads a header block of literals that enter no table, as the client writes it.
+/// Reads a header block of literals that are never indexed, as the client writes it.
 fn literals(mut block: &[u8]) -> BTreeMap<String, String> {
     let mut headers = BTreeMap::new();
     while let [0x10, rest @ ..] = block {
@@ -166,7 +184,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A header block of literals.
+/// Returns a header block of literals.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -191,7 +209,7 @@ pub fn trailers(fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(fields))
 }
 
-/// A message with gRPC's prefix.
+/// Returns a message with gRPC's prefix.
 pub fn prefixed(message: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0];
     bytes.extend((message.len() as u32).to_be_bytes());
@@ -199,23 +217,23 @@ pub fn prefixed(message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// DATA frames.
+/// Returns `bytes` in DATA frames.
 pub fn data(bytes: &[u8]) -> Vec<u8> {
     bytes.chunks(16 << 10).flat_map(|chunk| frame(DATA, 0, 1, chunk)).collect()
 }
 
-/// A whole answer with a message.
+/// Returns a whole answer with a message.
 pub fn message(message: &[u8]) -> Vec<u8> {
     [head(), data(&prefixed(message)), trailers(OK)].concat()
 }
 
-/// A whole answer with a status in place of a message.
+/// Returns a whole answer with a status in place of a message.
 pub fn status(code: &str, text: &str) -> Vec<u8> {
     let fields = [HEAD, &[("grpc-status", code), ("grpc-message", text)]].concat();
     frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields))
 }
 
-/// A field of a protobuf message: bytes, a text, or a message.
+/// Returns a field of a protobuf message: bytes, a text, or a message.
 pub fn field(number: u8, value: impl AsRef<[u8]>) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
     varint(value.as_ref().len() as u64, &mut bytes);
@@ -223,7 +241,7 @@ pub fn field(number: u8, value: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// A field of a protobuf message: a number.
+/// Returns a field of a protobuf message: a number.
 pub fn number(number: u8, value: u64) -> Vec<u8> {
     let mut bytes = vec![number << 3];
     varint(value, &mut bytes);
@@ -238,12 +256,12 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// An answer to ImageStatus.
+/// Returns an answer to ImageStatus.
 pub fn image(id: &str, size: u64, repo_digest: &str) -> Vec<u8> {
     message(&field(1, [field(1, id), field(3, repo_digest), number(4, size)].concat()))
 }
 
-/// The path of a socket that nothing listens on.
+/// Returns the path of a socket that nothing listens on.
 pub fn unused(folder: &Path) -> PathBuf {
     folder.join("none.sock")
 }
