@@ -59,7 +59,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["sources"],
             &["files", "helper", "pull_secrets"],
             &["docker_config", "keyring", "lookup"],
-            &["credential", "query", "glob", "go_duration", "config_file"],
+            &["credential", "query", "glob", "go_duration", "config_file", "yaml"],
         ],
     ),
     (

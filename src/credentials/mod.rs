@@ -13,6 +13,8 @@ mod lookup;
 mod pull_secrets;
 mod query;
 mod sources;
+#[cfg(feature = "yaml")]
+mod yaml;
 
 pub use credential::{Credential, ExposedCredential};
 pub(crate) use credential::{CredentialKind, Secret};

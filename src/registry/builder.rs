@@ -192,8 +192,9 @@ impl RegistryImageServiceBuilder {
 
     /// Asks the exec credential providers of this kubelet
     /// [`CredentialProviderConfig`](https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/)
-    /// in JSON, whose programs are in `bin_dir`, for the images that it matches. They are asked after the files, for at
-    /// most 60 s, and their answers are kept as long as they say. Read now; default: none.
+    /// whose programs are in `bin_dir`, for the images that it matches. The file is JSON, or YAML with the feature
+    /// `yaml`. It is read now. The plugins are asked after the files, for at most 60 s, and their answers are kept as
+    /// long as they say. Default: none.
     pub fn credential_provider_config(mut self, path: impl AsRef<Path>, bin_dir: impl AsRef<Path>) -> Self {
         let added = self.credentials.add_plugins(path.as_ref(), bin_dir.as_ref());
         self.note(added);

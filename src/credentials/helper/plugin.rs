@@ -109,7 +109,7 @@ struct Login {
 }
 
 impl ProviderPlugins {
-    /// Reads a configuration in JSON; the programs are in `bin_dir`.
+    /// Reads a configuration in JSON, or in YAML with the feature `yaml`; the programs are in `bin_dir`.
     ///
     /// # Errors
     /// `InvalidConfig` for a file that cannot be read or is not valid; it names file and provider.
@@ -117,14 +117,11 @@ impl ProviderPlugins {
         let invalid =
             |text: String| Error::new(ErrorKind::InvalidConfig, format!("{}: {text}", path.display()));
         let bytes = config_file::read(path, MAX_CONFIG).map_err(|error| invalid(error.to_string()))?;
-        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first.is_some_and(|byte| *byte != b'{') {
-            return Err(invalid(
-                "it is no JSON; write YAML as JSON, for example with `yq -o json`".to_owned(),
-            ));
+        let config: PluginConfig = match bytes.trim_ascii_start() {
+            json @ [b'{', ..] => serde_json::from_slice(json).map_err(|error| error.to_string()),
+            other => from_yaml(other),
         }
-        let config: PluginConfig =
-            serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        .map_err(invalid)?;
         if (config.api_version.as_str(), config.kind.as_str()) != (CONFIG_VERSION, "CredentialProviderConfig")
         {
             return Err(invalid(format!("a CredentialProviderConfig of {CONFIG_VERSION} is wanted")));
@@ -159,6 +156,17 @@ impl ProviderPlugins {
         }
         Ok(answers)
     }
+}
+
+#[cfg(feature = "yaml")]
+fn from_yaml(bytes: &[u8]) -> Result<PluginConfig, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_value(crate::credentials::yaml::value(text)?).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "yaml"))]
+fn from_yaml(_: &[u8]) -> Result<PluginConfig, String> {
+    Err("it is no JSON; for YAML, build with the feature `yaml`, or convert it with `yq -o json`".to_owned())
 }
 
 impl Plugin {
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_fails_without_its_text() {
+    fn broken_answers_are_protocol_errors_without_their_text() {
         let old = response("Image", json!("1h")).replace("/v1", "/v1beta1");
         for script in ["echo marker", "exit 3", "echo '{}'", &format!("echo '{old}'"), "yes marker"] {
             let (_dir, plugins) = plugins(script, "1h");
@@ -350,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_is_wrong_is_refused_by_name() {
+    fn invalid_configurations_are_refused_with_file_and_cause() {
         let dir = TempDir::new().unwrap();
         let provider = json!({
             "name": "cloud", "apiVersion": EXEC_VERSION, "matchImages": ["r.io"], "defaultCacheDuration": "1h",
@@ -379,9 +387,61 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);
             assert!(error.message().contains(part) && error.message().contains("config.json"), "{error}");
         }
-        let path = dir.path().join("config.yaml");
-        fs::write(&path, "apiVersion: v1\n").unwrap();
-        assert!(ProviderPlugins::read(&path, dir.path()).unwrap_err().message().contains("YAML"));
         assert!(ProviderPlugins::read(dir.path(), dir.path()).is_err());
+    }
+
+    const YAML: &str = "
+# As the documentation of kubelet writes it.
+apiVersion: kubelet.config.k8s.io/v1
+kind: CredentialProviderConfig
+providers:
+  - name: cloud
+    matchImages:
+      - \"*.cloud.io\"
+      - 'registry.io:8080/path'
+    defaultCacheDuration: \"12h\"
+    apiVersion: credentialprovider.kubelet.k8s.io/v1
+    args:
+      - --now
+    env:
+      - name: REGION
+        value: north
+  - {name: other, matchImages: [r.io], defaultCacheDuration: 0s, apiVersion: credentialprovider.kubelet.k8s.io/v1, env: }
+";
+
+    #[cfg(feature = "yaml")]
+    #[test]
+    fn a_configuration_in_yaml_is_read_as_one_in_json() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs::write(&path, YAML).unwrap();
+        let ProviderPlugins(plugins) = ProviderPlugins::read(&path, dir.path()).unwrap();
+        let [cloud, other] = &plugins[..] else { panic!("{plugins:?}") };
+        assert_eq!(cloud.program, dir.path().join("cloud"));
+        assert_eq!(cloud.args, ["--now"]);
+        assert_eq!(cloud.env, [("REGION".to_owned(), "north".to_owned())]);
+        assert_eq!(cloud.default_duration, Duration::from_secs(12 * 3600));
+        assert_eq!((other.name.as_str(), other.args.len(), other.env.len()), ("other", 0, 0));
+        for (from, to, part) in [
+            ("north", "north\n        extra: 1", "unknown field `extra`"),
+            ("kind:", "kind: x\nkind:", "for the second time"),
+            ("12h", "soon", "no duration"),
+            ("v1\n", "v2\n", CONFIG_VERSION),
+        ] {
+            fs::write(&path, YAML.replacen(from, to, 1)).unwrap();
+            let error = ProviderPlugins::read(&path, dir.path()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.message().contains(part) && error.message().contains("config.yaml"), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "yaml"))]
+    #[test]
+    fn a_configuration_in_yaml_names_the_feature_that_reads_it() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs::write(&path, YAML).unwrap();
+        let error = ProviderPlugins::read(&path, dir.path()).unwrap_err();
+        assert!(error.message().contains("feature `yaml`"), "{error}");
     }
 }
