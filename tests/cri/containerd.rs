@@ -64,6 +64,12 @@ impl Containerd {
         let mut command = real::program("containerd");
         command.arg("-c").arg(self.folder.path().join("config.toml"));
         self.server = Some(Server::start(command, "containerd successfully booted"));
+        // Its CRI plugin may still be starting, and no line of the log tells when it is done.
+        let (service, until) = (service(&self.socket()), Instant::now() + SOON);
+        while let Err(error) = service.list_images(&PullContext::new()) {
+            assert!(error.kind() == ErrorKind::Unavailable && Instant::now() < until, "{error}");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn kill(&mut self) {
