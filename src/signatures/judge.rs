@@ -1,8 +1,8 @@
-//! Judges signatures: which of them count for an image, and why the others do not.
+//! Judges which signatures count for an image, and tells why the others do not.
 
 use std::collections::BTreeMap;
 
-use super::bundle::{Bundle, Claim};
+use super::bundle::{Bundle, StatementClaim};
 use super::identity::{Identity, SignedName};
 use super::signer::{SignatureFormat, Signer};
 use super::simple_signing::{self, SimpleSignature};
@@ -15,12 +15,12 @@ use crate::image::reference::Reference;
 pub(super) enum Signature {
     Simple(SimpleSignature),
     Bundle(Bundle),
-    /// Something in the place of a signature that cannot be one, and why.
+    /// Content in the place of a signature that cannot be one, and why.
     Unusable(String),
 }
 
 impl Signature {
-    /// Reads the signature in a layer of these bytes.
+    /// Reads the signature in a layer with these bytes.
     fn of_layer(layer: &Descriptor, bytes: &[u8]) -> Self {
         if layer.media_type == simple_signing::MEDIA_TYPE {
             return match simple_signing::signature_of(layer) {
@@ -35,14 +35,14 @@ impl Signature {
     }
 }
 
-/// The image that must be signed: its manifest, and the index it was chosen from.
-pub(super) struct Image<'a> {
+/// The image that must be signed: its manifest, and the index that it was chosen from.
+pub(super) struct JudgedImage<'a> {
     pub(super) reference: &'a Reference,
-    /// Digest and bytes of each; a signature of one of them counts.
+    /// Their digests and bytes; a signature of one of them counts.
     pub(super) manifests: Vec<(&'a Digest, &'a [u8])>,
 }
 
-impl Image<'_> {
+impl JudgedImage<'_> {
     fn has(&self, digest: &str) -> bool {
         self.manifests.iter().any(|(own, _)| own.as_str() == digest)
     }
@@ -50,8 +50,8 @@ impl Image<'_> {
 
 /// Collects signatures until each signer has signed.
 pub(super) struct Judge<'a> {
-    image: Image<'a>,
-    /// The signers that no signature was found of.
+    image: JudgedImage<'a>,
+    /// The signers whose signature was not found yet.
     missing: Vec<&'a Signer>,
     found: usize,
     /// Why signatures do not count, and how often.
@@ -59,21 +59,21 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(image: Image<'a>, signers: Vec<&'a Signer>) -> Self {
+    pub(super) fn new(image: JudgedImage<'a>, signers: Vec<&'a Signer>) -> Self {
         Judge { image, missing: signers, found: 0, flaws: BTreeMap::new() }
     }
 
-    /// Reports whether each signer has signed.
+    /// Returns whether each signer has signed.
     pub(super) fn is_satisfied(&self) -> bool {
         self.missing.is_empty()
     }
 
-    /// Judges the signature in a layer: whether it counts.
+    /// Judges the signature in a layer. Returns whether it counts.
     pub(super) fn add_layer(&mut self, layer: &Descriptor, bytes: &[u8]) -> bool {
         self.add(&Signature::of_layer(layer, bytes))
     }
 
-    /// Judges one more signature: whether it counts.
+    /// Judges one more signature. Returns whether it counts.
     pub(super) fn add(&mut self, signature: &Signature) -> bool {
         self.found += 1;
         let missing = self.missing.len();
@@ -103,8 +103,11 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Checks one signature against one signer. Says why it does not count.
-fn check(signature: &Signature, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+/// Checks one signature against one signer.
+///
+/// # Errors
+/// Why the signature does not count.
+fn check(signature: &Signature, signer: &Signer, image: &JudgedImage<'_>) -> Result<(), String> {
     match signature {
         Signature::Unusable(why) => Err(why.clone()),
         Signature::Simple(simple) => check_simple(simple, signer, image),
@@ -112,7 +115,7 @@ fn check(signature: &Signature, signer: &Signer, image: &Image<'_>) -> Result<()
     }
 }
 
-fn check_simple(simple: &SimpleSignature, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+fn check_simple(simple: &SimpleSignature, signer: &Signer, image: &JudgedImage<'_>) -> Result<(), String> {
     if !signer.takes(SignatureFormat::SimpleSigning) {
         return Err("in a format that the policy does not accept".into());
     }
@@ -121,7 +124,7 @@ fn check_simple(simple: &SimpleSignature, signer: &Signer, image: &Image<'_>) ->
     }
     let claim = simple.claim().ok_or("whose payload is not cosign's")?;
     if !image.has(&claim.digest) {
-        return Err(format!("which signs {}", quoted(&claim.digest)));
+        return Err(signs(&claim.digest));
     }
     let identity = signer.explicit_identity().unwrap_or(&Identity::MatchRepository);
     let name = SignedName::parse(&claim.name);
@@ -137,7 +140,7 @@ fn check_simple(simple: &SimpleSignature, signer: &Signer, image: &Image<'_>) ->
     Err(format!("which names {}{remedy}", quoted(&claim.name)))
 }
 
-fn check_bundle(bundle: &Bundle, signer: &Signer, image: &Image<'_>) -> Result<(), String> {
+fn check_bundle(bundle: &Bundle, signer: &Signer, image: &JudgedImage<'_>) -> Result<(), String> {
     if !signer.takes(SignatureFormat::Bundle) {
         return Err("in a format that the policy does not accept".into());
     }
@@ -151,22 +154,28 @@ fn check_bundle(bundle: &Bundle, signer: &Signer, image: &Image<'_>) -> Result<(
         }
         Bundle::Statement(envelope) => {
             let signed = envelope.signed_bytes();
-            if !envelope.signatures.iter().any(|signature| signer.has_key_of(&signed, signature)) {
+            if !signer.has_key_of(&signed, &envelope.signature) {
                 return Err("by another key".into());
             }
             match envelope.claim().ok_or("whose statement is not understood")? {
-                Claim::Attestation => Err("which is an attestation, not a signature".into()),
-                Claim::Signed(digests) if digests.iter().any(|digest| image.has(digest)) => Ok(()),
-                Claim::Signed(digests) => {
-                    let first = digests.first().map_or("nothing", String::as_str);
-                    Err(format!("which signs {}", quoted(first)))
+                StatementClaim::Attestation => Err("which is an attestation, not a signature".into()),
+                StatementClaim::Signed(digests) if digests.iter().any(|digest| image.has(digest)) => Ok(()),
+                StatementClaim::Signed(digests) => {
+                    Err(digests.first().map_or_else(|| "which signs nothing".into(), |first| signs(first)))
                 }
             }
         }
     }
 }
 
-/// Returns text from a signature as it may stand in a message.
+fn signs(digest: &str) -> String {
+    match Digest::parse(digest) {
+        Ok(digest) => format!("which signs {digest}"),
+        Err(_) => "which signs something that is no digest".into(),
+    }
+}
+
+/// Returns a name from a signature as it may stand in a message.
 fn quoted(text: &str) -> String {
     let cut: String = text.chars().take(200).collect();
     cut.escape_debug().to_string()

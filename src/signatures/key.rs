@@ -1,15 +1,15 @@
-//! Public keys: ECDSA P-256 and P-384, Ed25519, and RSA from 2,048 bits, as `PUBLIC KEY` PEM blocks.
+//! Public keys in `PUBLIC KEY` PEM blocks: ECDSA P-256 and P-384, Ed25519, and RSA of 2,048 to 8,192 bits.
 //!
-//! The type of the key chooses the algorithms, never the signature.
+//! The key's type chooses the algorithms, never the signature.
 
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use rustls::pki_types::pem::{self, SectionKind};
+use rustls::pki_types::pem;
 
 use crate::error::{Error, ErrorKind};
 
-/// Bytes of a file of keys.
+/// Maximum size of a file with keys, bytes.
 pub(super) const MAX_PEM: usize = 64 << 10;
-/// Keys in one file.
+/// Maximum number of keys in one file.
 const MAX_KEYS: usize = 64;
 const MIN_RSA_BITS: usize = 2048;
 const MAX_RSA_BITS: usize = 8192;
@@ -31,9 +31,10 @@ enum KeyKind {
 }
 
 impl KeyKind {
-    /// Returns the algorithms of a signature by such a key, of which one must verify it.
+    /// Returns the algorithms of which one must verify a signature by such a key.
     ///
-    /// cosign signs the SHA-256 of a payload with every ECDSA and RSA key; newer tools use SHA-384 with P-384.
+    /// cosign signs the SHA-256 of a payload with every ECDSA and RSA key; newer tools use SHA-384 with P-384. The
+    /// salt of PSS is as long as the hash.
     fn algorithms(self) -> &'static [&'static dyn VerificationAlgorithm] {
         static P256: [&dyn VerificationAlgorithm; 1] = [&signature::ECDSA_P256_SHA256_ASN1];
         static P384: [&dyn VerificationAlgorithm; 2] =
@@ -54,35 +55,28 @@ impl PublicKey {
     /// Reads the keys of a PEM file, at least one.
     ///
     /// # Errors
-    /// `InvalidConfig` that says what the file holds instead; the key itself is not shown.
+    /// `InvalidConfig`, which says what the file has instead and does not show the key.
     pub(super) fn parse_all(text: &[u8]) -> Result<Vec<Self>, Error> {
         if text.len() > MAX_PEM {
             return Err(invalid("a key file longer than 64 KiB"));
         }
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        // The parser passes over blocks that it does not know.
+        labels(text).try_for_each(check_label)?;
         let mut keys = Vec::new();
         let mut rest = text;
-        while let Some((kind, der)) =
+        while let Some((_, der)) =
             pem::from_buf(&mut rest).map_err(|_| invalid("a PEM block that cannot be read"))?
         {
             if keys.len() == MAX_KEYS {
                 return Err(invalid("more than 64 keys"));
             }
-            keys.push(match kind {
-                SectionKind::PublicKey => Self::from_spki(&der)?,
-                SectionKind::Certificate => {
-                    return Err(invalid("a certificate; extract its public key, and give that"));
-                }
-                SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey => {
-                    return Err(private_key());
-                }
-                _ => return Err(invalid("a PEM block that is no PUBLIC KEY")),
-            });
+            keys.push(Self::from_spki(&der)?);
         }
-        match keys.is_empty() {
-            false => Ok(keys),
-            true if contains(text, b"PRIVATE KEY-----") => Err(private_key()),
-            true => Err(invalid("no PUBLIC KEY block (PEM, SubjectPublicKeyInfo)")),
+        if keys.is_empty() {
+            return Err(invalid("no PUBLIC KEY block (PEM, SubjectPublicKeyInfo)"));
         }
+        Ok(keys)
     }
 
     /// Reads a [SubjectPublicKeyInfo](https://datatracker.ietf.org/doc/html/rfc5280#section-4.1.2.7).
@@ -96,26 +90,32 @@ impl PublicKey {
 
         let broken = || invalid("a public key whose encoding is broken");
         let spki = Spki::parse(der).ok_or_else(broken)?;
-        let kind = match (spki.algorithm, spki.curve) {
-            (EC_PUBLIC_KEY, Some(P256)) => KeyKind::P256,
-            (EC_PUBLIC_KEY, Some(P384)) => KeyKind::P384,
-            (EC_PUBLIC_KEY, Some(P521)) => {
-                return Err(invalid("a P-521 key, which is not supported; use P-256, P-384, Ed25519 or RSA"));
-            }
-            (EC_PUBLIC_KEY, _) => return Err(invalid("a key of an elliptic curve that is not supported")),
+        let kind = match (spki.algorithm, spki.parameters) {
+            (EC_PUBLIC_KEY, parameters) => match parameters.and_then(|der| only(der, OBJECT_IDENTIFIER)) {
+                Some(P256) => KeyKind::P256,
+                Some(P384) => KeyKind::P384,
+                Some(P521) => {
+                    return Err(invalid(
+                        "a P-521 key, which is not supported; use P-256, P-384, Ed25519 or RSA",
+                    ));
+                }
+                _ => return Err(invalid("a key of an elliptic curve that is not supported")),
+            },
             (ED25519, None) => KeyKind::Ed25519,
-            (RSA, None) => KeyKind::Rsa,
+            (RSA, Some([NULL, 0])) => KeyKind::Rsa,
+            (ED25519 | RSA, _) => return Err(broken()),
             _ => return Err(invalid("a key of a type that is not supported")),
         };
-        let has_length = match kind {
-            KeyKind::P256 => spki.key.len() == 65,
-            KeyKind::P384 => spki.key.len() == 97,
+        if matches!(kind, KeyKind::P256 | KeyKind::P384) && matches!(spki.key, [2 | 3, ..]) {
+            return Err(invalid("a key in compressed form; write its point uncompressed"));
+        }
+        let is_whole = match kind {
+            KeyKind::P256 => spki.key.len() == 65 && spki.key.starts_with(&[UNCOMPRESSED]),
+            KeyKind::P384 => spki.key.len() == 97 && spki.key.starts_with(&[UNCOMPRESSED]),
             KeyKind::Ed25519 => spki.key.len() == 32,
             KeyKind::Rsa => true,
         };
-        // An uncompressed point begins with 4.
-        let is_point = !matches!(kind, KeyKind::P256 | KeyKind::P384) || spki.key.first() == Some(&4);
-        if !has_length || !is_point {
+        if !is_whole {
             return Err(broken());
         }
         if kind == KeyKind::Rsa {
@@ -129,7 +129,7 @@ impl PublicKey {
         Ok(PublicKey { kind, bytes: spki.key.to_vec() })
     }
 
-    /// Reports whether `signature` is of `message` by this key.
+    /// Returns whether `signature` is a signature of `message` by this key.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let by =
             |algorithm| UnparsedPublicKey::new(algorithm, &self.bytes).verify(message, signature).is_ok();
@@ -147,13 +147,31 @@ fn invalid(what: &str) -> Error {
     Error::new(ErrorKind::InvalidConfig, format!("the key is unusable: it is {what}"))
 }
 
-fn private_key() -> Error {
-    invalid("a private key; give its public key, and keep this one secret")
+/// Returns the labels of the PEM blocks in a text.
+fn labels(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
+    let begun = lines.filter_map(|line| line.trim_ascii().strip_prefix(b"-----BEGIN "));
+    begun.map(|label| label.strip_suffix(b"-----").unwrap_or(label))
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+fn check_label(label: &[u8]) -> Result<(), Error> {
+    match label {
+        b"PUBLIC KEY" => Ok(()),
+        b"RSA PUBLIC KEY" => {
+            Err(invalid("an RSA PUBLIC KEY block (PKCS#1); convert it: openssl rsa -RSAPublicKey_in -pubout"))
+        }
+        _ if label.ends_with(b"PRIVATE KEY") => {
+            Err(invalid("a private key; give its public key, and keep this one secret"))
+        }
+        _ if label.ends_with(b"CERTIFICATE") => {
+            Err(invalid("a certificate; extract its public key: openssl x509 -pubkey -noout"))
+        }
+        _ => Err(invalid("a PEM block that is no PUBLIC KEY")),
+    }
 }
+
+/// The first byte of an uncompressed point.
+const UNCOMPRESSED: u8 = 4;
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
@@ -164,8 +182,8 @@ const OBJECT_IDENTIFIER: u8 = 0x06;
 /// The parts of a SubjectPublicKeyInfo.
 struct Spki<'a> {
     algorithm: &'a [u8],
-    /// The parameters, where they are an object identifier.
-    curve: Option<&'a [u8]>,
+    /// The DER of the algorithm's parameters.
+    parameters: Option<&'a [u8]>,
     key: &'a [u8],
 }
 
@@ -174,45 +192,49 @@ impl<'a> Spki<'a> {
         let mut outer = only(der, SEQUENCE)?;
         let mut identifier = take(&mut outer, SEQUENCE)?;
         let algorithm = take(&mut identifier, OBJECT_IDENTIFIER)?;
-        let curve = match identifier.first() {
-            None => None,
-            Some(&NULL) => {
-                take(&mut identifier, NULL)?.is_empty().then_some(())?;
-                None
-            }
-            Some(_) => Some(take(&mut identifier, OBJECT_IDENTIFIER)?),
-        };
-        let bits = only(outer, BIT_STRING)?;
         // The first byte counts the unused bits of the last.
-        let (0, key) = bits.split_first().map(|(unused, key)| (*unused, key))? else { return None };
-        identifier.is_empty().then_some(Spki { algorithm, curve, key })
+        let [0, key @ ..] = only(outer, BIT_STRING)? else { return None };
+        Some(Spki { algorithm, parameters: (!identifier.is_empty()).then_some(identifier), key })
     }
 }
 
-/// Returns the bits of the modulus.
+/// Returns the number of bits of the modulus.
 fn rsa_bits(key: &[u8]) -> Option<usize> {
     let mut numbers = only(key, SEQUENCE)?;
     let modulus = take(&mut numbers, INTEGER)?;
     only(numbers, INTEGER)?;
-    let first = modulus.iter().position(|byte| *byte != 0)?;
-    let significant = modulus.get(first..)?;
+    // A leading zero keeps the number positive.
+    let significant = match modulus {
+        [0, rest @ ..] => rest,
+        [first, ..] if first & 0x80 != 0 => return None,
+        _ => modulus,
+    };
     Some(significant.len() * 8 - significant.first()?.leading_zeros() as usize)
 }
 
-/// Takes a DER element of this tag from the front.
+/// Takes a DER element of this tag from the front. Lengths have their shortest form.
 fn take<'a>(der: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (&[found, length], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
-        0x81 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
+        0x81 => {
+            let (length, rest) = rest.split_first()?;
+            (usize::from(*length), rest)
+        }
         0x82 => {
-            rest.split_first_chunk::<2>().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest))?
+            let (length, rest) = rest.split_first_chunk::<2>()?;
+            (u16::from_be_bytes(*length).into(), rest)
         }
         _ => return None,
     };
+    let shortest = match der.get(1)? {
+        0x81 => 0x80,
+        0x82 => 0x100,
+        _ => 0,
+    };
     let (content, rest) = rest.split_at_checked(length)?;
     *der = rest;
-    (found == tag).then_some(content)
+    (found == tag && length >= shortest).then_some(content)
 }
 
 /// Reads a DER element of this tag that nothing follows.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::judge::{Image, Judge};
+use super::judge::{Judge, JudgedImage};
 use super::lookup::{self, Limits};
 use super::requirement::Requirement;
 use super::signer::Signer;
@@ -103,7 +103,7 @@ impl ImageVerifier for SignaturePolicy {
         if self.judge(reference, &manifests, stored.layers()).is_ok() {
             return Ok(());
         }
-        let image = Image { reference, manifests };
+        let image = JudgedImage { reference, manifests };
         lookup::search(candidate, self.limits(), &mut Judge::new(image, signers))
     }
 

@@ -1,9 +1,9 @@
-//! Scopes of rules: `HOST[:PORT][/PATH]` or `*.HOST`; the most specific one that covers an image counts.
+//! Scopes of rules: `HOST[:PORT][/PATH]` or `*.HOST`. The most specific scope that covers an image counts.
 
 use crate::image::reference::Reference;
 
-/// Returns the scopes that cover an image, the most specific first: its full name, its repository and that one's
-/// parents, its host, and the host's parent domains as `*.DOMAIN`, which never carry a port.
+/// Returns the scopes that cover an image, the most specific first: the full name, the repository and its parents,
+/// the host, and the parent domains of the host as `*.DOMAIN`, without a port.
 pub(super) fn covering(image: &Reference) -> Vec<String> {
     let name = image.name();
     let mut scopes = Vec::new();
@@ -30,18 +30,30 @@ pub(super) fn covering(image: &Reference) -> Vec<String> {
     scopes
 }
 
-/// Reports whether the text is a scope without tag and digest.
+/// Returns whether the text is a host, `*.DOMAIN`, or a host with a path, and so covers images.
 pub(super) fn is_valid(scope: &str) -> bool {
-    if let Some(domain) = scope.strip_prefix("*.") {
-        return !domain.contains([':', '/', '*']) && is_host(domain);
+    match scope.strip_prefix("*.") {
+        Some(domain) => !domain.contains([':', '/', '*']) && is_host(&format!("x.{domain}")),
+        None => is_host_or_path(scope),
     }
-    let Some((host, path)) = scope.split_once('/') else { return is_host(scope) };
-    Reference::parse(scope).is_ok_and(|reference| {
-        reference.domain() == host && reference.repository() == path && reference.is_tagged_by_default()
+}
+
+/// Returns whether the text is a host, or a host with a path, as references print it: `docker.io/library`.
+pub(super) fn is_host_or_path(text: &str) -> bool {
+    let Some((host, path)) = text.split_once('/') else { return is_host(text) };
+    // Completed, because Docker Hub's names of one part are read as those of official images.
+    Reference::parse(&format!("{text}/x")).is_ok_and(|reference| {
+        reference.domain() == host && reference.repository().strip_suffix("/x") == Some(path)
     })
 }
 
-/// Reports whether the text is a host as references have it: `alpine` alone is none.
+/// Returns whether the text is an image with a tag or a digest, or both, as references print it.
+pub(super) fn is_image(text: &str) -> bool {
+    Reference::parse(text)
+        .is_ok_and(|reference| !reference.is_tagged_by_default() && reference.to_string() == text)
+}
+
+/// Returns whether references have the text as their host; `alpine` alone is none.
 fn is_host(text: &str) -> bool {
     Reference::parse(&format!("{text}/x")).is_ok_and(|reference| reference.domain() == text)
 }
@@ -76,9 +88,20 @@ mod tests {
 
     #[test]
     fn scopes_are_hosts_repositories_and_domains() {
-        for scope in
-            ["r.io", "r.io:5000", "r.io/team", "r.io/team/app", "*.example.com", "localhost", "[::1]:5000"]
-        {
+        for scope in [
+            "r.io",
+            "r.io:5000",
+            "r.io/team",
+            "r.io/team/app",
+            "*.example.com",
+            "*.com",
+            "localhost",
+            "[::1]:5000",
+            "docker.io",
+            "docker.io/library",
+            "docker.io/library/alpine",
+            "docker.io/team",
+        ] {
             assert!(is_valid(scope), "{scope}");
         }
         for scope in [
@@ -91,9 +114,24 @@ mod tests {
             "r.io/",
             "r.io/a:1",
             "r.io/A",
+            "r.io/a/",
+            "r.io//a",
             "https://r.io",
+            "index.docker.io/library",
         ] {
             assert!(!is_valid(scope), "{scope}");
+        }
+    }
+
+    #[test]
+    fn images_are_whole_names_with_a_tag_or_a_digest() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for image in ["r.io/a:1", "docker.io/library/alpine:3", &format!("r.io/a@{digest}")] {
+            assert!(is_image(image), "{image}");
+        }
+        for image in ["r.io/a", "alpine:3", "docker.io/alpine:3", "r.io/a:", "r.io/a@sha256:ab", "*.r.io/a:1"]
+        {
+            assert!(!is_image(image), "{image}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use super::key::PublicKey;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// How a signature is attached to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Returns a signer with the keys of a PEM file; where it holds several, one of them must have signed.
+    /// Returns a signer with the keys of a PEM file. If the file has several, one of them must have signed.
     ///
     /// # Errors
-    /// `InvalidConfig` for a key that is none, or not of a supported type: ECDSA P-256 and P-384, Ed25519, RSA
-    /// from 2,048 bits.
+    /// `InvalidConfig` for a file without a `PUBLIC KEY` block, with another block such as a private key, or with a
+    /// key that is not ECDSA P-256 or P-384, Ed25519, or RSA of 2,048 to 8,192 bits.
     pub fn key(pem: impl AsRef<[u8]>) -> Result<Self, Error> {
         Self::any_of([pem])
     }
@@ -62,7 +62,7 @@ impl Signer {
         Ok(Signer { keys, formats, identity: None })
     }
 
-    /// Accepts signatures in these formats only. Default: all.
+    /// Accepts signatures in these formats only. Default: all. A policy with a signer without a format is refused.
     #[must_use]
     pub fn formats(mut self, formats: impl IntoIterator<Item = SignatureFormat>) -> Self {
         self.formats = formats.into_iter().collect();
@@ -71,8 +71,8 @@ impl Signer {
 
     /// Sets which image a signature must name. Default: the same repository, by any tag.
     ///
-    /// A bundle names no repository: it holds for its digest wherever that is copied. So a bundle meets a signer
-    /// with the default identity, and never one whose identity was set.
+    /// A bundle names no repository: it holds for its digest in whichever repository that digest is. So a bundle
+    /// meets a signer with the default identity, and never one whose identity is set.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
@@ -87,13 +87,27 @@ impl Signer {
         self.formats.contains(&format)
     }
 
-    /// Returns the identity that was set.
+    /// Returns the identity, if it is set.
     pub(super) fn explicit_identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// Checks that it can accept anything.
+    /// Checks that it can accept any signature.
+    ///
+    /// # Errors
+    /// `InvalidConfig`.
     pub(super) fn check(&self) -> Result<(), Error> {
+        if self.formats.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "a signer without a signature format accepts nothing",
+            ));
+        }
+        if self.formats == [SignatureFormat::Bundle] && self.identity.is_some() {
+            let text =
+                "a signer of bundles alone with an identity accepts nothing: a bundle names no repository";
+            return Err(Error::new(ErrorKind::InvalidConfig, text));
+        }
         self.identity.as_ref().map_or(Ok(()), Identity::check)
     }
 }

@@ -1,10 +1,12 @@
 //! cosign's [simple signing](https://github.com/sigstore/cosign/blob/v2.5.3/specs/SIGNATURE_SPEC.md): a payload
-//! that names image and digest, and its signature in an annotation.
+//! that names the image and its digest, and the signature in an annotation.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::strict_json::{self, Object, UniqueMap};
 use crate::image::manifest::Descriptor;
 
 /// The media type of a payload.
@@ -21,47 +23,54 @@ pub(super) struct SimpleSignature {
     pub(super) signature: Vec<u8>,
 }
 
-/// What a payload says; true only after its signature was verified.
+/// What a payload says; trusted only after its signature is verified.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct PayloadClaim {
     /// The digest of the signed manifest.
     pub(super) digest: String,
     /// The name of the signed image.
     pub(super) name: String,
 }
 
-/// Returns the signature in a layer's annotations; `None` if there is none that can be read.
+/// Returns the signature in a layer's annotations; `None` if the layer has no valid one.
 pub(super) fn signature_of(layer: &Descriptor) -> Option<Vec<u8>> {
     let text = layer.annotations.get(SIGNATURE)?;
     STANDARD.decode(text.trim()).ok().filter(|bytes| !bytes.is_empty())
 }
 
 impl SimpleSignature {
-    /// Reads the payload; `None` if it is not one of cosign's.
-    pub(super) fn claim(&self) -> Option<Claim> {
+    /// Reads the payload; `None` if it is not one of cosign's. A part that is unknown may restrict the signature, so a
+    /// payload that has one is not read.
+    pub(super) fn claim(&self) -> Option<PayloadClaim> {
         #[derive(Deserialize)]
-        struct Payload {
-            critical: Critical,
+        #[serde(deny_unknown_fields)]
+        struct PayloadJson {
+            critical: Object<CriticalJson>,
+            #[serde(rename = "optional")]
+            _optional: Option<UniqueMap<IgnoredAny>>,
         }
         #[derive(Deserialize)]
-        struct Critical {
-            identity: PayloadIdentity,
-            image: PayloadImage,
+        #[serde(deny_unknown_fields)]
+        struct CriticalJson {
+            identity: Object<IdentityJson>,
+            image: Object<ImageJson>,
             #[serde(rename = "type")]
             kind: String,
         }
         #[derive(Deserialize)]
-        struct PayloadIdentity {
+        #[serde(deny_unknown_fields)]
+        struct IdentityJson {
             #[serde(rename = "docker-reference")]
             name: String,
         }
         #[derive(Deserialize)]
-        struct PayloadImage {
+        #[serde(deny_unknown_fields)]
+        struct ImageJson {
             #[serde(rename = "docker-manifest-digest")]
             digest: String,
         }
-        let Payload { critical } = serde_json::from_slice(&self.payload).ok()?;
-        (critical.kind == COSIGN)
-            .then_some(Claim { digest: critical.image.digest, name: critical.identity.name })
+        let PayloadJson { critical: Object(critical), .. } = strict_json::from_slice(&self.payload).ok()?;
+        let (Object(image), Object(identity)) = (critical.image, critical.identity);
+        (critical.kind == COSIGN).then_some(PayloadClaim { digest: image.digest, name: identity.name })
     }
 }

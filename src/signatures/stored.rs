@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::judge::{Image, Judge};
+use super::judge::{Judge, JudgedImage};
 use super::policy::SignaturePolicy;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
@@ -20,7 +20,7 @@ impl SignaturePolicy {
         signatures: &[Descriptor],
     ) -> Result<(), VerifyError> {
         let signers = self.signers(reference).map_err(VerifyError::Denied)?;
-        let mut judge = Judge::new(Image { reference, manifests: manifests.to_vec() }, signers);
+        let mut judge = Judge::new(JudgedImage { reference, manifests: manifests.to_vec() }, signers);
         let limits = self.limits();
         for layer in signatures.iter().take(limits.signatures) {
             if judge.is_satisfied() {
@@ -30,7 +30,14 @@ impl SignaturePolicy {
                 judge.add_layer(layer, layer.data.as_deref().unwrap_or_default());
             }
         }
-        if judge.is_satisfied() { Ok(()) } else { Err(VerifyError::Denied(judge.reason())) }
+        match signatures.len() {
+            _ if judge.is_satisfied() => Ok(()),
+            found if found > limits.signatures => {
+                let text = format!("{}; of {found} signatures, no more are looked at", judge.reason());
+                Err(VerifyError::Denied(text))
+            }
+            _ => Err(VerifyError::Denied(judge.reason())),
+        }
     }
 
     /// Judges an image in the store by `name`, or by each of its names.
@@ -40,13 +47,16 @@ impl SignaturePolicy {
         image: &StoredImage,
         name: Option<&Reference>,
     ) -> Result<(), VerifyError> {
-        let names: Vec<Reference> = match name {
-            Some(name) => vec![name.clone()],
-            None if image.names.is_empty() => parse_all(&image.repo_digests)?,
-            None => parse_all(&image.names)?,
+        let names: Vec<Reference> = match (name, &image.index) {
+            (Some(name), _) => vec![name.clone()],
+            (None, _) if !image.names.is_empty() => parse_all(&image.names)?,
+            (None, _) if !image.repo_digests.is_empty() => parse_all(&image.repo_digests)?,
+            // The names of an index are those of its image for the store's platform.
+            (None, Some(index)) => parse_all(&store.names_of_root(index)?)?,
+            (None, None) => Vec::new(),
         };
         if names.is_empty() {
-            return Err(VerifyError::Denied("it has no name that a rule could cover".to_owned()));
+            return Err(VerifyError::Denied("it has no name, and so no rule covers it".to_owned()));
         }
         let signatures = store.signatures_of_image(image)?;
         let by_digest = image.repo_digests.iter().filter_map(|name| name.split_once('@'));
@@ -64,8 +74,10 @@ impl SignaturePolicy {
     }
 }
 
+/// Parses names.
+///
 /// # Errors
-/// `Denied` for a name that is no reference: no rule covers it.
+/// `Denied` for a name that is no reference, which no rule covers.
 fn parse_all(names: &[String]) -> Result<Vec<Reference>, VerifyError> {
     let parse = |name: &String| {
         Reference::parse(name).map_err(|_| {
@@ -77,9 +89,9 @@ fn parse_all(names: &[String]) -> Result<Vec<Reference>, VerifyError> {
 
 impl Store {
     /// Verifies an image again by the signatures that were kept when it was pulled or imported, without a network:
-    /// after a change of keys, at boot, or after an import. Each of the image's names must be accepted.
+    /// after a change of keys, at boot, or after an import. The policy must accept each of the image's names.
     ///
-    /// A pull keeps the signatures that its policy needed, an import all that the archive has.
+    /// A pull keeps the signatures that its policy needed. An import keeps all that the archive has.
     ///
     /// # Errors
     /// `Denied` says why the signatures do not suffice; `NotFound`, `DigestMismatch`, `Store`.
@@ -90,9 +102,9 @@ impl Store {
 }
 
 impl ImportOptions {
-    /// Requires of each image that the policy accepts it, by each of its names, with the signatures in the archive
-    /// or layout: those under tags `sha256-HEX.sig`, those whose subject is the image, and those that an export
-    /// wrote. Default: no image needs a signature.
+    /// Requires that the policy accepts each image, by each of its names, with the signatures in the archive or
+    /// layout: those under tags `sha256-HEX.sig`, those whose subject is the image, those that an export of this
+    /// crate or `cosign save` wrote. Default: no image needs a signature.
     ///
     /// An image without a name is refused; [`name`](Self::name) gives it one.
     #[must_use]

@@ -1,11 +1,40 @@
-//! JSON that is read strictly: bounded, and no key twice.
+//! JSON that is read strictly: objects are objects, and no key stands twice.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-/// The entries of an object in their order; a key that comes twice is an error.
+/// Parses a document that is one object.
+pub(super) fn from_slice<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(text).map(|Object(value)| value)
+}
+
+/// A struct that is read from an object; derived code alone would take an array as well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// The entries of an object in their order; a key that stands twice is an error.
 #[derive(Clone, Debug)]
 pub(super) struct UniqueMap<T>(pub(super) Vec<(String, T)>);
 
@@ -27,10 +56,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueMap<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries: Vec<(String, T)> = Vec::new();
-                let mut seen = std::collections::HashSet::new();
+                let mut seen = HashSet::new();
                 while let Some(key) = map.next_key::<String>()? {
                     if !seen.insert(key.clone()) {
-                        return Err(A::Error::custom(format!("the key {key:?} comes twice")));
+                        return Err(A::Error::custom(format!("the key {key:?} stands twice")));
                     }
                     entries.push((key, map.next_value()?));
                 }

@@ -9,6 +9,8 @@ use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest, media_type};
 use crate::store::handle::Store;
+#[cfg(feature = "signatures")]
+use crate::store::index::IndexEntry;
 use crate::store::lookup::StoredImage;
 
 const ARTIFACT_TYPE: &str = "application/vnd.oci-puller.signatures.v1";
@@ -119,6 +121,17 @@ impl Store {
             }
         }
         Ok(signatures)
+    }
+
+    /// Returns the names that stand for a manifest or an index.
+    ///
+    /// # Errors
+    /// `Store` if the index cannot be read.
+    #[cfg(feature = "signatures")]
+    pub(crate) fn names_of_root(&self, root: &Digest) -> Result<Vec<String>, Error> {
+        let index = self.0.group_commit.index()?;
+        let entries = index.entries().filter(|entry| entry.digest.as_ref() == Some(root));
+        Ok(entries.filter_map(IndexEntry::whole_name).collect())
     }
 
     /// Returns the signatures that are kept with an image.

@@ -229,8 +229,12 @@ impl Layout {
 
     /// Lists an image by this name; returns its digest.
     fn image(&mut self, name: &str) -> Digest {
-        let config =
-            json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [] } });
+        self.image_for("amd64", name)
+    }
+
+    fn image_for(&mut self, architecture: &str, name: &str) -> Digest {
+        let rootfs = json!({ "type": "layers", "diff_ids": [] });
+        let config = json!({ "os": "linux", "architecture": architecture, "rootfs": rootfs });
         let config = self.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
         let layer = self.blob("application/vnd.oci.image.layer.v1.tar", b"layer");
         let image = self.manifest(config, &[layer], json!({}));
@@ -243,6 +247,12 @@ impl Layout {
         if !name.is_empty() {
             entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
         }
+        self.entries.push(entry);
+    }
+
+    /// Lists what `cosign save` calls by this kind.
+    fn list_kind(&mut self, mut entry: Value, kind: &str) {
+        entry["annotations"] = json!({ "kind": format!("dev.cosignproject.cosign/{kind}") });
         self.entries.push(entry);
     }
 
@@ -270,13 +280,17 @@ impl Layout {
         &self,
         policy: Option<&SignaturePolicy>,
     ) -> (Store, Result<Vec<String>, Error>, tempfile::TempDir) {
+        let options = ImportOptions::new();
+        self.import_with(match policy {
+            Some(policy) => options.signature_policy(policy.clone()),
+            None => options,
+        })
+    }
+
+    fn import_with(&self, options: ImportOptions) -> (Store, Result<Vec<String>, Error>, tempfile::TempDir) {
         fs::write(self.dir.path().join("index.json"), index(&self.entries)).unwrap();
         let into = tempfile::tempdir().unwrap();
         let store = Store::builder(into.path()).platform("linux/amd64".parse().unwrap()).open().unwrap();
-        let mut options = ImportOptions::new();
-        if let Some(policy) = policy {
-            options = options.signature_policy(policy.clone());
-        }
         let outcome = store.import_layout_with(&PullContext::new(), self.dir.path(), &options);
         (store, outcome.map(|imported| imported.names), into)
     }
@@ -319,6 +333,56 @@ fn an_import_is_judged_by_signatures_that_other_tools_wrote() {
         assert_eq!(outcome.unwrap(), [NAME], "{way}");
         assert_eq!(store.images().unwrap().len(), 1, "{way}");
     }
+}
+
+/// `cosign save` names no subject and no tag: an annotation says what an entry is.
+#[test]
+fn an_import_reads_what_cosign_save_wrote() {
+    let (k1, k2) = (Key::new(), Key::new());
+    let policy = |key: &Key| SignaturePolicy::builder().require("r.io", key.signer()).build().unwrap();
+    let mut layout = Layout::new();
+    let digest = layout.image("");
+    layout.list_kind(layout.simple(&k1, &digest, "r.io/team/app"), "sigs");
+    let envelope = layout.blob("application/vnd.dsse.envelope.v1+json", b"{}");
+    let config = layout.blob("application/vnd.oci.image.config.v1+json", br#"{"rootfs":{}}"#);
+    layout.list_kind(layout.manifest(config, &[envelope], json!({})), "atts");
+    let options = ImportOptions::new().name(Reference::parse(NAME).unwrap());
+    for (key, accepts) in [(&k1, true), (&k2, false)] {
+        let (store, outcome, _dir) = layout.import_with(options.clone().signature_policy(policy(key)));
+        if accepts {
+            assert_eq!(outcome.unwrap(), [NAME]);
+            assert_eq!(store.images().unwrap().len(), 1);
+            verified(&store, NAME, &policy(&k1)).unwrap();
+        } else {
+            let error = outcome.unwrap_err();
+            assert!(error.message().contains("1 signature, by another key"), "{error}");
+        }
+    }
+    // A signature of another image does not count, whichever archive it is in.
+    let mut layout = Layout::new();
+    layout.image(NAME);
+    layout.list_kind(layout.simple(&k1, &Digest::sha256(b"other"), "r.io/team/app"), "sigs");
+    let (_, outcome, _dir) = layout.import(Some(&policy(&k1)));
+    assert!(outcome.unwrap_err().message().contains("no signature was found"));
+}
+
+#[test]
+fn a_name_of_several_platforms_keeps_the_signatures_of_each() {
+    let (key, other) = (Key::new(), Key::new());
+    let policy = |key: &Key| SignaturePolicy::builder().require("r.io", key.signer()).build().unwrap();
+    let mut layout = Layout::new();
+    for architecture in ["amd64", "arm64"] {
+        let digest = layout.image_for(architecture, NAME);
+        let tag = format!("{}.sig", digest.as_str().replace(':', "-"));
+        layout.list(layout.simple(&key, &digest, "r.io/team/app"), &tag);
+    }
+    let (store, outcome, _dir) = layout.import(Some(&policy(&key)));
+    assert_eq!(outcome.unwrap(), [NAME]);
+    for image in store.images().unwrap() {
+        store.verify_signatures(&image, &policy(&key)).unwrap();
+        store.verify_signatures(&image, &policy(&other)).unwrap_err();
+    }
+    assert_eq!(store.images().unwrap().len(), 2);
 }
 
 #[test]

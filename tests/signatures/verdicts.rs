@@ -6,7 +6,7 @@ use oci_puller::image::Digest;
 use oci_puller::signatures::{Identity, SignatureFormat, SignaturePolicy, Signer};
 use oci_puller::testing::{Action, Fault, Stage, Target};
 use oci_puller::{Error, ErrorKind, PulledImage};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::sign::*;
 
@@ -81,7 +81,10 @@ fn identities_decide_about_tags_and_mirrors() {
         (format!("{repository}:v2"), &world.name, Identity::MatchRepoDigestOrExact, false),
         (repository.clone(), &world.name, Identity::MatchRepository, true),
         (repository.clone(), &world.name, Identity::MatchRepoDigestOrExact, false),
-        (repository.clone(), &by_digest, Identity::MatchRepoDigestOrExact, true),
+        (repository.clone(), &by_digest, Identity::MatchRepository, true),
+        (repository.clone(), &by_digest, Identity::MatchRepoDigestOrExact, false),
+        (format!("{repository}:v9"), &by_digest, Identity::MatchRepoDigestOrExact, true),
+        (format!("{repository}:v1"), &world.name, Identity::MatchRepoDigestOrExact, true),
         (format!("{repository}:v1"), &world.name, Identity::MatchExact, true),
         ("upstream.io/team/app:v1".to_owned(), &world.name, Identity::MatchRepository, false),
         ("upstream.io/team/app:v1".to_owned(), &world.name, prefix, true),
@@ -153,6 +156,13 @@ fn a_bundle_must_be_a_signature_of_this_image_and_unchanged() {
     cut["dsseEnvelope"]["signatures"][0]["sig"] = STANDARD.encode(b"\x30\x06").into();
     let mut odd_type = signed(&good);
     odd_type["mediaType"] = "application/vnd.dev.sigstore.bundle.v9+json".into();
+    let mut twice = signed(&good);
+    let signature = twice["dsseEnvelope"]["signatures"][0].clone();
+    twice["dsseEnvelope"]["signatures"].as_array_mut().unwrap().push(signature);
+    let mut odd_payload = signed(&good);
+    odd_payload["dsseEnvelope"]["payloadType"] = "application/json".into();
+    let mut as_list = signed(&good);
+    as_list["dsseEnvelope"] = json!([as_list["dsseEnvelope"]["payload"], "application/vnd.in-toto+json", []]);
     let mut both = signed(&good);
     both["messageSignature"] = json!({ "signature": "AA==" });
     for (bundle, part) in [
@@ -165,6 +175,10 @@ fn a_bundle_must_be_a_signature_of_this_image_and_unchanged() {
         (cut, "by another key"),
         (odd_type, "not understood"),
         (both, "not understood"),
+        (twice, "not understood"),
+        (as_list, "not understood"),
+        (odd_payload, "by another key"),
+        (json!([BUNDLE]), "not understood"),
     ] {
         let entry = world.put_bundle(digest, &bundle);
         world.list_by_tag(digest, &[entry]);
@@ -173,6 +187,58 @@ fn a_bundle_must_be_a_signature_of_this_image_and_unchanged() {
     let two = world.put_bundle(digest, &signed(&statement(&[&other, digest], COSIGN_SIGN)));
     world.list_by_tag(digest, &[two]);
     world.pull(&world.name, &world.policy(key.signer())).unwrap();
+}
+
+/// The JSON of protocol buffers has more than one spelling for the same bundle.
+#[test]
+fn a_bundle_is_read_in_each_spelling_that_its_format_allows() {
+    let (key, world) = (Key::new(), World::new());
+    let digest = world.image.digest();
+    // Several, so that the base64 has each of the characters that differ, and each padding.
+    let bundles: Vec<_> = (0..8)
+        .map(|n| {
+            let mut text = statement(&[digest], COSIGN_SIGN);
+            text.extend(vec![b' '; n]);
+            bundle(&key, &text)
+        })
+        .collect();
+    let base64url = |text: &str| text.replace('+', "-").replace('/', "_");
+    let unpadded = |text: &str| text.trim_end_matches('=').to_owned();
+    let spell = |bundle: &Value, spell: &dyn Fn(&str) -> String| {
+        let mut bundle = bundle.clone();
+        let envelope = &mut bundle["dsseEnvelope"];
+        envelope["payload"] = spell(envelope["payload"].as_str().unwrap()).into();
+        let signature = &mut envelope["signatures"][0];
+        signature["sig"] = spell(signature["sig"].as_str().unwrap()).into();
+        bundle
+    };
+    let mut spellings = Vec::new();
+    for bundle in &bundles {
+        spellings.push(spell(bundle, &base64url));
+        spellings.push(spell(bundle, &unpadded));
+        spellings.push(spell(bundle, &|text| unpadded(&base64url(text))));
+    }
+    let text = bundles[0].to_string();
+    let snake = text.replace("mediaType", "media_type").replace("dsseEnvelope", "dsse_envelope");
+    spellings.push(serde_json::from_str(&snake.replace("payloadType", "payload_type")).unwrap());
+    let mut nulls = bundles[0].clone();
+    nulls["messageSignature"] = Value::Null;
+    spellings.push(nulls);
+    for media_type in [
+        "application/vnd.dev.sigstore.bundle+json;version=0.1",
+        "application/vnd.dev.sigstore.bundle+json;version=0.2",
+        "application/vnd.dev.sigstore.bundle+json;version=0.3",
+    ] {
+        let mut older = bundles[0].clone();
+        older["mediaType"] = media_type.into();
+        spellings.push(older);
+    }
+    for spelling in spellings {
+        let entry = world.put_bundle(digest, &spelling);
+        world.list_by_tag(digest, &[entry]);
+        let pulled = world.pull(&world.name, &world.policy(key.signer()));
+        pulled.unwrap_or_else(|error| panic!("{spelling}: {error}"));
+    }
 }
 
 #[test]
@@ -211,15 +277,44 @@ fn payloads_that_are_changed_or_of_another_type_do_not_count() {
     let mut other_type: serde_json::Value = serde_json::from_slice(&good).unwrap();
     other_type["critical"]["type"] = "atomic container signature".into();
     let other_type = other_type.to_string().into_bytes();
+    let changed = |pointer: &str, value: Value| {
+        let mut payload: Value = serde_json::from_slice(&good).unwrap();
+        payload.pointer_mut(pointer).unwrap().as_object_mut().unwrap().insert("more".into(), value);
+        payload.to_string().into_bytes()
+    };
+    let restricted = changed("/critical", json!("only on Sundays"));
+    let image = changed("/critical/image", json!(1));
+    let outer = changed("", json!(1));
+    let good_text = String::from_utf8(good.clone()).unwrap();
+    let twice = good_text.replacen("{", r#"{"critical":{},"#, 1).into_bytes();
+    let list =
+        json!([serde_json::from_slice::<Value>(&good).unwrap()["critical"], null]).to_string().into_bytes();
     for (payload, signature, part) in [
         ([&good[..], b" "].concat(), key.sign(&good), "by another key"),
         (good.clone(), key.sign(&good)[..40].to_vec(), "by another key"),
         (good.clone(), Vec::new(), "without the annotation"),
         (other_type.clone(), key.sign(&other_type), "not cosign's"),
         (b"{}".to_vec(), key.sign(b"{}"), "not cosign's"),
+        (restricted.clone(), key.sign(&restricted), "not cosign's"),
+        (image.clone(), key.sign(&image), "not cosign's"),
+        (outer.clone(), key.sign(&outer), "not cosign's"),
+        (twice.clone(), key.sign(&twice), "not cosign's"),
+        (list.clone(), key.sign(&list), "not cosign's"),
     ] {
         world.put_simple(digest, &[(payload, signature)]);
         denied(world.pull(&world.name, &world.policy(key.signer())), part);
+    }
+    let mut annotated: Value = serde_json::from_slice(&good).unwrap();
+    annotated["optional"] = json!({ "creator": "a tool", "more": { "deep": [1, null] } });
+    let mut bare: Value = serde_json::from_slice(&good).unwrap();
+    bare.as_object_mut().unwrap().remove("optional");
+    for payload in [
+        serde_json::to_vec_pretty(&annotated).unwrap(),
+        bare.to_string().into_bytes(),
+        good_text.replace("cosign", "\\u0063osign").into_bytes(),
+    ] {
+        world.put_simple(digest, &[(payload.clone(), key.sign(&payload))]);
+        world.pull(&world.name, &world.policy(key.signer())).unwrap();
     }
 }
 

@@ -26,10 +26,12 @@ pub(super) struct Import<'a> {
     pub(super) signatures: FoundSignatures,
 }
 
-/// The signatures that an import found, by the digest of what they are about.
+/// The signatures that an import found.
 #[derive(Debug, Default)]
 pub(super) struct FoundSignatures {
     pub(super) by_subject: HashMap<Digest, Vec<Descriptor>>,
+    /// Those whose manifest names no subject, as `cosign save` writes them.
+    pub(super) without_subject: Vec<Descriptor>,
     /// The manifests that were read for a subject, and whether they hold signatures.
     pub(super) read: HashMap<(Option<Digest>, Digest), bool>,
     pub(super) bytes: u64,

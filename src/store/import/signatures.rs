@@ -1,4 +1,5 @@
-//! Signatures in an archive or layout: which there are, and whether they suffice.
+//! Finds the signatures in an archive or layout, keeps them with their images, and lets a judge decide whether they
+//! suffice.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use crate::image::manifest::{Descriptor, Document, Manifest, media_type};
 use crate::store::import::catalog::{Part, Taken};
 use crate::store::import::docker::Named;
 use crate::store::import::error::{invalid, lacking};
-use crate::store::import::session::Import;
+use crate::store::import::session::{FoundSignatures, Import};
 use crate::store::import::source::Source;
 use crate::store::index::IndexEntry;
 use crate::store::signatures::{Signatures, is_signature};
@@ -19,8 +20,8 @@ const MAX_BYTES: u64 = 16 << 20;
 const MAX_SIGNATURE: u64 = 1 << 20;
 
 impl Import<'_> {
-    /// Collects the signatures that an entry of the index leads to: whether it is their manifest, or the list of
-    /// an image's referrers, and no image.
+    /// Collects the signatures that an entry of the index leads to. Returns whether the entry is no image, but the
+    /// manifest of signatures or attestations, or the list of an image's referrers.
     pub(super) fn collect_signatures(
         &mut self,
         source: &impl Source,
@@ -51,7 +52,7 @@ impl Import<'_> {
         Ok(is_found)
     }
 
-    /// Reads a manifest, once for each subject: whether it holds signatures.
+    /// Reads a manifest, once for each subject. Returns whether it holds signatures or attestations.
     fn read_signatures(
         &mut self,
         source: &impl Source,
@@ -70,20 +71,18 @@ impl Import<'_> {
         Ok(is_found)
     }
 
-    /// Adds the layers of a manifest of signatures: whether it is one.
+    /// Adds the layers of a manifest of signatures. Returns whether it is one, or one of attestations.
     fn add_signatures(
         &mut self,
         source: &impl Source,
         about: Option<&Digest>,
         manifest: &Manifest,
     ) -> Result<bool, Error> {
-        if manifest.layers.is_empty() || !manifest.layers.iter().all(|layer| is_signature(&layer.media_type))
-        {
-            return Ok(false);
+        let all_are = |is: fn(&str) -> bool| manifest.layers.iter().all(|layer| is(&layer.media_type));
+        if manifest.layers.is_empty() || !all_are(is_signature) {
+            return Ok(!manifest.layers.is_empty() && all_are(is_attestation));
         }
         let about = about.or(manifest.subject.as_ref().map(|subject| &subject.digest));
-        // Without a subject it is no image either.
-        let Some(about) = about.cloned() else { return Ok(true) };
         for layer in manifest.layers.iter().filter(|layer| layer.size <= MAX_SIGNATURE) {
             self.limits.count(self.cx, 1)?;
             let mut layer = layer.clone();
@@ -101,44 +100,75 @@ impl Import<'_> {
                 self.limits.keep(key)?;
                 self.limits.keep(value)?;
             }
-            self.signatures.by_subject.entry(about.clone()).or_default().push(layer);
+            match about {
+                Some(about) => self.signatures.by_subject.entry(about.clone()).or_default().push(layer),
+                None => self.signatures.without_subject.push(layer),
+            }
         }
         Ok(true)
     }
 
-    /// Reads a document that may be absent, or be no manifest at all: the catalog says so of images.
+    /// Reads a document; `None` if it is absent or no manifest. For images the catalog reports that.
     fn document_by(&mut self, source: &impl Source, digest: &Digest) -> Result<Option<Document>, Error> {
         let Some(size) = source.size_of(self, digest) else { return Ok(None) };
         let bytes = source.document(self, &Descriptor::new("", digest.clone(), size))?;
         Ok(bytes.and_then(|bytes| Document::parse(None, &bytes).ok()))
     }
 
-    /// Returns the signatures of an image, or of an index and what was taken of it.
-    fn signatures_for(&self, taken: &Taken) -> Signatures {
-        let mut signatures = Signatures::default();
+    /// Adds the signatures of an image, or of an index and what was taken of it.
+    fn add_signatures_for(&self, taken: &Taken, signatures: &mut Signatures) {
+        let FoundSignatures { by_subject, without_subject, .. } = &self.signatures;
         let parts = taken.manifests.iter().map(|part| &part.descriptor.digest);
         let mut subjects: Vec<_> = parts.chain([&taken.root.digest]).collect();
         subjects.sort();
         subjects.dedup();
-        for layer in subjects.into_iter().filter_map(|it| self.signatures.by_subject.get(it)).flatten() {
+        let names_subject = |layer: &&Descriptor| {
+            let data = layer.data.as_deref().unwrap_or_default();
+            subjects.iter().any(|subject| contains(data, subject.as_str().as_bytes()))
+        };
+        let with_subject = subjects.iter().filter_map(|subject| by_subject.get(subject)).flatten();
+        for layer in with_subject.chain(without_subject.iter().filter(names_subject)) {
             signatures.add(layer, layer.data.as_deref().unwrap_or_default());
         }
-        signatures
     }
 
     /// Puts the images' signatures into the store. Returns the digests of the manifests that hold them, by the
     /// images' names, and for an image without a name by its root's digest.
     pub(super) fn bring_signatures(&mut self, images: &[Named]) -> Result<HashMap<String, Digest>, Error> {
-        let mut by_name = HashMap::new();
+        let mut by_name: HashMap<String, Vec<&Taken>> = HashMap::new();
         for Named { names, taken } in images {
-            let Some((descriptor, bytes)) = self.signatures_for(taken).to_manifest() else { continue };
-            self.copy(&descriptor, &mut &bytes[..])?;
             let without = names.is_empty().then(|| taken.root.digest.to_string());
             for name in names.iter().cloned().chain(without) {
-                by_name.entry(name).or_insert_with(|| descriptor.digest.clone());
+                by_name.entry(name).or_default().push(taken);
             }
         }
-        Ok(by_name)
+        let mut kept: HashMap<Vec<&Digest>, Option<Digest>> = HashMap::new();
+        let mut kept_by_name = HashMap::new();
+        for (name, images) in by_name {
+            self.cx.check()?;
+            let roots: Vec<_> = images.iter().map(|taken| &taken.root.digest).collect();
+            let digest = match kept.get(&roots) {
+                Some(known) => known.clone(),
+                None => {
+                    let digest = self.keep_signatures(&images)?;
+                    kept.insert(roots, digest.clone());
+                    digest
+                }
+            };
+            if let Some(digest) = digest {
+                kept_by_name.insert(name, digest);
+            }
+        }
+        Ok(kept_by_name)
+    }
+
+    /// Puts the signatures of the images that one name stands for into the store.
+    fn keep_signatures(&mut self, images: &[&Taken]) -> Result<Option<Digest>, Error> {
+        let mut signatures = Signatures::default();
+        images.iter().for_each(|taken| self.add_signatures_for(taken, &mut signatures));
+        let Some((descriptor, bytes)) = signatures.to_manifest() else { return Ok(None) };
+        self.copy(&descriptor, &mut &bytes[..])?;
+        Ok(Some(descriptor.digest))
     }
 
     /// Asks the judge about each image, by each of its names.
@@ -149,11 +179,14 @@ impl Import<'_> {
         let Some(judge) = &self.options.judge else { return Ok(()) };
         for Named { names, taken } in images {
             if names.is_empty() {
-                let text =
-                    format!("{} has no name that a rule could cover; import it with one", taken.root.digest);
+                let text = format!(
+                    "{} has no name, and so no rule covers it; import it with a name",
+                    taken.root.digest
+                );
                 return Err(Error::new(ErrorKind::Denied, text).with_retryable(false));
             }
-            let signatures = self.signatures_for(taken);
+            let mut signatures = Signatures::default();
+            self.add_signatures_for(taken, &mut signatures);
             let root = self.bytes_of(source, &taken.root)?;
             for Part { descriptor, .. } in taken.manifests.iter().filter(|part| !part.is_attestation) {
                 let manifest = self.bytes_of(source, descriptor)?;
@@ -176,4 +209,13 @@ impl Import<'_> {
 fn digest_in_tag(tag: &str) -> Option<Digest> {
     let (algorithm, hex) = tag.split_once('-')?;
     Digest::parse(&format!("{algorithm}:{hex}")).ok()
+}
+
+/// Returns whether a layer of this media type is an attestation as cosign 1 and 2 store it.
+fn is_attestation(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.dsse.envelope.")
+}
+
+fn contains(data: &[u8], part: &[u8]) -> bool {
+    data.windows(part.len()).any(|window| window == part)
 }
