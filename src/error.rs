@@ -139,6 +139,8 @@ pub enum Phase {
     Store,
     /// Unpacking layers.
     Unpack,
+    /// Listing tags.
+    Tags,
 }
 
 impl fmt::Display for Phase {
@@ -152,6 +154,7 @@ impl fmt::Display for Phase {
             Phase::Layer => "layer",
             Phase::Store => "store",
             Phase::Unpack => "unpack",
+            Phase::Tags => "tags",
         })
     }
 }

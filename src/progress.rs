@@ -20,7 +20,8 @@ pub enum ProgressEvent<'a> {
     Queued,
     /// The token or the worker is there: the pull begins.
     Started,
-    /// The name became a manifest for this platform.
+    /// The name became a manifest for this platform. A pull for several platforms tells it once for each image; the
+    /// blobs and bytes add up.
     Resolved {
         /// The host that answered.
         host: &'a str,

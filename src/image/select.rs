@@ -13,7 +13,8 @@ impl Platform {
     /// they fit. Entries that are neither manifests nor indexes are left out.
     pub fn candidates<'a>(&self, index: &'a Index) -> Vec<&'a Descriptor> {
         let served = Served::by(self);
-        let mut candidates: Vec<_> = documents(index)
+        let mut candidates: Vec<_> = index
+            .documents()
             .filter_map(|entry| match &entry.platform {
                 None => Some(((true, None), entry)),
                 Some(platform) => served.preference(platform).map(|it| ((false, Some(it)), entry)),
@@ -52,22 +53,22 @@ impl Index {
     /// Returns the entries that are of this artifact type, and then those that do not name theirs: their
     /// manifests tell.
     pub(crate) fn of_artifact_type(&self, artifact_type: &str) -> Vec<&Descriptor> {
-        let named = documents(self).filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type));
-        named.chain(documents(self).filter(|entry| entry.artifact_type.is_none())).collect()
+        let named = self.documents().filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type));
+        named.chain(self.documents().filter(|entry| entry.artifact_type.is_none())).collect()
+    }
+
+    /// Returns the entries that are manifests or indexes.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = &Descriptor> {
+        let is_document = |entry: &&Descriptor| {
+            media_type::is_manifest(&entry.media_type) || media_type::is_index(&entry.media_type)
+        };
+        self.manifests.iter().filter(is_document)
     }
 
     /// Whether the document lists one entry only.
     pub(crate) fn has_one_entry(&self) -> bool {
         self.manifests.len() + self.unusable.len() == 1
     }
-}
-
-/// Returns the entries that are manifests or indexes.
-fn documents(index: &Index) -> impl Iterator<Item = &Descriptor> {
-    index
-        .manifests
-        .iter()
-        .filter(|entry| media_type::is_manifest(&entry.media_type) || media_type::is_index(&entry.media_type))
 }
 
 /// Lists the platforms of `index`, each once.

@@ -11,7 +11,7 @@ use super::host_limits::HostLimits;
 use super::hosts::Hosts;
 use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
 use super::image_service::RegistryImageService;
-use super::settings::{ChunkPolicy, RegistrySettings};
+use super::settings::{ChunkPolicy, RegistrySettings, Selection};
 use super::verifier::ImageVerifier;
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
@@ -69,6 +69,30 @@ impl RegistryImageServiceBuilder {
         self.store = self.store.platform(platform.clone());
         self.settings.platform = platform;
         self.settings.is_platform_explicit = true;
+        self.settings.selection = Selection::One;
+        self
+    }
+
+    /// Pulls the images for several platforms, all or none. The name then stands for the index, of which the
+    /// store has these images; [`PulledImage`](crate::PulledImage) describes the image for the first platform, and
+    /// its bytes are those of all. A platform that the index lacks fails the pull with `NoMatchingPlatform`.
+    /// Default: the image for one [`platform`](Self::platform).
+    pub fn platforms(mut self, platforms: impl IntoIterator<Item = Platform>) -> Self {
+        let platforms: Vec<_> = platforms.into_iter().collect();
+        match platforms.first() {
+            Some(first) => self = self.platform(first.clone()),
+            None => self.note(Err(Error::new(ErrorKind::InvalidConfig, "platforms: none is given"))),
+        }
+        self.settings.selection = Selection::Several(platforms);
+        self
+    }
+
+    /// Pulls all manifests that an index lists, attestations included, and keeps the index as it is. At most 128
+    /// manifests; what is neither a manifest nor an index is left out.
+    /// [`PulledImage`](crate::PulledImage) describes the image for [`platform`](Self::platform), or else the first.
+    /// Default: the image for one platform.
+    pub fn all_platforms(mut self) -> Self {
+        self.settings.selection = Selection::All;
         self
     }
 
@@ -392,6 +416,11 @@ impl RegistryImageServiceBuilder {
         within("tries", settings.retry.tries as usize)?;
         if settings.chunks.size == 0 {
             return Err(Error::new(ErrorKind::InvalidConfig, "chunks of 0 bytes are not possible"));
+        }
+        #[cfg(feature = "unpack")]
+        if self.layers.is_some() && !matches!(settings.selection, Selection::One) {
+            let message = "unpack_into needs one platform: images for several are not unpacked";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
         // Certificates, keys and the proxy are read here, so that they fail here.
         let clients = Clients::new(&settings, self.resolver)?;

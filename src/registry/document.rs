@@ -9,6 +9,7 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{Descriptor, Document, MAX_DOCUMENT_BYTES, media_type};
 
 /// A manifest or an index whose bytes were verified.
+#[derive(Clone)]
 pub(super) struct FetchedDocument {
     pub(super) descriptor: Descriptor,
     pub(super) bytes: Vec<u8>,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::client::Service;
 use super::pull;
-use super::verifier::{self, ImageVerifier};
+use super::queries::{self, PullPlan, TagList};
+use super::verifier::{self, FetchedManifest, ImageVerifier};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::service::{ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, PullRequest, PulledImage};
 use crate::store::{Store, StoredImage};
@@ -50,6 +52,53 @@ impl RegistryImageService {
     /// As of [`ImageService::pull_image`].
     pub fn pull(&self, image: impl Into<ImageSpec>) -> Result<PulledImage, Error> {
         self.pull_image(&PullContext::new(), &PullRequest::new(0, image))
+    }
+
+    /// Returns what a pull of the image would bring: which manifests, and how many bytes. Stores nothing, and asks no
+    /// verifier.
+    ///
+    /// # Errors
+    /// As of [`ImageService::pull_image`] up to the manifest.
+    pub fn plan(&self, cx: &PullContext, request: &PullRequest) -> Result<PullPlan, Error> {
+        let planned = queries::plan(&self.service, cx, request);
+        planned.map_err(|error| error.with_image(&request.image.image))
+    }
+
+    /// Fetches what a name stands for at its registry now: a manifest, or an index of several platforms. Stores
+    /// nothing. A digest that the store has is read from the store.
+    ///
+    /// # Errors
+    /// As of [`ImageService::pull_image`], but for `NoMatchingPlatform`, `Store` and `DiskFull`.
+    pub fn fetch_manifest(&self, cx: &PullContext, request: &PullRequest) -> Result<FetchedManifest, Error> {
+        let fetched = queries::manifest(&self.service, cx, request);
+        fetched.map_err(|error| error.with_image(&request.image.image))
+    }
+
+    /// Fetches a blob of at most 4 MiB, such as a config, from the repository of the request's image, and
+    /// verifies it. Stores nothing. A blob that the store has is read from the store.
+    ///
+    /// # Errors
+    /// `InvalidManifest` for a larger blob; `NotFound`, `SizeMismatch`, `DigestMismatch`; and what the requests fail
+    /// with.
+    pub fn fetch_blob(
+        &self,
+        cx: &PullContext,
+        request: &PullRequest,
+        blob: &Descriptor,
+    ) -> Result<Vec<u8>, Error> {
+        let fetched = queries::blob(&self.service, cx, request, blob);
+        fetched.map_err(|error| error.with_image(&request.image.image))
+    }
+
+    /// Lists at most `limit` tags of the repository of the request's image, in the order of the registry. Reads
+    /// as many pages as that takes, of at most 1,000 tags each.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown repository, `Protocol` for an answer that is no list of tags; and what the requests
+    /// fail with.
+    pub fn tags(&self, cx: &PullContext, request: &PullRequest, limit: usize) -> Result<TagList, Error> {
+        let listed = queries::tags(&self.service, cx, request, limit);
+        listed.map_err(|error| error.with_image(&request.image.image))
     }
 
     /// Returns the store that the images are in.

@@ -16,6 +16,7 @@ mod http;
 pub(crate) mod image_service;
 mod link;
 mod pull;
+mod queries;
 mod range;
 mod referrers;
 mod request;
@@ -29,4 +30,5 @@ mod verifier;
 
 pub use builder::RegistryImageServiceBuilder;
 pub use http::{Resolver, SystemResolver};
+pub use queries::{PlannedImage, PullPlan, TagList};
 pub use verifier::{Candidate, FetchedManifest, ImageVerifier, Referrers, VerifyError};

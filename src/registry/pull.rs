@@ -1,20 +1,24 @@
 //! The steps of one pull.
 
+use std::collections::HashSet;
+
 use super::client::Service;
 use super::download::{self, TransferStats};
 use super::request::PullSession;
 use super::resolve::{self, Resolved};
+use super::settings::Selection;
 use super::verifier::{self, ImageVerifier};
 use crate::context::{CancelToken, PullContext};
-use crate::error::{Error, Phase};
+use crate::error::{Error, ErrorKind, Phase};
 use crate::image::config;
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::progress::ProgressEvent;
 use crate::service::{ImageRef, PullRequest, PulledImage};
 use crate::store::{Naming, Signatures, Transaction};
 
 /// Pulls an image into the store: resolves its name to a manifest, fetches the manifest's blobs, and verifies
-/// all of them. Only then is the image stored under its name.
+/// all of them; for several platforms one image after the other. Only then is the image stored under its name.
 pub(super) fn pull(
     service: &Service,
     verifier: Option<&dyn ImageVerifier>,
@@ -27,21 +31,55 @@ pub(super) fn pull(
     let transaction = service.store.transaction();
 
     let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;
-    let resolved = resolve::resolve(&session, request.artifact_type.as_deref())?;
-    let signatures = match verifier {
-        Some(verifier) => verifier::verify(verifier, &session, &resolved)?,
-        None => Signatures::default(),
-    };
-    hold_all(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    put_config(&session, &transaction, &resolved).map_err(|error| error.with_phase(Phase::Store))?;
-    let stats = download::blobs(&session, &stop, &transaction, &resolved.manifest)?;
-    warn_of_other_platform(&session, &resolved);
-    name(&session, &transaction, &resolved, &signatures).map_err(|error| error.with_phase(Phase::Store))?;
+    let images = resolve::resolve(&session, request.artifact_type.as_deref())?;
+    let mut signatures = Signatures::default();
+    if let Some(verifier) = verifier {
+        for image in &images {
+            signatures.add_all(&verifier::verify(verifier, &session, image)?);
+        }
+    }
+    hold_all(&session, &transaction, &images).map_err(|error| error.with_phase(Phase::Store))?;
+    let mut bytes = ByteCount::default();
+    for image in &images {
+        put_config(&session, &transaction, image).map_err(|error| error.with_phase(Phase::Store))?;
+        bytes.add(image, &download::blobs(&session, &stop, &transaction, &image.manifest)?);
+        warn_of_other_platform(&session, image);
+    }
+    name(&session, &transaction, &images, &signatures).map_err(|error| error.with_phase(Phase::Store))?;
+    let first = images.first().ok_or_else(|| Error::new(ErrorKind::InvalidManifest, "there is no image"))?;
     #[cfg_attr(not(feature = "unpack"), expect(unused_mut, reason = "only an unpacked image has layers"))]
-    let mut pulled = pulled(&session, &resolved, &stats);
+    let mut pulled = pulled(&session, first, &bytes);
     #[cfg(feature = "unpack")]
-    unpack(&session, &resolved, &mut pulled)?;
+    unpack(&session, first, &mut pulled)?;
     Ok(pulled)
+}
+
+/// The bytes of a pull, by where they came from.
+#[derive(Default)]
+struct ByteCount<'a> {
+    fetched: u64,
+    reused: u64,
+    /// The manifests and indexes that are counted.
+    documents: HashSet<&'a Digest>,
+}
+
+impl<'a> ByteCount<'a> {
+    fn add(&mut self, image: &'a Resolved, stats: &TransferStats) {
+        let (mut fetched, mut reused) = (stats.fetched(), stats.reused());
+        if image.config.as_ref().is_some_and(|config| config.is_fetched) {
+            // The download found it in the store and counted it as reused.
+            fetched += image.manifest.config.size;
+            reused = reused.saturating_sub(image.manifest.config.size);
+        }
+        for document in &image.documents {
+            if self.documents.insert(&document.descriptor.digest) {
+                let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
+                *counter += document.descriptor.size;
+            }
+        }
+        self.fetched += fetched;
+        self.reused += reused;
+    }
 }
 
 /// Unpacks the image where that is set. The transaction keeps its blobs meanwhile.
@@ -61,11 +99,13 @@ fn unpack(session: &PullSession<'_>, resolved: &Resolved, pulled: &mut PulledIma
     Ok(())
 }
 
-/// Keeps the store from removing blobs of the image while it is pulled.
-fn hold_all(session: &PullSession<'_>, transaction: &Transaction, resolved: &Resolved) -> Result<(), Error> {
-    let documents = resolved.documents.iter().map(|document| &document.descriptor);
-    let digests: Vec<_> =
-        documents.chain(resolved.manifest.blobs()).map(|descriptor| &descriptor.digest).collect();
+/// Keeps the store from removing blobs of the images while they are pulled.
+fn hold_all(session: &PullSession<'_>, transaction: &Transaction, images: &[Resolved]) -> Result<(), Error> {
+    let descriptors = images.iter().flat_map(|image| {
+        let documents = image.documents.iter().map(|document| &document.descriptor);
+        documents.chain(image.manifest.blobs())
+    });
+    let digests: Vec<_> = descriptors.map(|descriptor| &descriptor.digest).collect();
     session.service.store.hold(session.cx, transaction, &digests)
 }
 
@@ -100,47 +140,52 @@ fn warn_of_other_platform(session: &PullSession<'_>, resolved: &Resolved) {
     }
 }
 
-/// Stores the manifest, the indexes and the signatures, and gives the image its name.
+/// Stores the manifests, the indexes and the signatures, and gives the image its name. The name stands for the
+/// manifest of one platform, or for the index with the manifests of several.
 fn name(
     session: &PullSession<'_>,
     transaction: &Transaction,
-    resolved: &Resolved,
+    images: &[Resolved],
     signatures: &Signatures,
 ) -> Result<(), Error> {
     let store = &session.service.store;
-    for document in &resolved.documents {
-        store.put(session.cx, transaction, &document.descriptor, &document.bytes)?;
+    let mut stored = HashSet::new();
+    for document in images.iter().flat_map(|image| &image.documents) {
+        if stored.insert(&document.descriptor.digest) {
+            store.put(session.cx, transaction, &document.descriptor, &document.bytes)?;
+        }
     }
     let signatures = signatures.to_manifest();
     if let Some((descriptor, bytes)) = &signatures {
         store.put(session.cx, transaction, descriptor, bytes)?;
     }
-    let naming = Naming {
-        id: Some(resolved.id().clone()),
-        repo_digest: Some(repo_digest(session.reference, resolved)),
-        size: Some(resolved.manifest_descriptor.size.saturating_add(resolved.manifest.total_size())),
+    let Some(first) = images.first() else { return Ok(()) };
+    let keeps_index = !matches!(session.service.settings.selection, Selection::One)
+        && first.root.digest != first.manifest_descriptor.digest;
+    let mut naming = Naming {
+        repo_digest: Some(repo_digest(session.reference, first)),
         signatures: signatures.map(|(descriptor, _)| descriptor.digest),
+        ..Naming::default()
+    };
+    let target = if keeps_index {
+        let manifests = images.iter().map(|image| image.manifest_descriptor.digest.clone());
+        naming.taken = Some(manifests.collect());
+        &first.root
+    } else {
+        naming.id = Some(first.id().clone());
+        naming.size = Some(first.manifest_descriptor.size.saturating_add(first.manifest.total_size()));
+        &first.manifest_descriptor
     };
     let names = [stored_name(session.reference)];
-    store.tag(session.cx, transaction, &names, &resolved.manifest_descriptor, &naming)
+    store.tag(session.cx, transaction, &names, target, &naming)
 }
 
-fn pulled(session: &PullSession<'_>, resolved: &Resolved, stats: &TransferStats) -> PulledImage {
-    let (mut fetched, mut reused) = (stats.fetched(), stats.reused());
-    if resolved.config.as_ref().is_some_and(|config| config.is_fetched) {
-        // The download found it in the store and counted it as reused.
-        fetched += resolved.manifest.config.size;
-        reused = reused.saturating_sub(resolved.manifest.config.size);
-    }
-    for document in &resolved.documents {
-        let counter = if document.host.is_some() { &mut fetched } else { &mut reused };
-        *counter += document.descriptor.size;
-    }
-    let mut pulled = PulledImage::new(ImageRef::new(resolved.id().as_str()));
-    pulled.manifest_digest = Some(resolved.root.digest.clone());
-    pulled.repo_digest = Some(repo_digest(session.reference, resolved));
-    pulled.bytes_fetched = fetched;
-    pulled.bytes_reused = reused;
+fn pulled(session: &PullSession<'_>, image: &Resolved, bytes: &ByteCount<'_>) -> PulledImage {
+    let mut pulled = PulledImage::new(ImageRef::new(image.id().as_str()));
+    pulled.manifest_digest = Some(image.root.digest.clone());
+    pulled.repo_digest = Some(repo_digest(session.reference, image));
+    pulled.bytes_fetched = bytes.fetched;
+    pulled.bytes_reused = bytes.reused;
     pulled.credential = session.accepted();
     pulled
 }

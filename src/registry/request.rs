@@ -409,7 +409,7 @@ impl PullSession<'_> {
         };
         let mut url = format!("{}/{}/{path}", endpoint.host.location, self.reference.repository());
         if !endpoint.host.is_registry_itself {
-            url.push_str("?ns=");
+            url.push_str(if path.contains('?') { "&ns=" } else { "?ns=" });
             url.push_str(self.reference.domain());
         }
         let url = url.parse().map_err(|_| final_protocol_error("the image has no URL at this host"))?;

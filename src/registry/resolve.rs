@@ -1,10 +1,11 @@
-//! From a reference to the verified manifest for this platform.
+//! From a reference to the verified manifests of a pull.
 
 use std::collections::HashSet;
 
 use super::client::Service;
 use super::document::{self, FetchedDocument, SmallBlob};
 use super::request::PullSession;
+use super::settings::Selection;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::config;
 use crate::image::digest::Digest;
@@ -22,7 +23,7 @@ const MAX_DOCUMENTS: usize = 128;
 /// Maximum number of entries without a platform that are fetched to find out what they are for.
 const MAX_PROBES: usize = 32;
 
-/// What a reference names, for this platform.
+/// What a reference names, for one platform.
 pub(super) struct Resolved {
     /// What the reference names: the manifest, or the index that it was chosen from.
     pub(super) root: Descriptor,
@@ -40,19 +41,33 @@ impl Resolved {
         self.manifest.image_id(&self.manifest_descriptor.digest)
     }
 
+    /// Returns what the image is for, as its index or the config that was read says.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let by_digest = |entry: &&Descriptor| entry.digest == self.manifest_descriptor.digest;
+        let listed = self.documents.iter().rev().find_map(|fetched| match &fetched.document {
+            Document::Index(index) => index.manifests.iter().find(by_digest),
+            Document::Manifest(_) => None,
+        });
+        let of_config = || config::platform_of(&self.config.as_ref()?.bytes).ok();
+        listed.and_then(|entry| entry.platform.clone()).or_else(of_config)
+    }
+
     /// Whether the platform was chosen from an index, or was compared with the config.
     pub(super) fn is_platform_known(&self) -> bool {
         self.documents.len() > 1 || self.config.is_some()
     }
 }
 
-/// Finds the manifest. No host is asked for a digest that the store has. `artifact_type` selects an artifact
-/// instead of an image.
+/// Finds the manifests of a pull, at least one: that for the platform, or those for several platforms. No host is
+/// asked for a digest that the store has. `artifact_type` selects one artifact instead of images.
 ///
 /// # Errors
 /// `NotFound`, `Unauthorized` and the like from the hosts; `InvalidManifest`, `Unsupported`,
 /// `DigestMismatch`, `NoMatchingPlatform`.
-pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) -> Result<Resolved, Error> {
+pub(super) fn resolve(
+    session: &PullSession<'_>,
+    artifact_type: Option<&str>,
+) -> Result<Vec<Resolved>, Error> {
     let root = match session.reference.digest() {
         Some(digest) => document::by_digest(session, digest, None, MAX_DOCUMENT_BYTES)?,
         None => {
@@ -60,28 +75,87 @@ pub(super) fn resolve(session: &PullSession<'_>, artifact_type: Option<&str>) ->
             document::by_tag(session, tag, MAX_DOCUMENT_BYTES)?
         }
     };
-    let root_descriptor = root.descriptor.clone();
-    let mut search = ManifestSearch {
-        session,
-        artifact_type,
-        documents: Vec::new(),
-        visited: HashSet::new(),
-        fetched: 0,
-        probes: 0,
-        lacking: None,
-        artifact_types: Vec::new(),
-        config: None,
+    let settings = &session.service.settings;
+    let found = match &settings.selection {
+        Selection::Several(platforms) if artifact_type.is_none() => several(session, &root, platforms),
+        Selection::All if artifact_type.is_none() && matches!(root.document, Document::Index(_)) => {
+            all(session, &root)
+        }
+        _ => {
+            ManifestSearch::new(session, artifact_type, &settings.platform).run(root).map(|found| vec![found])
+        }
     };
-    match search.descend(root, EntryOrigin::Root).map_err(|error| error.with_phase(Phase::Manifest))? {
-        Some((manifest, manifest_descriptor)) => Ok(Resolved {
-            root: root_descriptor,
-            manifest,
-            manifest_descriptor,
-            documents: search.documents,
-            config: search.config,
-        }),
-        None => Err(search.nothing().with_phase(Phase::Manifest)),
+    found.map_err(|error| error.with_phase(Phase::Manifest))
+}
+
+/// Finds the manifests for several platforms, each once.
+fn several(
+    session: &PullSession<'_>,
+    root: &FetchedDocument,
+    platforms: &[Platform],
+) -> Result<Vec<Resolved>, Error> {
+    let mut images: Vec<Resolved> = Vec::new();
+    for platform in platforms {
+        let found = ManifestSearch::new(session, None, platform).run(root.clone())?;
+        let is_same = |other: &Resolved| other.manifest_descriptor.digest == found.manifest_descriptor.digest;
+        if !images.iter().any(is_same) {
+            images.push(found);
+        }
     }
+    Ok(images)
+}
+
+/// Finds all manifests that an index lists, itself or through others.
+fn all(session: &PullSession<'_>, root: &FetchedDocument) -> Result<Vec<Resolved>, Error> {
+    let (mut images, mut visited) = (Vec::new(), HashSet::from([root.descriptor.digest.clone()]));
+    let mut ahead = vec![vec![root.clone()]];
+    while let Some(way) = ahead.pop() {
+        let Some(Document::Index(index)) = way.last().map(|last| &last.document) else { continue };
+        let mut nested = Vec::new();
+        for entry in index.documents() {
+            session.cx.check()?;
+            if !visited.insert(entry.digest.clone()) {
+                continue;
+            }
+            if visited.len() > MAX_DOCUMENTS {
+                let message = format!("the index lists more than {MAX_DOCUMENTS} manifests and indexes");
+                return Err(Error::new(ErrorKind::InvalidManifest, message));
+            }
+            let found = document::by_digest(session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES)?;
+            let documents = [&way[..], std::slice::from_ref(&found)].concat();
+            match found.document.clone() {
+                Document::Manifest(manifest) => {
+                    check(session.service, &manifest)?;
+                    report(session, &found, &manifest);
+                    images.push(Resolved {
+                        root: root.descriptor.clone(),
+                        manifest,
+                        manifest_descriptor: found.descriptor,
+                        documents,
+                        config: None,
+                    });
+                }
+                Document::Index(_) if documents.len() > MAX_DEPTH => return Err(too_deep()),
+                Document::Index(_) => nested.push(documents),
+            }
+        }
+        ahead.extend(nested.into_iter().rev());
+    }
+    if images.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidManifest, "the index lists no manifest"));
+    }
+    // The one for this platform comes first.
+    let wanted = &session.service.settings.platform;
+    images.sort_by_key(|image| {
+        let preference = image.platform().and_then(|platform| wanted.preference(&platform));
+        (preference.is_none(), preference)
+    });
+    Ok(images)
+}
+
+fn too_deep() -> Error {
+    let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
+    Error::new(ErrorKind::InvalidManifest, message)
 }
 
 /// What led to a document, and so what is known of its platform.
@@ -101,6 +175,7 @@ enum EntryOrigin {
 struct ManifestSearch<'a, 'r> {
     session: &'a PullSession<'r>,
     artifact_type: Option<&'a str>,
+    platform: &'a Platform,
     /// The indexes on the way, and in the end the manifest.
     documents: Vec<FetchedDocument>,
     visited: HashSet<Digest>,
@@ -116,7 +191,37 @@ struct ManifestSearch<'a, 'r> {
     config: Option<SmallBlob>,
 }
 
-impl ManifestSearch<'_, '_> {
+impl<'a, 'r> ManifestSearch<'a, 'r> {
+    fn new(session: &'a PullSession<'r>, artifact_type: Option<&'a str>, platform: &'a Platform) -> Self {
+        ManifestSearch {
+            session,
+            artifact_type,
+            platform,
+            documents: Vec::new(),
+            visited: HashSet::new(),
+            fetched: 0,
+            probes: 0,
+            lacking: None,
+            artifact_types: Vec::new(),
+            config: None,
+        }
+    }
+
+    /// Walks from what the reference names to the manifest.
+    fn run(mut self, root: FetchedDocument) -> Result<Resolved, Error> {
+        let root_descriptor = root.descriptor.clone();
+        match self.descend(root, EntryOrigin::Root)? {
+            Some((manifest, manifest_descriptor)) => Ok(Resolved {
+                root: root_descriptor,
+                manifest,
+                manifest_descriptor,
+                documents: self.documents,
+                config: self.config,
+            }),
+            None => Err(self.nothing()),
+        }
+    }
+
     /// Returns the manifest that `found` is or leads to; `None` if that is not what is wanted, which an entry
     /// without a platform may turn out to be.
     fn descend(
@@ -153,10 +258,9 @@ impl ManifestSearch<'_, '_> {
         origin: EntryOrigin,
     ) -> Result<Option<(Manifest, Descriptor)>, Error> {
         if self.documents.len() > MAX_DEPTH {
-            let message = format!("indexes within indexes, more than {MAX_DEPTH} deep");
-            return Err(Error::new(ErrorKind::InvalidManifest, message));
+            return Err(too_deep());
         }
-        let platform = &self.session.service.settings.platform;
+        let platform = self.platform;
         let candidates = match self.artifact_type {
             Some(artifact_type) => index.of_artifact_type(artifact_type),
             None => {
@@ -222,16 +326,16 @@ impl ManifestSearch<'_, '_> {
             EntryOrigin::Platform => Ok(true),
             EntryOrigin::Root if is_image && settings.is_platform_explicit => {
                 let platform = self.platform_of(&manifest.config)?;
-                match settings.platform.preference(&platform) {
+                match self.platform.preference(&platform) {
                     Some(_) => Ok(true),
-                    None => Err(other_platform(&platform, &settings.platform)),
+                    None => Err(other_platform(&platform, self.platform)),
                 }
             }
             EntryOrigin::Root => Ok(true),
             EntryOrigin::OnlyEntry if !is_image => Ok(true),
             EntryOrigin::OnlyEntry | EntryOrigin::Unnamed if is_image => {
                 let platform = self.platform_of(&manifest.config)?;
-                Ok(settings.platform.preference(&platform).is_some())
+                Ok(self.platform.preference(&platform).is_some())
             }
             EntryOrigin::OnlyEntry | EntryOrigin::Unnamed => {
                 let artifact_type = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
@@ -250,7 +354,7 @@ impl ManifestSearch<'_, '_> {
 
     /// Says why nothing was found.
     fn nothing(mut self) -> Error {
-        let platform = &self.session.service.settings.platform;
+        let platform = self.platform;
         self.artifact_types.sort();
         self.artifact_types.dedup();
         let types = self.artifact_types.iter().take(16).map(|it| quoted(it)).collect::<Vec<_>>().join(", ");

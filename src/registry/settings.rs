@@ -16,6 +16,7 @@ pub(super) struct RegistrySettings {
     pub(super) platform: Platform,
     /// Whether the caller asked for the platform.
     pub(super) is_platform_explicit: bool,
+    pub(super) selection: Selection,
     pub(super) limits: HttpLimits,
     pub(super) response: ResponseTimes,
     pub(super) retry: RetryPolicy,
@@ -39,6 +40,7 @@ impl Default for RegistrySettings {
         RegistrySettings {
             platform: Platform::host(),
             is_platform_explicit: false,
+            selection: Selection::One,
             limits: HttpLimits {
                 connect: Duration::from_secs(10),
                 silence: Duration::from_secs(30),
@@ -64,6 +66,17 @@ impl Default for RegistrySettings {
             stack_size: 256 * 1024,
         }
     }
+}
+
+/// Which images of an index are pulled.
+#[derive(Clone, Debug)]
+pub(super) enum Selection {
+    /// The image for the platform of the settings.
+    One,
+    /// An image for each of these platforms.
+    Several(Vec<Platform>),
+    /// All that the index lists.
+    All,
 }
 
 /// How long a host may take to answer with the head of its reply.

@@ -58,6 +58,13 @@ impl Signatures {
         }
     }
 
+    /// Adds those of another image.
+    pub(crate) fn add_all(&mut self, others: &Signatures) {
+        for layer in &others.layers {
+            self.add(layer, layer.data.as_deref().unwrap_or_default());
+        }
+    }
+
     /// Adds those that a manifest of [`to_manifest`](Self::to_manifest) holds.
     pub(super) fn add_kept(&mut self, manifest: &[u8]) {
         let Ok(Document::Manifest(manifest)) = Document::parse(None, manifest) else { return };

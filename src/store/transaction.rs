@@ -36,6 +36,8 @@ pub(crate) struct Naming {
     pub(crate) size: Option<u64>,
     /// The manifest that holds the image's signatures.
     pub(crate) signatures: Option<Digest>,
+    /// The manifests that the store has of an index, if those are not all.
+    pub(crate) taken: Option<Vec<Digest>>,
 }
 
 impl Transaction {
@@ -84,7 +86,8 @@ impl Store {
     ///
     /// The index points at the manifest that was chosen for this platform, also where the name stands
     /// for an image index of which one platform was fetched: other tools follow the descriptor, and
-    /// would miss the blobs of the other platforms. `naming` keeps the digest of the index.
+    /// would miss the blobs of the other platforms. `naming` keeps the digest of the index. Of an image that was
+    /// pulled for several platforms, `manifest` is the index.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`: the change may still be made. `Store`, `DiskFull`.
@@ -97,10 +100,11 @@ impl Store {
         naming: &Naming,
     ) -> Result<(), Error> {
         let (id, repo_digest) = (naming.id.as_ref(), naming.repo_digest.as_deref());
+        let taken = naming.taken.as_deref();
         let entries: Vec<_> = names
             .iter()
             .map(|name| {
-                IndexEntry::new(Some(name.as_str()), manifest, id, repo_digest)
+                IndexEntry::with_taken(Some(name.as_str()), manifest, id, repo_digest, taken)
                     .with_signatures(naming.signatures.as_ref())
             })
             .collect();

@@ -20,6 +20,7 @@ pub(super) enum Route {
     Manifest { repository: String, reference: String },
     Blob { repository: String, digest: String },
     Referrers { repository: String, digest: String },
+    Tags { repository: String },
     Token,
     Other,
 }
@@ -44,6 +45,7 @@ impl Route {
             }
             (Some(digest), Some("blobs"), Some(repository)) => Route::Blob { repository, digest },
             (Some(digest), Some("referrers"), Some(repository)) => Route::Referrers { repository, digest },
+            (Some(list), Some("tags"), Some(repository)) if list == "list" => Route::Tags { repository },
             _ => Route::Other,
         }
     }
@@ -54,6 +56,7 @@ impl Route {
             Route::Manifest { .. } => Target::Manifest,
             Route::Blob { .. } => Target::Blob,
             Route::Referrers { .. } => Target::Referrers,
+            Route::Tags { .. } => Target::Tags,
             Route::Token => Target::Token,
             Route::Other => Target::Other,
         }
@@ -64,7 +67,8 @@ impl Route {
         match self {
             Route::Manifest { repository, .. }
             | Route::Blob { repository, .. }
-            | Route::Referrers { repository, .. } => Some(repository),
+            | Route::Referrers { repository, .. }
+            | Route::Tags { repository } => Some(repository),
             _ => None,
         }
     }
@@ -122,6 +126,7 @@ impl Content {
             Route::Manifest { repository, reference } => self.manifest(repository, reference),
             Route::Blob { repository, digest } => self.blob(repository, digest, range),
             Route::Referrers { repository, digest } => self.referrers(repository, digest, &request.query),
+            Route::Tags { repository } => self.tags(repository, &request.query),
             Route::Ping => Reply::json(200, &json!({})),
             Route::Token | Route::Other => self.file(&request.path, range),
         }
@@ -163,6 +168,32 @@ impl Content {
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors });
         let reply = Reply::new(200, INDEX, index.to_string().into_bytes().into());
         if wanted.is_some() { reply.with("OCI-Filters-Applied", "artifactType") } else { reply }
+    }
+
+    /// Lists at most `n` tags behind `last`, in lexical order. See the spec's
+    /// [tags](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags).
+    fn tags(&self, repository: &str, query: &str) -> Reply {
+        let parameter =
+            |wanted: &str| form_pairs(query).find(|(name, _)| name == wanted).map(|(_, value)| value);
+        let state = self.0.lock();
+        let names = state.manifests.keys().filter(|(known, _)| known == repository).map(|(_, name)| name);
+        let mut tags: Vec<_> = names.filter(|name| !name.contains(':')).cloned().collect();
+        if tags.is_empty() {
+            return Reply::error(404, "NAME_UNKNOWN");
+        }
+        tags.sort();
+        tags.retain(|tag| parameter("last").is_none_or(|last| *tag > last));
+        let limit = parameter("n").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+        let is_last = tags.len() <= limit;
+        tags.truncate(limit);
+        let reply = Reply::json(200, &json!({ "name": repository, "tags": tags }));
+        match tags.last().filter(|_| !is_last) {
+            Some(last) => {
+                let next = format!("</v2/{repository}/tags/list?n={limit}&last={last}>; rel=\"next\"");
+                reply.with("Link", next)
+            }
+            None => reply,
+        }
     }
 
     /// Descriptors of the manifests that name `subject`, in the order of their digests.
@@ -212,7 +243,8 @@ mod tests {
             ("/v2/a/manifests/latest", manifest("a", "latest")),
             ("/v2/a/b/manifests/sha256:0", manifest("a/b", "sha256:0")),
             ("/v2/manifests/blobs/manifests/x", manifest("manifests/blobs", "x")),
-            ("/v2/a/tags/list", Route::Other),
+            ("/v2/a/tags/list", Route::Tags { repository: "a".to_owned() }),
+            ("/v2/a/tags/other", Route::Other),
             ("/v3/a/manifests/x", Route::Other),
             ("/", Route::Other),
         ] {

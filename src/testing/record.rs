@@ -16,6 +16,8 @@ pub enum Target {
     Blob,
     /// What refers to a manifest.
     Referrers,
+    /// The tags of a repository.
+    Tags,
     /// A bearer token.
     Token,
     /// Anything else.
@@ -123,7 +125,7 @@ impl Record {
                 Target::Blob => stats.blobs += 1,
                 Target::Referrers => stats.referrers += 1,
                 Target::Token => stats.tokens += 1,
-                Target::Other => {}
+                Target::Tags | Target::Other => {}
             }
             state.requests.push(request);
         });

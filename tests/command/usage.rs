@@ -1,7 +1,9 @@
 use crate::bench::Bench;
 
-const COMMANDS: [&str; 11] =
-    ["pull", "images", "rm", "inspect", "pin", "unpin", "prune", "verify", "export", "import", "demo"];
+const COMMANDS: [&str; 13] = [
+    "pull", "images", "rm", "inspect", "digest", "tags", "pin", "unpin", "prune", "verify", "export",
+    "import", "demo",
+];
 
 #[test]
 fn wrong_arguments_exit_with_2_and_say_what_is_right() {
@@ -21,7 +23,7 @@ fn wrong_arguments_exit_with_2_and_say_what_is_right() {
         (&["pull", "--deadline", "10", "app"], "the unit is missing: write 10s"),
         (&["pull", "--retries=-1", "app"], "'--retries <N>'"),
         (&["pull", "--platform", "linux/a/b/c", "app"], "'--platform <OS/ARCH[/VARIANT]>'"),
-        (&["pull", "--platform=linux/arm", "--platform=linux/arm64", "app"], "cannot be used multiple times"),
+        (&["images", "--platform=linux/arm", "--platform=linux/arm64"], "cannot be used multiple times"),
         (&["pull", "--hosts-dir", "/does/not/exist", "app"], "'/does/not/exist' for '--hosts-dir <DIR>'"),
         (&["pull", "--auth-file", "/does/not/exist", "app"], "'/does/not/exist' for '--auth-file <FILE>'"),
         (&["pull", "--registry-config", "/", "app"], "it is a folder, not a file"),

@@ -1,46 +1,15 @@
-//! The command line: the commands, the options that several commands share, and the types of values.
+//! Options that several commands share, and the parsers of values.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser};
 use oci_puller::image::Platform;
 
-use crate::command::Command;
 use crate::exit::Exit;
 use crate::units;
-
-const AFTER_HELP: &str = "\
-Results go to standard output, messages to standard error.
-
-Exit codes:
-  0    everything succeeded
-  1    something failed
-  2    the arguments are wrong
-  3    something failed, and everything that failed is worth trying again
-  130  interrupted; the store is valid, and the next pull resumes
-
-Environment:
-  OCI_PULLER_STORE  the store's folder, if --store is not given
-  OCI_PULLER_LOG    log level on standard error: off, error, warn (default),
-                    info, debug
-
-Examples:
-  oci-puller pull alpine:3.22 quay.io/team/app:v1 --store ./images
-  oci-puller images --json
-  oci-puller export alpine:3.22 --output alpine.tar
-  oci-puller demo";
-
-/// Pulls container images from registries into an OCI image layout on disk.
-#[derive(Parser)]
-#[command(name = "oci-puller", version, after_help = AFTER_HELP, max_term_width = 80)]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
 
 /// Options of each command that works on a store.
 #[derive(Args)]
@@ -71,15 +40,9 @@ fn default_dir() -> Option<PathBuf> {
     Some(data.or_else(|| Some(std::env::home_dir()?.join(".local/share")))?.join("oci-puller"))
 }
 
-/// Returns an error for arguments of `command` that are wrong together.
-pub(crate) fn usage(command: &str, message: &str) -> Exit {
-    let mut cli = Cli::command();
-    cli.build();
-    let error = match cli.find_subcommand_mut(command) {
-        Some(sub) => sub.error(ErrorKind::ArgumentConflict, message),
-        None => cli.error(ErrorKind::ArgumentConflict, message),
-    };
-    Exit::Usage(error)
+/// Returns the reason to end for arguments of `command` that contradict each other.
+pub(crate) fn usage(command: &'static str, message: impl Into<String>) -> Exit {
+    Exit::Contradiction { command, message: message.into() }
 }
 
 /// Reads a length of time such as `90s` or `1h30m`.
@@ -126,11 +89,6 @@ pub(crate) fn existing_dir(text: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_commands_are_consistent() {
-        Cli::command().debug_assert();
-    }
 
     #[test]
     fn a_time_without_a_unit_is_refused_with_advice() {

@@ -16,6 +16,12 @@ const WORTH_RETRYING: u8 = 3;
 pub(crate) enum Exit {
     /// The arguments are wrong, or help was asked for.
     Usage(clap::Error),
+    /// Arguments of a command contradict each other.
+    Contradiction {
+        /// The name of the command.
+        command: &'static str,
+        message: String,
+    },
     /// An operation of the library failed.
     Failed(Error),
     /// An operation of the command itself failed: a file, a thread.
@@ -39,6 +45,7 @@ impl Exit {
     pub(crate) fn report(self) -> ExitCode {
         let code = match &self {
             Exit::Usage(error) if error.use_stderr() => WRONG_USAGE,
+            Exit::Contradiction { .. } => WRONG_USAGE,
             Exit::Failed(error) if error.is_retryable() => WORTH_RETRYING,
             Exit::Reported { retryable: true } => WORTH_RETRYING,
             _ => FAILED,
@@ -50,6 +57,8 @@ impl Exit {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => return Exit::Output(error).report(),
             },
+            // `main` turns it into an error about the usage.
+            Exit::Contradiction { message, .. } => say(&format!("error: {message}")),
             Exit::Failed(error) => stderr::say_error(&error),
             Exit::Own(text) => say(&format!("error: {text}")),
             Exit::Reported { .. } => {}

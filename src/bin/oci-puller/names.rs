@@ -99,9 +99,9 @@ pub(crate) fn remove(store: &Store, cx: &PullContext, meant: &str) -> Result<Rem
     removed.map_err(|error| error.with_image(meant))
 }
 
-/// What a store knows an image by: a digest as it is, a name in full. Beside a digest a tag is left
+/// Returns the key by which a store knows an image: a digest as it is, a name in full. A tag beside a digest is left
 /// out.
-fn key_of(meant: &str) -> Result<String, Error> {
+pub(crate) fn key_of(meant: &str) -> Result<String, Error> {
     if Digest::parse(meant).is_ok() {
         return Ok(meant.to_owned());
     }

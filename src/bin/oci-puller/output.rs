@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::escape::{escaped, escaped_json};
 use crate::exit::Exit;
 
 /// Writes text as it is.
@@ -32,38 +33,6 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Exit> {
 pub(crate) fn pretty_json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Exit::Output(error.into()))?;
     raw(&format!("{}\n", escaped_json(&text)))
-}
-
-fn escaped_json(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_obeyed(character) && character != '\n' {
-            // All of these are in the basic plane, and stand within strings, which have no line breaks.
-            true => safe += &format!("\\u{:04x}", u32::from(character)),
-            false => safe.push(character),
-        }
-    }
-    safe
-}
-
-/// Returns text from outside as a terminal may show it: control characters and those that reorder or hide
-/// text are escaped.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_obeyed(character) {
-            true => safe.extend(character.escape_default()),
-            false => safe.push(character),
-        }
-    }
-    safe
-}
-
-/// Whether a terminal would act on the character, or show other text than there is.
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Rows of words under a headline, each column as wide as its widest word.
@@ -130,12 +99,6 @@ fn width_of(word: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
-        let text = "a\u{1b}[2J\u{7}\r\n\u{9b}\u{202e}\u{2066}b\u{e4}";
-        assert_eq!(escaped(text), "a\\u{1b}[2J\\u{7}\\r\\n\\u{9b}\\u{202e}\\u{2066}b\u{e4}");
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_word() {

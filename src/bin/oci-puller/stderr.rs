@@ -6,7 +6,7 @@ use indicatif::MultiProgress;
 use oci_puller::Error;
 use parking_lot::Mutex;
 
-use crate::output::escaped;
+use crate::escape::escaped;
 
 /// The bars that are up.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);

@@ -1,8 +1,6 @@
 //! `demo`: both pullers at work, with a registry of their own.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -18,6 +16,7 @@ use crate::progress::Shown;
 use crate::pull_all::{self, pull_all};
 use crate::signals::Signals;
 use crate::stderr::say_error;
+use crate::temp_folder::TempFolder;
 use crate::units::{Bytes, Time};
 
 /// Bytes a second on each connection, so that there is something to see.
@@ -42,7 +41,7 @@ pub(crate) struct DemoArgs {}
 /// Pulls generated images through both pullers.
 pub(crate) fn run(_: DemoArgs) -> Result<(), Exit> {
     let signals = Signals::watch()?;
-    let folder = TempFolder::make().map_err(|error| Exit::Own(format!("no temporary folder: {error}")))?;
+    let folder = TempFolder::create()?;
     let registry = Registry::start().map_err(|error| Exit::Own(format!("no registry: {error}")))?;
     let images = images();
     let names: Vec<_> = images.iter().map(|(image, tag)| registry.push(image, tag)).collect();
@@ -51,12 +50,12 @@ pub(crate) fn run(_: DemoArgs) -> Result<(), Exit> {
     registry.fault(Fault::on(Target::Blob).with(Action::Pace(PACE)));
     let faults = misbehave(&registry, &images);
     output::line(&format!("ParallelImagePuller, {PARALLEL} images at a time"))?;
-    let puller = ParallelImagePuller::new(service(&folder.0.join("parallel"))?, Some(PARALLEL))?;
+    let puller = ParallelImagePuller::new(service(&folder.path().join("parallel"))?, Some(PARALLEL))?;
     pull(&puller, &names, &signals)?;
     output::raw(&format!("{}\n\n", faults.told(&registry)))?;
 
     output::line("SerialImagePuller, one image at a time, in the order asked")?;
-    let puller = SerialImagePuller::new(service(&folder.0.join("serial"))?)?;
+    let puller = SerialImagePuller::new(service(&folder.path().join("serial"))?)?;
     pull(&puller, &names, &signals)
 }
 
@@ -168,25 +167,5 @@ impl Faults {
             self.image,
             Bytes(CUT),
         )
-    }
-}
-
-/// A folder that is removed when this is dropped.
-struct TempFolder(PathBuf);
-
-impl TempFolder {
-    fn make() -> io::Result<Self> {
-        let name = format!("oci-puller-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
-        Ok(TempFolder(path))
-    }
-}
-
-impl Drop for TempFolder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            log::warn!("{} could not be removed: {error}", self.0.display());
-        }
     }
 }

@@ -13,12 +13,12 @@ use oci_puller::{PullContext, Store};
 use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};
-use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say;
+use crate::stores::existing_store_for;
 use crate::units::Bytes;
 
 /// How many links are followed, as in Linux.

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::args::StoreArgs;
 use crate::command::cri::{self, CriArgs};
-use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names::short;
 use crate::output::{self, Align, Table};
+use crate::stores::existing_store_for;
 use crate::units::{Ago, Bytes};
 
 const AFTER_HELP: &str = "\

@@ -3,6 +3,7 @@
 mod completions;
 mod cri;
 mod demo;
+mod digest;
 mod export;
 mod images;
 mod import;
@@ -13,18 +14,14 @@ mod pull;
 mod rm;
 #[cfg(feature = "unpack")]
 mod run_config;
+mod tags;
 #[cfg(feature = "unpack")]
 mod unpack;
 mod verify;
 
-use std::path::Path;
-
 use clap::Subcommand;
-use oci_puller::Store;
-use oci_puller::image::Platform;
 
 use crate::exit::Exit;
-use crate::stderr::say;
 
 /// The commands and their arguments.
 #[derive(Subcommand)]
@@ -34,7 +31,9 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     #[command(visible_alias = "rmi")]
     Rm(rm::RmArgs),
-    Inspect(inspect::InspectArgs),
+    Inspect(Box<inspect::InspectArgs>),
+    Digest(Box<digest::DigestArgs>),
+    Tags(Box<tags::TagsArgs>),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Prune(prune::PruneArgs),
@@ -53,13 +52,15 @@ pub(crate) enum Command {
     Man,
 }
 
-/// Runs a command.
-pub(crate) fn run(command: Command) -> Result<(), Exit> {
+/// Runs a command. `cli` returns the definition of the command line.
+pub(crate) fn run(command: Command, cli: fn() -> clap::Command) -> Result<(), Exit> {
     match command {
         Command::Pull(args) => pull::run(&args),
         Command::Images(args) => images::run(args),
         Command::Rm(args) => rm::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Digest(args) => digest::run(&args),
+        Command::Tags(args) => tags::run(&args),
         Command::Pin(args) => pin::pin(&args),
         Command::Unpin(args) => pin::unpin(&args),
         Command::Prune(args) => prune::run(args),
@@ -71,27 +72,7 @@ pub(crate) fn run(command: Command) -> Result<(), Exit> {
         #[cfg(feature = "unpack")]
         Command::RunConfig(args) => run_config::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Completions(args) => completions::run(args),
-        Command::Man => completions::man(),
+        Command::Completions(args) => completions::run(&args, &mut cli()),
+        Command::Man => completions::man(cli()),
     }
-}
-
-/// Opens the store in `dir`, or returns `None` if there is none: a command that only reads creates no store.
-fn existing_store(dir: &Path) -> Result<Option<Store>, Exit> {
-    existing_store_for(dir, None)
-}
-
-/// Opens the store in `dir` for a platform, by default this machine's; `None` if there is no store.
-fn existing_store_for(dir: &Path, platform: Option<&Platform>) -> Result<Option<Store>, Exit> {
-    let is_empty = dir.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty || !dir.exists() {
-        say(&format!("there is no store at {} yet", dir.display()));
-        return Ok(None);
-    }
-    let builder = Store::builder(dir);
-    let builder = match platform {
-        Some(platform) => builder.platform(platform.clone()),
-        None => builder,
-    };
-    Ok(Some(builder.open()?))
 }

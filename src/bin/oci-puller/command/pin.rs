@@ -5,12 +5,12 @@ use oci_puller::image::Platform;
 use oci_puller::{Error, ErrorKind, PullContext, Store};
 
 use crate::args::StoreArgs;
-use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say_error;
+use crate::stores::existing_store_for;
 
 /// Keep images from being pruned
 ///

@@ -8,11 +8,11 @@ use oci_puller::store::{PrunePolicy, Removed};
 use serde::Serialize;
 
 use crate::args::{self, StoreArgs, usage};
-use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say;
+use crate::stores::existing_store;
 use crate::units::Bytes;
 
 /// Percentages of the disk, as kubelet has them.
@@ -64,7 +64,7 @@ impl PruneArgs {
     fn policy(&self) -> Result<PrunePolicy, Exit> {
         let below = self.below.unwrap_or(LOW.min(self.above));
         if below > self.above {
-            return Err(usage("prune", &format!("--below {below} is more than --above {}", self.above)));
+            return Err(usage("prune", format!("--below {below} is more than --above {}", self.above)));
         }
         let mut policy = PrunePolicy::default().thresholds(self.above, below);
         if let Some(time) = self.unused_for {

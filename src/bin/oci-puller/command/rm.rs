@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::args::{StoreArgs, usage};
 use crate::command::cri::{self, CriArgs};
-use crate::command::existing_store_for;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::{say, say_error};
+use crate::stores::existing_store_for;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\

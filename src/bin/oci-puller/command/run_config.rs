@@ -11,10 +11,10 @@ use oci_puller::unpack::User;
 use serde_json::{Value, json};
 
 use crate::args::{StoreArgs, usage};
-use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
+use crate::stores::existing_store;
 
 /// The search path of an image that sets none, as Docker and podman have it.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -93,7 +93,7 @@ fn user(args: &RunConfigArgs, config: &ImageConfig) -> Result<User, Exit> {
         _ => {
             let text =
                 format!("the image's user is {wanted:?}: add --root DIR, its unpacked root, to look it up");
-            return Err(usage("run-config", &text));
+            return Err(usage("run-config", text));
         }
     }
     Ok(user)

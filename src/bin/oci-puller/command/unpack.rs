@@ -9,13 +9,13 @@ use oci_puller::{PullContext, Store};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
-use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
 use crate::progress::{ProgressView, Shown};
 use crate::signals::Signals;
 use crate::stderr::say;
+use crate::stores::existing_store;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\

@@ -8,12 +8,12 @@ use oci_puller::{Error, PullContext, Store};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
-use crate::command::existing_store;
 use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
 use crate::signature_args::SignatureArgs;
 use crate::stderr::say;
+use crate::stores::existing_store;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\

@@ -1,12 +1,14 @@
-//! `--pull`: whether an image that is in the store is asked for at the registry.
+//! `--pull`: whether the registry is asked for an image that is in the store.
 
 use clap::ValueEnum;
-use oci_puller::image::Digest;
+use oci_puller::image::{Digest, Platform};
 use oci_puller::{
     Error, ErrorKind, ImageRef, ImageService, ImageSpec, PullContext, PullRequest, PulledImage, Store,
 };
 
-/// Whether an image that is there is pulled again.
+use crate::names;
+
+/// When an image is pulled.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Choice {
     /// Ask the registry what the name stands for, and fetch what is missing
@@ -23,14 +25,19 @@ pub(super) enum Choice {
 pub(super) struct ByChoice<S> {
     pub(super) service: S,
     pub(super) choice: Choice,
-    /// The store of the service, if it has one of ours.
+    /// The store of the service; `None` for a container runtime.
     pub(super) store: Option<Store>,
+    /// The platforms that an image in the store must have, if they are several.
+    pub(super) platforms: Vec<Platform>,
 }
 
 impl<S: ImageService> ByChoice<S> {
-    /// Returns the image as it is, if it is there.
+    /// Returns the image as it is in the store; `None` if it is not there for each platform.
     fn present(&self, cx: &PullContext, request: &PullRequest) -> Result<Option<PulledImage>, Error> {
         let Some(id) = self.service.image_ref(cx, &request.image)? else { return Ok(None) };
+        if !self.has_all_platforms(&request.image.image)? {
+            return Ok(None);
+        }
         let mut image = PulledImage::new(ImageRef::new(id.as_str()));
         image.bytes_reused = self.service.image_size(cx, &request.image)?;
         if let Some(store) = &self.store
@@ -45,6 +52,15 @@ impl<S: ImageService> ByChoice<S> {
         Ok(Some(image))
     }
 
+    fn has_all_platforms(&self, image: &str) -> Result<bool, Error> {
+        let (Some(store), false) = (&self.store, self.platforms.is_empty()) else { return Ok(true) };
+        let present = store.platforms_of(&names::key_of(image)?)?;
+        let is_there =
+            |wanted: &Platform| present.iter().any(|platform| wanted.preference(platform).is_some());
+        Ok(self.platforms.iter().all(is_there))
+    }
+
+    /// Pulls the image, or returns the one in the store if the error is worth a retry.
     fn pull_or_present(&self, cx: &PullContext, request: &PullRequest) -> Result<PulledImage, Error> {
         let error = match self.service.pull_image(cx, request) {
             Err(error) if error.is_retryable() => error,

@@ -1,7 +1,10 @@
 //! `pull`: pulls images from registries into the store.
 
 mod choice;
+mod dry_run;
+mod failure;
 mod limits;
+mod platforms;
 mod report;
 
 use std::sync::Arc;
@@ -9,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use oci_puller::cri::CriImageService;
-use oci_puller::image::Platform;
 use oci_puller::registry::RegistryImageServiceBuilder;
-use oci_puller::{ImagePuller, ImageService, ParallelImagePuller, RegistryImageService, SerialImagePuller};
+use oci_puller::{
+    ImagePuller, ImageService, ParallelImagePuller, RegistryImageService, SerialImagePuller, Store,
+};
 
-use crate::args::{self, StoreArgs};
+use crate::args::{self, StoreArgs, usage};
 use crate::command::cri::CriArgs;
 use crate::exit::Exit;
 use crate::progress::Shown;
@@ -21,9 +25,12 @@ use crate::pull_all::pull_all;
 use crate::registry_args::RegistryArgs;
 use crate::signals::Signals;
 use crate::signature_args::SignatureArgs;
+use crate::stores;
+use crate::temp_folder::TempFolder;
 
 use choice::{ByChoice, Choice};
 use limits::LimitArgs;
+use platforms::PlatformArgs;
 use report::{Form, Report};
 
 const AFTER_HELP: &str = "\
@@ -50,10 +57,19 @@ With --json, an object for each image, as soon as it is done:
     retry_after_seconds
                      the delay that the registry asked for, if it did
     attempts         each try: its host, kind and message
+With --json and --dry-run, an object for each image and platform:
+  image, ok          as above
+  platform           what the image is for, or null
+  manifest_digest    digest of the manifest for this platform
+  size               bytes of manifest, config and layers
+  bytes_to_fetch     bytes that the store lacks
+  error              as above, in place of the four fields after ok
 
 Examples:
   oci-puller pull alpine ghcr.io/team/app:1.2
   oci-puller pull --platform linux/arm64 --deadline 10m alpine
+  oci-puller pull --platform linux/amd64 --platform linux/arm64 alpine
+  oci-puller pull --dry-run --all-platforms alpine
   oci-puller pull --pull missing alpine   # asks no registry if it is there
   oci-puller pull --require-key docker.io/team=cosign.pub team/app
   oci-puller pull --hosts-dir /etc/containerd/certs.d --json alpine";
@@ -80,15 +96,17 @@ pub(crate) struct PullArgs {
     /// Pull one image at a time, in the order given
     #[arg(long)]
     serial: bool,
-    /// Pull for this platform. Default: this machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = args::platform)]
-    platform: Option<Platform>,
+    #[command(flatten)]
+    platforms: PlatformArgs,
     /// Cancel what is not done after TIME, such as 90s or 1h30m. Default: none
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     deadline: Option<Duration>,
     /// Whether to pull an image that is there
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Choice::Always)]
     pull: Choice,
+    /// Print what would be fetched, for each image and platform, and fetch no layer
+    #[arg(long, conflicts_with_all = ["cri", "quiet", "progress", "pull", "policy", "require_key"])]
+    dry_run: bool,
     /// Print nothing but errors, and the image refs
     #[arg(long, short)]
     quiet: bool,
@@ -105,26 +123,32 @@ pub(crate) struct PullArgs {
 
 /// Returns the arguments that a container runtime has no use for.
 fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
-    ["platform"].into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL)
+    PlatformArgs::ALL.into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL)
 }
 
 /// Pulls the images that the arguments name.
 pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
+    if args.platforms.all() && args.pull != Choice::Always {
+        return Err(usage("pull", "only a registry tells all platforms of an image: use --pull always"));
+    }
+    if args.dry_run {
+        return args.dry_run();
+    }
     let signals = Signals::watch()?;
     let (puller, place) = match &args.runtime.cri {
         Some(endpoint) => {
             let service = args.runtime(endpoint)?;
-            (args.puller(ByChoice { service, choice: args.pull, store: None })?, endpoint.clone())
+            (args.puller(service, None)?, endpoint.clone())
         }
         None => {
             let dir = args.store.dir()?;
             let service = args.configure(RegistryImageService::builder(&dir))?.build()?;
             let store = Some(service.store().clone());
-            (args.puller(ByChoice { service, choice: args.pull, store })?, dir.display().to_string())
+            (args.puller(service, store)?, dir.display().to_string())
         }
     };
     let mut report = Report::new(args.form(), args.quiet, args.images.len());
-    let deadline = args.deadline.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = args.deadline();
     let shown = if args.quiet { Shown::None } else { args.progress };
     let each = |place, result| report.add(place, result);
     let kept = pull_all(&*puller, &args.images, &signals, deadline, shown, each);
@@ -133,6 +157,23 @@ pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
 }
 
 impl PullArgs {
+    /// Prints what would be fetched. A store that is not there is not created.
+    fn dry_run(&self) -> Result<(), Exit> {
+        let signals = Signals::watch()?;
+        let (mut dir, mut _folder) = (self.store.dir()?, None);
+        if !stores::exists(&dir) {
+            let folder = TempFolder::create()?;
+            dir = folder.path().to_owned();
+            _folder = Some(folder);
+        }
+        let service = self.configure(RegistryImageService::builder(&dir))?.build()?;
+        dry_run::run(&service, &self.images, &signals, self.deadline(), self.store.json)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+
     fn form(&self) -> Form {
         match (self.store.json, self.quiet) {
             (true, _) => Form::Json,
@@ -151,7 +192,13 @@ impl PullArgs {
         .build()?)
     }
 
-    fn puller(&self, service: impl ImageService + 'static) -> Result<Box<dyn ImagePuller>, Exit> {
+    fn puller(
+        &self,
+        service: impl ImageService + 'static,
+        store: Option<Store>,
+    ) -> Result<Box<dyn ImagePuller>, Exit> {
+        let platforms = self.platforms.several().to_vec();
+        let service = ByChoice { service, choice: self.pull, store, platforms };
         Ok(if self.serial {
             Box::new(SerialImagePuller::new(service)?)
         } else {
@@ -159,14 +206,8 @@ impl PullArgs {
         })
     }
 
-    fn configure(
-        &self,
-        mut builder: RegistryImageServiceBuilder,
-    ) -> Result<RegistryImageServiceBuilder, Exit> {
-        if let Some(platform) = &self.platform {
-            builder = builder.platform(platform.clone());
-        }
-        builder = self.limits.apply(builder);
+    fn configure(&self, builder: RegistryImageServiceBuilder) -> Result<RegistryImageServiceBuilder, Exit> {
+        let mut builder = self.limits.apply(self.platforms.apply(builder));
         if let Some(policy) = self.signatures.policy()? {
             builder = builder.verifier(Arc::new(policy));
         }
