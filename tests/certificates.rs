@@ -224,3 +224,73 @@ fn a_hosts_own_authority_and_certificate_are_not_for_the_host_it_redirects_to() 
     let service = quick(dir.path()).hosts_dir(folder).ca_certificate(ca.pem()).build().unwrap();
     service.pull(&*name).unwrap();
 }
+
+/// What is wrong with a certificate, besides its mark.
+type Change = fn(&mut CertificateParams);
+
+#[test]
+fn a_server_certificate_that_is_marked_as_an_authority_is_verified_as_any_other() {
+    let cases: [(&str, Change, Option<&str>); 6] = [
+        ("good", |_| {}, None),
+        ("with a path length", |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)), None),
+        (
+            "for servers",
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth],
+            None,
+        ),
+        (
+            "for clients only",
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            // The purpose is named differently by the two verifiers.
+            Some("invalid peer certificate"),
+        ),
+        ("expired", |params| params.not_after = date_time_ymd(2020, 1, 1), Some("expired")),
+        (
+            "of another name",
+            |params| {
+                params.subject_alt_names =
+                    vec![rcgen::SanType::DnsName("elsewhere.example".try_into().unwrap())];
+            },
+            Some("not valid for name"),
+        ),
+    ];
+    let (ca, stranger) = (PrivateCa::new(), PrivateCa::new());
+    for (what, change, refusal) in cases {
+        let (certificate, key) = ca.issue_marked(change);
+        for (trusted, refusal) in [(&ca, refusal), (&stranger, Some("invalid peer certificate"))] {
+            let (registry, name) = registry(TlsAcceptor::of(&certificate, &key));
+            match (pull(&registry, &name, trusted.pem()), refusal) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => {
+                    assert_eq!(error.kind(), ErrorKind::Tls, "{what}: {error}");
+                    let text = error.to_string().to_lowercase();
+                    assert!(text.contains(&words.to_lowercase()), "{what}: {error}");
+                }
+                (outcome, _) => panic!("{what}: {outcome:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_marked_server_certificate_that_was_changed_after_it_was_signed_is_refused() {
+    let ca = PrivateCa::new();
+    let serial = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77];
+    let (certificate, key) =
+        ca.issue_marked(|params| params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial)));
+    let mut changed = certificate.der().to_vec();
+    let at = changed.windows(serial.len()).position(|bytes| bytes == serial).unwrap();
+    changed[at] ^= 1;
+    let (registry, name) = registry(TlsAcceptor::of_der(changed, &key));
+    let error = pull(&registry, &name, ca.pem()).unwrap_err();
+    assert!(error.to_string().contains("BadSignature"), "{error}");
+}
+
+#[test]
+fn a_marked_self_signed_certificate_is_refused_unless_it_is_given_as_trust() {
+    let (certificate, key, _) =
+        self_signed(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let (registry, name) = registry(TlsAcceptor::of(&certificate, &key));
+    let error = pull(&registry, &name, PrivateCa::new().pem()).unwrap_err();
+    assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+}

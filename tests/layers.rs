@@ -48,7 +48,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["session"],
             &["client"],
             &["settings", "hosts", "auth"],
-            &["host_limits", "url_policy", "range", "error_response"],
+            &["host_limits", "url_policy", "range", "error_response", "encoding"],
             &["http", "retry_after", "link"],
             &["address"],
         ],

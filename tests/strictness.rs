@@ -170,33 +170,3 @@ fn a_digest_that_is_in_the_store_is_not_asked_for() {
     service.pull(format!("{}/library/app@{}", registry.host(), image.digest())).unwrap();
     assert_eq!(registry.stats().manifests, 1);
 }
-
-#[test]
-fn a_content_encoding_that_is_a_mere_label_is_no_encoding() {
-    use oci_puller::testing::{Action, Fault, Registry};
-    for (encoding, refused) in [
-        ("aws-chunked", None),
-        ("", None),
-        ("utf-8", None),
-        ("Identity", None),
-        ("AWS-Chunked, UTF-8", None),
-        ("gzip", Some("(gzip)")),
-        ("aws-chunked,br", Some("(br)")),
-    ] {
-        let registry = Registry::start().unwrap();
-        let image = oci_puller::testing::images::ImageBuilder::new("library/app").layer(1_000).build();
-        let name = registry.push(&image, "v1");
-        registry.fault(Fault::anywhere().with(Action::header("Content-Encoding", encoding)));
-        let dir = tempfile::tempdir().unwrap();
-        let outcome = common::pulls::quick(dir.path()).build().unwrap().pull(&*name);
-        match (outcome, refused) {
-            (Ok(_), None) => {}
-            (Err(error), Some(named)) => {
-                assert_eq!((error.kind(), error.is_retryable()), (oci_puller::ErrorKind::Protocol, false));
-                assert!(error.to_string().contains(named), "{encoding}: {error}");
-                assert_eq!(error.attempts().len(), 1, "{encoding}: {error}");
-            }
-            (outcome, _) => panic!("{encoding:?}: {outcome:?}"),
-        }
-    }
-}

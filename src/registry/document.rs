@@ -1,5 +1,6 @@
 //! Fetches what is small: manifests, indexes, configs, and the blobs that a verifier reads.
 
+use super::encoding;
 use super::error_response;
 use super::http::HttpBody;
 use super::request::{ApiRequest, HostTurn, PullSession, RequestTarget};
@@ -89,23 +90,49 @@ pub(super) fn blob(
     let attempts = HostAttempts::new(phase, |host| host.capabilities.pull);
     retry::over_hosts(session, &attempts, |endpoint| {
         let response = session.request(endpoint, ApiRequest::new(RequestTarget::Api(&path), phase))?;
-        let host = response.host().to_owned();
-        let named = |error: Error| error.with_host(&host);
+        let (host, is_redirected) = (response.host().to_owned(), response.is_redirected());
+        let encoding = response.reply.encoding();
         let (mut body, _permit) = response.into_body();
-        let bytes = read_exactly(&mut body, descriptor).map_err(named)?;
-        match descriptor.digest.matches(&bytes) {
-            true => Ok(SmallBlob { bytes, is_fetched: true }),
-            false => {
-                let message = format!("the bytes of {} do not hash to it", descriptor.digest);
-                Err(named(Error::new(ErrorKind::DigestMismatch, message)))
-            }
-        }
+        let bytes = read_small(&mut body, descriptor, encoding.as_deref(), is_redirected);
+        bytes.map(|bytes| SmallBlob { bytes, is_fetched: true }).map_err(|error| error.with_host(host))
     })
 }
 
-/// Reads as many bytes as the descriptor says. Stops at the first byte too many.
-fn read_exactly(body: &mut HttpBody, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+/// Reads the blob, and decodes it if it is encoded.
+fn read_small(
+    body: &mut HttpBody,
+    descriptor: &Descriptor,
+    encoding: Option<&str>,
+    is_redirected: bool,
+) -> Result<Vec<u8>, Error> {
+    let size = usize::try_from(descriptor.size).unwrap_or(usize::MAX);
+    let is_it = |bytes: &Vec<u8>| bytes.len() == size && descriptor.digest.matches(bytes);
     let mut bytes = Vec::new();
+    let read = match encoding {
+        None => read_exactly(body, descriptor, &mut bytes),
+        Some(_) => {
+            let limit = usize::try_from(encoding::max_encoded(descriptor.size)).unwrap_or(usize::MAX);
+            body.read_to_end(limit).map(|all| bytes = all)
+        }
+    };
+    let mismatch = || {
+        let message = format!("the bytes of {} do not hash to it", descriptor.digest);
+        Error::new(ErrorKind::DigestMismatch, message)
+    };
+    let error = match read {
+        Ok(()) if is_it(&bytes) => return Ok(bytes),
+        Ok(()) => mismatch(),
+        Err(error) if error.kind() == ErrorKind::SizeMismatch => error,
+        Err(error) => return Err(error),
+    };
+    let Some(encoding) = encoding else {
+        return Err(error_response::html_instead_of("a blob", &bytes, is_redirected).unwrap_or(error));
+    };
+    encoding::decode(&bytes, size).filter(is_it).ok_or_else(|| encoding::refused(encoding))
+}
+
+/// Reads as many bytes as the descriptor says into `bytes`. Stops when there are too many.
+fn read_exactly(body: &mut HttpBody, descriptor: &Descriptor, bytes: &mut Vec<u8>) -> Result<(), Error> {
     let mut chunk = [0; 8 * 1024];
     loop {
         let read = body.read(&mut chunk)?;
@@ -113,16 +140,17 @@ fn read_exactly(body: &mut HttpBody, descriptor: &Descriptor) -> Result<Vec<u8>,
         let Descriptor { digest, size, .. } = descriptor;
         if part.is_empty() {
             if bytes.len() as u64 == *size {
-                return Ok(bytes);
+                return Ok(());
             }
             let message = format!("{digest} ended after {} of {size} bytes", bytes.len());
             return Err(Error::new(ErrorKind::SizeMismatch, message));
         }
-        if (bytes.len() + part.len()) as u64 > *size {
+        let is_too_long = (bytes.len() + part.len()) as u64 > *size;
+        bytes.extend_from_slice(part);
+        if is_too_long {
             let message = format!("{digest} is longer than the {size} bytes that its descriptor says");
             return Err(Error::new(ErrorKind::SizeMismatch, message).with_retryable(false));
         }
-        bytes.extend_from_slice(part);
     }
 }
 
@@ -139,10 +167,18 @@ fn fetch(
     let (host, is_redirected) = (response.host().to_owned(), response.is_redirected());
     let named = |error: Error| error.with_phase(Phase::Manifest).with_host(&host);
     let content_type = response.reply.header("content-type").map(ToOwned::to_owned);
+    let encoding = response.reply.encoding();
     let (mut body, _permit) = response.into_body();
-    let bytes = body.read_to_end(limit.min(MAX_DOCUMENT_BYTES)).map_err(named)?;
-    let html = error_response::html_instead_of_json(&bytes, is_redirected);
-    let fetched = verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described);
+    let limit = limit.min(MAX_DOCUMENT_BYTES);
+    let bytes = body.read_to_end(limit).map_err(named)?;
+    let html = error_response::html_instead_of("JSON", &bytes, is_redirected);
+    let verified = |bytes| verified(content_type.as_deref(), bytes, Some(&endpoint.name), digest, described);
+    let decoded = encoding.as_ref().and_then(|_| encoding::decode(&bytes, limit));
+    let fetched = verified(bytes).or_else(|error| match (decoded, &encoding) {
+        (Some(decoded), _) => verified(decoded),
+        (None, Some(encoding)) => Err(encoding::refused(encoding)),
+        (None, None) => Err(error),
+    });
     fetched.map_err(|error| named(html.unwrap_or_else(|| without_quotes(error, is_redirected))))
 }
 

@@ -230,9 +230,9 @@ pub(super) fn fuzz_body(body: &[u8]) {
     }
 }
 
-/// Returns the error of an HTML page with a status of success, as firewalls and login pages send it, where JSON
-/// was due; `None` for any other body. The page's title is quoted, but not that of a redirected host.
-pub(super) fn html_instead_of_json(body: &[u8], is_redirected: bool) -> Option<Error> {
+/// Returns the error of an HTML page with a status of success, as firewalls and login pages send it, in place of
+/// `expected`; `None` for any other body. The page's title is quoted, but not that of a redirected host.
+pub(super) fn html_instead_of(expected: &str, body: &[u8], is_redirected: bool) -> Option<Error> {
     let body = without_bom(body);
     if !is_html(body) {
         return None;
@@ -240,7 +240,7 @@ pub(super) fn html_instead_of_json(body: &[u8], is_redirected: bool) -> Option<E
     let title = element(body, "title").filter(|_| !is_redirected).map(|title| one_line(&title));
     let title = title.filter(|title| !title.is_empty()).map(|title| format!(" with the title {title:?}"));
     let message = format!(
-        "HTML came where JSON was due: a page{}, perhaps of a firewall or a login page",
+        "HTML came where {expected} was due: a page{}, perhaps of a firewall, a proxy or a login page",
         title.unwrap_or_default()
     );
     Some(Error::new(ErrorKind::Protocol, message).with_retryable(false))
@@ -348,8 +348,8 @@ mod tests {
             assert_eq!(s3_message(body.as_bytes()).as_deref(), expected, "{body}");
         }
         let page = b"<html><title>secret</title></html>";
-        assert!(!html_instead_of_json(page, true).unwrap().to_string().contains("secret"));
-        assert!(html_instead_of_json(page, false).unwrap().to_string().contains("\"secret\""));
+        assert!(!html_instead_of("JSON", page, true).unwrap().to_string().contains("secret"));
+        assert!(html_instead_of("JSON", page, false).unwrap().to_string().contains("\"secret\""));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod builder;
 mod client;
 mod document;
 mod download;
+mod encoding;
 mod error_response;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;

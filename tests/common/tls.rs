@@ -87,6 +87,18 @@ impl PrivateCa {
         Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 
+    /// Issues a certificate for 127.0.0.1 that is marked as an authority, and is as `change` makes it.
+    pub(crate) fn issue_marked(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
     /// A client that trusts this authority alone.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -153,8 +165,13 @@ pub(crate) struct TlsAcceptor {
 impl TlsAcceptor {
     /// Serves with a certificate, and its key, that were made elsewhere.
     pub(crate) fn of(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
+        TlsAcceptor::of_der(certificate.der().to_vec(), key)
+    }
+
+    /// Serves with a certificate in DER, and its key.
+    pub(crate) fn of_der(certificate: Vec<u8>, key: &KeyPair) -> Self {
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let chain = vec![certificate.der().clone()];
+        let chain = vec![CertificateDer::from(certificate)];
         TlsAcceptor::new(server_config().with_no_client_auth().with_single_cert(chain, key).unwrap())
     }
 

@@ -199,11 +199,15 @@ fn read_token(reply: HttpReply, asked_at: Instant) -> Result<Token, Error> {
     if status != 200 {
         return Err(refusal(error_response::error_of(reply)));
     }
+    let encoding = reply.encoding();
     let body = Zeroizing::new(reply.read_all(MAX_ANSWER)?);
     // The parser's own message may quote the body.
     let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| {
-        let other = || Error::new(ErrorKind::Protocol, "the answer is no JSON");
-        let error = error_response::html_instead_of_json(&body, true).unwrap_or_else(other);
+        let other = || match &encoding {
+            Some(encoding) => Error::new(ErrorKind::Protocol, format!("the answer is encoded ({encoding})")),
+            None => Error::new(ErrorKind::Protocol, "the answer is not JSON"),
+        };
+        let error = error_response::html_instead_of("JSON", &body, true).unwrap_or_else(other);
         let message = format!("the token server: {}", error.message());
         error.with_message(message)
     })?;

@@ -12,7 +12,7 @@ use super::ramp::FAST;
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
-use crate::registry::http::HttpBody;
+use crate::registry::encoding::BlobBody;
 use crate::registry::request::{HostTurn, RequestTarget};
 use crate::store::{Chunk, ChunkedIngest, Ingest};
 
@@ -141,7 +141,8 @@ impl ChunkFetcher<'_, '_> {
             source.report_start(&turn.name, self.download.had + self.download.written());
         }
         let began = Instant::now();
-        let (mut body, _permit) = response.into_body();
+        let (body, _permit) = response.into_body();
+        let mut body = BlobBody::AsSent(body);
         let named = |error: Error| error.with_host(&turn.name);
         self.write(&mut body, chunk, reached).map_err(named)?;
         source.note_body(&turn, chunk.next - from, began);
@@ -152,7 +153,7 @@ impl ChunkFetcher<'_, '_> {
         Ok(ChunkOutcome::Chunk)
     }
 
-    fn write(&self, body: &mut HttpBody, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
+    fn write(&self, body: &mut BlobBody, chunk: &mut Chunk, reached: &Cell<u64>) -> Result<(), Error> {
         self.source.read(body, chunk.end - chunk.next, reached, |bytes| {
             self.download.chunks.write(chunk, bytes)?;
             (self.on_bytes)(bytes.len());

@@ -5,9 +5,13 @@ use std::time::Instant;
 
 use super::source::BlobSource;
 use crate::error::{Error, ErrorKind};
-use crate::registry::http::HttpBody;
+use crate::registry::encoding::{self, BlobBody};
+use crate::registry::error_response;
 use crate::registry::request::{ApiResponse, HostTurn, RequestTarget};
 use crate::store::Ingest;
+
+/// How much of a body is looked at to tell what it is, bytes.
+const START: usize = 4096;
 
 /// A blob that is fetched from its first missing byte to its end.
 struct SequentialDownload<'a> {
@@ -19,6 +23,19 @@ struct SequentialDownload<'a> {
     reached: &'a Cell<u64>,
     /// Called when bytes have arrived.
     on_bytes: &'a dyn Fn(usize),
+    /// What the last response is, if its bytes are not the blob.
+    instead: Instead,
+    /// A body of unknown length was decoded in vain: its encoding may be a label.
+    keeps_encoded: bool,
+}
+
+/// What a response may have brought in place of the blob.
+#[derive(Default)]
+struct Instead {
+    /// The `Content-Encoding`.
+    encoding: Option<String>,
+    /// The error of an HTML page.
+    page: Option<Error>,
 }
 
 /// Where a blob is asked for.
@@ -37,7 +54,15 @@ pub(super) fn complete(
     on_bytes: &dyn Fn(usize),
 ) -> Result<u64, Error> {
     let reached = Cell::new(ingest.offset());
-    let mut download = SequentialDownload { source, ingest, resumed, reached: &reached, on_bytes };
+    let mut download = SequentialDownload {
+        source,
+        ingest,
+        resumed,
+        reached: &reached,
+        on_bytes,
+        instead: Instead::default(),
+        keeps_encoded: false,
+    };
     let path = source.path();
     let fetched = source.over_hosts(&reached, |turn| {
         download.try_origin(BlobOrigin { turn, target: RequestTarget::Api(&path) })
@@ -78,18 +103,20 @@ impl SequentialDownload<'_> {
     /// Continues at one origin. The bytes on the disk may be the wrong ones, so a wrong hash has one clean
     /// try.
     fn try_origin(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
-        match self.try_once(origin) {
+        self.keeps_encoded = false;
+        let outcome = match self.try_once(origin) {
             Err(error) if error.kind() == ErrorKind::DigestMismatch => {
                 self.source.report_restart();
                 self.try_once(origin)
             }
             outcome => outcome,
-        }
+        };
+        outcome.map_err(|error| self.instead.explain(error).with_host(origin.name()))
     }
 
     fn try_once(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
-        let fetched = self.download(origin).and_then(|()| self.commit());
-        fetched.map_err(|error| error.with_host(origin.name()))
+        self.instead = Instead::default();
+        self.download(origin).and_then(|()| self.commit())
     }
 
     fn commit(&mut self) -> Result<(), Error> {
@@ -106,17 +133,54 @@ impl SequentialDownload<'_> {
             return Ok(());
         }
         let response = self.request_rest(origin)?;
-        self.check_length(response.reply.header("content-length"))?;
+        let is_whole = response.reply.status() == 200;
+        let announced = response.reply.header("content-length").and_then(|length| length.parse().ok());
+        let is_redirected = response.is_redirected();
+        self.instead.encoding = response.reply.encoding();
+        let (body, _permit) = response.into_body();
+        let mut body = BlobBody::AsSent(body);
+        let is_decoded = is_whole && self.should_decode(announced);
+        if is_decoded {
+            body = body.into_decoded(self.source.blob.size)?;
+        } else if let Err(error) = self.check_length(announced) {
+            self.look_at_start(&mut body, is_redirected);
+            return Err(error);
+        }
         self.source.report_start(origin.name(), self.ingest.offset());
         let (began, offset) = (Instant::now(), self.ingest.offset());
-        let (mut body, _permit) = response.into_body();
-        let streamed = self.stream(&mut body);
+        let streamed = self.stream(&mut body, is_redirected);
         self.source.note_body(&origin.turn, self.ingest.offset() - offset, began);
-        if streamed.as_ref().is_err_and(is_too_long) {
+        if streamed.as_ref().is_err_and(|error| is_too_long(error) || is_decoded) {
             // From its first byte on it is not the blob that was asked for.
             self.restart()?;
         }
-        streamed
+        streamed.map_err(|error| match is_mismatch(&error) && is_decoded && announced.is_none() {
+            true => {
+                self.keeps_encoded = true;
+                Error::new(ErrorKind::DigestMismatch, error.message())
+            }
+            false => error,
+        })
+    }
+
+    /// Returns whether a whole body is to be decoded: it has an encoding, and its announced length is not that of
+    /// the blob. Without an announced length it is decoded first, and taken as it was sent if that fails.
+    fn should_decode(&self, announced: Option<u64>) -> bool {
+        let is_encoded = encoding::DECODES && self.instead.encoding.is_some();
+        is_encoded && !self.keeps_encoded && announced != Some(self.source.blob.size)
+    }
+
+    /// Reads the beginning of a body that is not the blob, to tell what it is.
+    fn look_at_start(&mut self, body: &mut BlobBody, is_redirected: bool) {
+        let mut start = [0; START];
+        let mut length = 0;
+        while let Some(rest) = start.get_mut(length..).filter(|rest| !rest.is_empty()) {
+            match body.read(rest) {
+                Ok(read) if read > 0 => length += read,
+                _ => break,
+            }
+        }
+        self.instead.look_at(start.get(..length).unwrap_or_default(), is_redirected);
     }
 
     /// Asks for what is missing. A host that does not send exactly that is asked for the whole blob, or
@@ -141,9 +205,9 @@ impl SequentialDownload<'_> {
     }
 
     /// Refuses an announced length other than the missing one: a retry would bring the same.
-    fn check_length(&self, announced: Option<&str>) -> Result<(), Error> {
+    fn check_length(&self, announced: Option<u64>) -> Result<(), Error> {
         let missing = self.missing();
-        match announced.and_then(|length| length.parse::<u64>().ok()) {
+        match announced {
             Some(length) if length != missing => {
                 let digest = &self.source.blob.digest;
                 let message = format!("{length} bytes of {digest} are announced, and {missing} are missing");
@@ -154,9 +218,12 @@ impl SequentialDownload<'_> {
     }
 
     /// Reads to the end of the body, so that its connection can be used again.
-    fn stream(&mut self, body: &mut HttpBody) -> Result<(), Error> {
-        let (missing, ingest) = (self.missing(), &mut self.ingest);
+    fn stream(&mut self, body: &mut BlobBody, is_redirected: bool) -> Result<(), Error> {
+        let (missing, ingest, instead) = (self.missing(), &mut self.ingest, &mut self.instead);
         self.source.read(body, missing, self.reached, |bytes| {
+            if ingest.offset() == 0 {
+                instead.look_at(bytes, is_redirected);
+            }
             ingest.write(bytes)?;
             (self.on_bytes)(bytes.len());
             Ok(ingest.offset())
@@ -183,6 +250,23 @@ impl SequentialDownload<'_> {
     }
 }
 
+impl Instead {
+    /// Notes whether a body begins as an HTML page does.
+    fn look_at(&mut self, start: &[u8], is_redirected: bool) {
+        let start = start.get(..START).unwrap_or(start);
+        self.page = error_response::html_instead_of("a blob", start, is_redirected);
+    }
+
+    /// Replaces the error of bytes that are not the blob by what they are, if that is known.
+    fn explain(&mut self, error: Error) -> Error {
+        if !is_mismatch(&error) {
+            return error;
+        }
+        let encoded = || self.encoding.as_deref().map(encoding::refused);
+        self.page.take().or_else(encoded).unwrap_or(error)
+    }
+}
+
 impl BlobOrigin<'_> {
     fn name(&self) -> &str {
         match self.target {
@@ -190,6 +274,10 @@ impl BlobOrigin<'_> {
             RequestTarget::Foreign(url) => url,
         }
     }
+}
+
+fn is_mismatch(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::SizeMismatch | ErrorKind::DigestMismatch)
 }
 
 fn is_too_long(error: &Error) -> bool {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
-use crate::registry::http::HttpBody;
+use crate::registry::encoding::BlobBody;
 use crate::registry::range::ContentRange;
 use crate::registry::request::{ApiRequest, ApiResponse, HostEndpoint, HostTurn, PullSession, RequestTarget};
 use crate::registry::retry::{self, HostAttempts};
@@ -73,7 +73,7 @@ impl BlobSource<'_> {
     /// body, so that its connection can be used again.
     pub(super) fn read(
         &self,
-        body: &mut HttpBody,
+        body: &mut BlobBody,
         expected: u64,
         reached: &Cell<u64>,
         mut write: impl FnMut(&[u8]) -> Result<u64, Error>,

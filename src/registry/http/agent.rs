@@ -165,7 +165,6 @@ impl Http {
         {
             return Err(proxy.named(refusal));
         }
-        reply.refuse_encoding()?;
         Ok(reply)
     }
 }

@@ -26,17 +26,11 @@ pub(crate) struct HttpReply {
 }
 
 impl HttpReply {
-    /// Refuses a body that is really encoded: none is asked for, and digests are of bodies that are not encoded.
-    pub(super) fn refuse_encoding(&self) -> Result<(), Error> {
+    /// Returns the first `Content-Encoding` that would change the body, escaped and cut; none was asked for.
+    pub(crate) fn encoding(&self) -> Option<String> {
         let encodings = self.headers("content-encoding").flat_map(|value| value.split(',')).map(str::trim);
-        match encodings.filter(|_| self.status < 300).find(|encoding| !is_label(encoding)) {
-            Some(encoding) => {
-                let encoding: String = encoding.escape_debug().take(40).collect();
-                let message = format!("the body is encoded ({encoding}), and was asked for as `identity`");
-                Err(Error::new(ErrorKind::Protocol, message).with_retryable(false))
-            }
-            None => Ok(()),
-        }
+        let encoding = encodings.into_iter().find(|encoding| !is_label(encoding))?;
+        Some(encoding.escape_debug().take(40).collect())
     }
 
     /// Returns the refusal of a forwarding proxy, if that has written the reply and not the host behind it:

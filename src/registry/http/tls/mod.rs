@@ -2,6 +2,7 @@
 
 #[cfg(feature = "ecdsa")]
 mod ecdsa;
+mod end_entity;
 mod trust;
 mod verifier;
 mod x509;
@@ -47,16 +48,13 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-#[cfg(not(feature = "ecdsa"))]
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-#[cfg(feature = "ecdsa")]
-fn provider() -> Arc<CryptoProvider> {
-    let mut provider = ring::default_provider();
-    provider.signature_verification_algorithms = ecdsa::algorithms();
-    Arc::new(provider)
+    #[cfg(not(feature = "ecdsa"))]
+    let algorithms = || ring::default_provider().signature_verification_algorithms;
+    #[cfg(feature = "ecdsa")]
+    let algorithms = ecdsa::algorithms;
+    let signature_verification_algorithms = end_entity::algorithms(algorithms);
+    Arc::new(CryptoProvider { signature_verification_algorithms, ..ring::default_provider() })
 }
 
 /// TLS on top of another stream.

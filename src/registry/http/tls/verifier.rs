@@ -1,4 +1,4 @@
-//! Which servers are believed.
+//! Decides which servers are trusted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,15 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
+use super::end_entity;
 use super::x509::Certificate;
 
-/// Believes what its authorities have signed, and certificates that were given as trust themselves.
+/// Accepts certificates that its authorities have signed, and certificates that were given as trust
+/// themselves.
 ///
-/// Such a certificate vouches for itself alone, though it may be marked as an authority: webpki refuses
-/// the self-signed certificate of Docker's instructions as an authority used by a server. Its name, its
-/// time and its purpose are verified as others' are.
+/// A given certificate is accepted as that server's own, also if it is marked as an authority, like the
+/// self-signed certificate of Docker's instructions. Its name, its time and its purpose are verified as those of
+/// any other.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     pub(super) authorities: Arc<dyn ServerCertVerifier>,
@@ -26,16 +28,18 @@ pub(super) struct ServerVerifier {
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.given.iter().any(|given| given.as_ref() == end_entity.as_ref()) {
-            return verify_given(end_entity, server_name, now);
+        if self.given.iter().any(|given| given.as_ref() == certificate.as_ref()) {
+            return verify_given(certificate, server_name, now);
         }
-        self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        end_entity::verified_as_server(certificate, |certificate| {
+            self.authorities.verify_server_cert(certificate, intermediates, server_name, ocsp_response, now)
+        })
     }
 
     fn verify_tls12_signature(
@@ -82,7 +86,7 @@ fn verify_given(
     Ok(ServerCertVerified::assertion())
 }
 
-/// What `skip_verify` asks for: believes any certificate, as long as the server has its key.
+/// The verifier of `skip_verify`: accepts any certificate whose key the server has.
 #[derive(Debug)]
 pub(super) struct AnyServer(pub(super) Arc<CryptoProvider>);
 

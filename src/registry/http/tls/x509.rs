@@ -1,6 +1,8 @@
 //! The fields of a certificate that decide how it is trusted, read from its DER
 //! ([RFC 5280, section 4.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1)).
 
+use std::ops::Range;
+
 const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
@@ -17,12 +19,16 @@ const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 
-/// What a certificate says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The fields of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Certificate {
-    /// It may sign others: by its basic constraints, or because it is of a version before them.
+    /// Whether it may sign others: by its basic constraints, or because its version is older than these.
     pub(super) is_authority: bool,
-    /// A server may show it.
+    /// The offset of the byte that marks it as an authority, if it is marked.
+    pub(super) authority_mark: Option<usize>,
+    /// The offsets of the part that its issuer has signed.
+    pub(super) signed_part: Range<usize>,
+    /// Whether a server may use it.
     pub(super) is_for_servers: bool,
     /// The first and the last second that it is valid, since 1970.
     pub(super) not_before: i64,
@@ -32,67 +38,79 @@ pub(super) struct Certificate {
 impl Certificate {
     /// Reads a certificate; `None` for one that is malformed.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let mut whole = DerReader(der);
-        let mut outer = DerReader(whole.element(SEQUENCE)?);
-        let mut fields = DerReader(outer.element(SEQUENCE)?);
+        let mut whole = DerReader { rest: der, at: 0 };
+        let mut outer = whole.element(SEQUENCE)?;
+        let signed_from = outer.at;
+        let mut fields = outer.element(SEQUENCE)?;
+        let signed_part = signed_from..outer.at;
         let version = match fields.optional(VERSION) {
-            Some(version) => *DerReader(version).element(INTEGER)?.first()?,
+            Some(mut version) => *version.element(INTEGER)?.rest.first()?,
             None => 0,
         };
         fields.element(INTEGER)?;
         fields.element(SEQUENCE)?;
         fields.element(SEQUENCE)?;
-        let mut validity = DerReader(fields.element(SEQUENCE)?);
+        let mut validity = fields.element(SEQUENCE)?;
         let (not_before, not_after) = (validity.time()?, validity.time()?);
         fields.element(SEQUENCE)?;
         fields.element(SEQUENCE)?;
-        // Extensions are of version 3.
-        let mut certificate =
-            Certificate { is_authority: version < 2, is_for_servers: true, not_before, not_after };
-        while let Some((tag, content)) = fields.any() {
+        let mut certificate = Certificate {
+            // Version 3 has extensions.
+            is_authority: version < 2,
+            authority_mark: None,
+            signed_part,
+            is_for_servers: true,
+            not_before,
+            not_after,
+        };
+        while let Some((tag, mut content)) = fields.any() {
             if tag == EXTENSIONS {
-                certificate.read_extensions(DerReader(DerReader(content).element(SEQUENCE)?))?;
+                certificate.read_extensions(content.element(SEQUENCE)?)?;
             }
         }
         Some(certificate)
     }
 
     fn read_extensions(&mut self, mut extensions: DerReader<'_>) -> Option<()> {
-        while let Some(extension) = extensions.optional(SEQUENCE) {
-            let mut extension = DerReader(extension);
-            let id = extension.element(OBJECT)?;
+        while let Some(mut extension) = extensions.optional(SEQUENCE) {
+            let id = extension.element(OBJECT)?.rest;
             extension.optional(BOOLEAN);
-            let mut value = DerReader(extension.element(OCTET_STRING)?);
+            let mut value = extension.element(OCTET_STRING)?;
             if id == BASIC_CONSTRAINTS {
-                let constraints = value.element(SEQUENCE)?;
-                self.is_authority = DerReader(constraints).optional(BOOLEAN).is_some_and(|ca| ca != [0]);
+                let mark = value.element(SEQUENCE)?.optional(BOOLEAN).filter(|mark| mark.rest != [0]);
+                self.is_authority = mark.is_some();
+                self.authority_mark = mark.filter(|mark| mark.rest.len() == 1).map(|mark| mark.at);
             } else if id == EXTENDED_KEY_USAGE {
-                let mut usages = DerReader(value.element(SEQUENCE)?);
+                let mut usages = value.element(SEQUENCE)?;
                 self.is_for_servers = std::iter::from_fn(|| usages.optional(OBJECT))
-                    .any(|usage| usage == SERVER_AUTH || usage == ANY_USAGE);
+                    .any(|usage| usage.rest == SERVER_AUTH || usage.rest == ANY_USAGE);
             }
         }
         Some(())
     }
 }
 
-/// Elements of DER, one after the other.
-struct DerReader<'a>(&'a [u8]);
+/// Reads elements of DER, one after the other.
+struct DerReader<'a> {
+    rest: &'a [u8],
+    /// The offset of `rest` in the certificate.
+    at: usize,
+}
 
 impl<'a> DerReader<'a> {
     /// Returns the content of the next element, which has this tag.
-    fn element(&mut self, tag: u8) -> Option<&'a [u8]> {
+    fn element(&mut self, tag: u8) -> Option<Self> {
         self.optional(tag)
     }
 
     /// Returns the content of the next element if it has this tag; else leaves it.
-    fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
-        (self.0.first() == Some(&tag)).then(|| self.any())?.map(|(_, content)| content)
+    fn optional(&mut self, tag: u8) -> Option<Self> {
+        (self.rest.first() == Some(&tag)).then(|| self.any())?.map(|(_, content)| content)
     }
 
     /// Returns tag and content of the next element; `None` at the end, or if it is malformed.
-    fn any(&mut self) -> Option<(u8, &'a [u8])> {
-        let (&tag, rest) = self.0.split_first()?;
+    fn any(&mut self) -> Option<(u8, Self)> {
+        let (&tag, rest) = self.rest.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = match first {
             0..=0x7f => (usize::from(first), rest),
@@ -102,14 +120,15 @@ impl<'a> DerReader<'a> {
             }
             _ => return None,
         };
+        let content_at = self.at + (self.rest.len() - rest.len());
         let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((tag, content))
+        *self = DerReader { rest, at: content_at + length };
+        Some((tag, DerReader { rest: content, at: content_at }))
     }
 
     /// Reads `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`.
     fn time(&mut self) -> Option<i64> {
-        let (tag, text) = self.any()?;
+        let (tag, DerReader { rest: text, .. }) = self.any()?;
         let (year, rest) = match tag {
             UTC_TIME => {
                 let (year, rest) = number(text, 2)?;
