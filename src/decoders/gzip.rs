@@ -11,7 +11,7 @@ pub(super) const MAGIC: &[u8] = b"\x1f\x8b";
 /// The largest window, and a gzip header around it.
 const WINDOW_BITS: u8 = 15 + 16;
 
-pub(super) struct Decoder<R> {
+pub(crate) struct Decoder<R> {
     source: R,
     /// `None` between two members.
     member: Option<Inflate>,

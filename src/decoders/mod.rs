@@ -29,7 +29,7 @@ const OTHERS: [(&[u8], &str); 6] = [
 ///
 /// # Errors
 /// `Unsupported` for another compression; what `source` fails with.
-pub(crate) fn decoder<R: BufRead>(mut source: R, zstd_window: u64) -> io::Result<impl Read> {
+pub(crate) fn decoder<R: BufRead>(mut source: R, zstd_window: u64) -> io::Result<Decoder<impl BufRead>> {
     let mut head = Vec::new();
     source.by_ref().take(6).read_to_end(&mut head)?;
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
@@ -47,10 +47,17 @@ pub(crate) fn decoder<R: BufRead>(mut source: R, zstd_window: u64) -> io::Result
 }
 
 /// A stream that is decompressed, or passed on as it is.
-enum Decoder<R> {
+pub(crate) enum Decoder<R> {
     Gzip(Box<gzip::Decoder<R>>),
     Zstd(Box<zstd::Decoder<R>>),
     None(R),
+}
+
+impl<R> Decoder<R> {
+    /// Returns whether the stream is compressed.
+    pub(crate) fn is_compressed(&self) -> bool {
+        !matches!(self, Decoder::None(_))
+    }
 }
 
 impl<R: BufRead> Read for Decoder<R> {

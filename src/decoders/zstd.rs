@@ -15,7 +15,7 @@ pub(super) fn is_magic(head: &[u8]) -> bool {
     head.starts_with(MAGIC) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-pub(super) struct Decoder<R> {
+pub(crate) struct Decoder<R> {
     source: R,
     frame: FrameDecoder,
     is_in_frame: bool,

@@ -217,6 +217,16 @@ impl SimDisk {
         self.0.lock().is_full = false;
     }
 
+    /// Dates all files, as a process does whose clock is wrong.
+    pub(crate) fn date_files(&self, time: SystemTime) {
+        let mut world = self.0.lock();
+        for node in &mut world.nodes {
+            if let Node::File(file) = node {
+                file.modified = time;
+            }
+        }
+    }
+
     /// The disk that the next process finds when this one was killed: what is not flushed is there,
     /// and may yet be lost.
     pub(crate) fn after_kill(&self) -> Self {

@@ -14,6 +14,7 @@ use crate::store::error::refused;
 use crate::store::handle::Store;
 use crate::store::index::{IndexEntry, StoreIndex};
 use crate::store::layout::{self, COLLECT_LOCK, blob_path};
+use crate::store::leftovers::Ages;
 use crate::store::lookup::{Meaning, StoredImage, meaning};
 use crate::store::names::ImageKey;
 use crate::store::{lease, retry_io};
@@ -170,7 +171,7 @@ impl Store {
         if meant.is_empty() {
             return Ok(false);
         }
-        self.0.group_commit.change_index(cx, Vec::new(), move |index| {
+        self.0.group_commit.change_index(cx, Vec::new(), None, move |index| {
             index.pin(pinned, |entry| meant.contains(entry.text()))
         })?;
         Ok(true)
@@ -211,7 +212,7 @@ impl Store {
             }
             names.extend(its_names);
         }
-        self.0.group_commit.change_index(cx, Vec::new(), move |index| {
+        self.0.group_commit.change_index(cx, Vec::new(), None, move |index| {
             index.remove(|entry| gone.contains(entry.text())) | index.replace(changed)
         })?;
         let removed = self.collect(cx, candidates.blobs, references)?;
@@ -258,15 +259,16 @@ impl Store {
         Ok(lock)
     }
 
-    /// The blobs that are older than `age`. Another tool writes an image's blobs before it lists it.
+    /// Returns the blobs that are older than `age`. Another tool writes an image's blobs before it lists the
+    /// image. Dates the blobs anew that are dated in the future, also those of images.
     fn unused_since(&self, age: Duration) -> Result<HashSet<Digest>, Error> {
-        let now = SystemTime::now();
-        let mut found = HashSet::new();
+        let (mut found, mut ages) = (HashSet::new(), Ages::new(&*self.0.disk));
         for folder in self.blob_folders()? {
             for name in self.names_in(&folder)? {
                 let Some(digest) = layout::digest_in(&folder, &name) else { continue };
-                let Ok(metadata) = self.0.disk.metadata(&blob_path(&digest)) else { continue };
-                if now.duration_since(metadata.dated).unwrap_or_default() >= age {
+                let path = blob_path(&digest);
+                let Ok(metadata) = self.0.disk.metadata(&path) else { continue };
+                if ages.of(&path, &metadata) >= age {
                     found.insert(digest);
                 }
             }

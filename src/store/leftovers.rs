@@ -16,7 +16,7 @@ pub(super) struct Leftover {
 
 /// Lists the files in `folders`, the oldest first; none where this user may not look.
 pub(super) fn list(disk: &dyn Disk, folders: &[&str]) -> io::Result<Vec<Leftover>> {
-    let mut leftovers = Vec::new();
+    let (mut leftovers, mut ages) = (Vec::new(), Ages::new(disk));
     for folder in folders {
         let names = match disk.read_dir(folder) {
             Err(error)
@@ -29,7 +29,7 @@ pub(super) fn list(disk: &dyn Disk, folders: &[&str]) -> io::Result<Vec<Leftover
         for name in names {
             let path = format!("{folder}/{name}");
             let Ok(metadata) = disk.metadata(&path) else { continue };
-            let age = age(disk, &path, &metadata).unwrap_or_default();
+            let age = ages.of(&path, &metadata);
             leftovers.push(Leftover { path, age, bytes: metadata.allocated });
         }
     }
@@ -47,13 +47,39 @@ impl Leftover {
     }
 }
 
-/// Returns how long ago the file last changed; `None` if it is dated in the future, by a clock that was
-/// wrong. Such a file is dated anew, so that its age counts from now on.
-pub(super) fn age(disk: &dyn Disk, path: &str, metadata: &Metadata) -> Option<Duration> {
-    let age = SystemTime::now().duration_since(metadata.dated).ok();
-    if age.is_none() {
-        // A store that may only be read keeps its dates.
-        let _ = disk.touch(path);
+/// Returns the ages of files. The age of a file that is dated in the future, by a clock that was wrong,
+/// counts from the first time that it is asked for: the file is dated anew then.
+pub(super) struct Ages<'a> {
+    disk: &'a dyn Disk,
+    now: SystemTime,
+    dated_anew: usize,
+}
+
+impl<'a> Ages<'a> {
+    pub(super) fn new(disk: &'a dyn Disk) -> Self {
+        Ages { disk, now: SystemTime::now(), dated_anew: 0 }
     }
-    age
+
+    /// Returns how long ago the file at `path` last changed.
+    pub(super) fn of(&mut self, path: &str, metadata: &Metadata) -> Duration {
+        let age = self.now.duration_since(metadata.dated).ok();
+        // A file that another process has just written may be some milliseconds newer than `now`.
+        if age.is_none() && metadata.dated > SystemTime::now() {
+            self.dated_anew += 1;
+            // Fails in a store that may only be read.
+            let _ = self.disk.touch(path);
+        }
+        age.unwrap_or_default()
+    }
+}
+
+impl Drop for Ages<'_> {
+    fn drop(&mut self) {
+        if self.dated_anew > 0 {
+            log::warn!(
+                "{} files of the store are dated in the future: their age counts from now on",
+                self.dated_anew
+            );
+        }
+    }
 }

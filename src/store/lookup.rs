@@ -202,7 +202,7 @@ impl Store {
             platform: child.platform.clone(),
             index: listed_by.and_then(|entry| entry.digest.clone()),
             pinned: false,
-            last_used: found.modified,
+            last_used: found.dated,
         })
     }
 }

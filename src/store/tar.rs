@@ -56,6 +56,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Returns what the archive is read from, after its end.
+    pub(super) fn into_inner(self) -> impl Read {
+        self.archive.into_inner()
+    }
+
     /// Makes something of an entry; `None` for a folder.
     fn checked(&mut self, entry: &tar::Entry) -> io::Result<Option<Entry>> {
         let path = clean(&text(entry.path())?)?;

@@ -21,7 +21,7 @@ pub(crate) struct Transaction(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    lease: Lease,
+    lease: Arc<Lease>,
     pending: Mutex<Vec<Arc<PendingCommit>>>,
 }
 
@@ -51,6 +51,11 @@ impl Transaction {
         self.0.pending.lock().clone()
     }
 
+    /// Returns the lease of the blobs, for a change of the index that may outlive the transaction.
+    pub(super) fn lease(&self) -> Arc<Lease> {
+        self.0.lease.clone()
+    }
+
     /// Waits until every blob that the transaction wrote or reused is durable under its name.
     ///
     /// # Errors
@@ -65,7 +70,7 @@ impl Transaction {
 impl Store {
     /// Begins a pull, an import or an export.
     pub(crate) fn transaction(&self) -> Transaction {
-        Transaction(Arc::new(State { lease: self.0.leases.lease(), pending: Mutex::default() }))
+        Transaction(Arc::new(State { lease: Arc::new(self.0.leases.lease()), pending: Mutex::default() }))
     }
 
     /// Holds these blobs against garbage collection until the transaction ends.
@@ -90,7 +95,7 @@ impl Store {
     /// pulled for several platforms, `manifest` is the index.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`: the change may still be made. `Store`, `DiskFull`.
+    /// `Cancelled`, `Timeout`: the name is not set, unless the index was being written. `Store`, `DiskFull`.
     pub(crate) fn tag(
         &self,
         cx: &PullContext,
@@ -108,9 +113,12 @@ impl Store {
                     .with_signatures(naming.signatures.as_ref())
             })
             .collect();
-        self.0.group_commit.change_index(cx, transaction.pending(), move |index| {
-            entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed)
-        })?;
+        self.0.group_commit.change_index(
+            cx,
+            transaction.pending(),
+            Some(transaction.lease()),
+            move |index| entries.into_iter().fold(false, |changed, entry| index.put(entry) | changed),
+        )?;
         self.0.sizes.note(&manifest.digest, naming.size);
         Ok(())
     }

@@ -5,7 +5,7 @@ use oci_puller::store::ImportOptions;
 use oci_puller::{ErrorKind, PullContext};
 use serde_json::{Value, json};
 
-use crate::made::{Image, Machine, Made, header};
+use crate::made::{Image, Machine, Made, gzip, header};
 
 const DOCKER_NAME: &str = "docker.io/library/app:1";
 
@@ -145,18 +145,6 @@ fn docker_s_names_must_be_references() {
         made.file("manifest.json", manifest.to_string().as_bytes());
         assert_eq!(made.import(&ImportOptions::new()).1, Err(ErrorKind::InvalidReference), "{tag:?}");
     }
-}
-
-/// Bytes as gzip writes what it does not compress.
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap();
-    let mut file = b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01".to_vec();
-    file.extend(length.to_le_bytes());
-    file.extend((!length).to_le_bytes());
-    file.extend(content);
-    file.extend(crc32fast::hash(content).to_le_bytes());
-    file.extend(u32::from(length).to_le_bytes());
-    file
 }
 
 #[test]
@@ -395,61 +383,6 @@ fn a_docker_image_without_layers_is_an_image() {
         let (machine, names) = import(&archive.finish());
         assert_eq!(names.unwrap(), [DOCKER_NAME]);
         assert_eq!(machine.store.find(DOCKER_NAME).unwrap().unwrap().id, id);
-    }
-}
-
-/// Bytes as zstd writes what it does not compress: one frame of blocks of up to 100 bytes.
-fn zstd(content: &[u8]) -> Vec<u8> {
-    let mut file = b"\x28\xb5\x2f\xfd\xa0".to_vec();
-    file.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
-    let mut blocks = content.chunks(100_000).peekable();
-    while let Some(block) = blocks.next() {
-        let head = u32::try_from(block.len()).unwrap() << 3 | u32::from(blocks.peek().is_none());
-        file.extend(&head.to_le_bytes()[..3]);
-        file.extend(block);
-    }
-    file
-}
-
-#[test]
-fn compressed_archives_are_read_or_the_error_names_the_command() {
-    let mut made = Made::default();
-    let image = made.image("linux/amd64");
-    made.list(&image.descriptor, Some(DOCKER_NAME));
-    let archive = made.archive();
-    let is_read = cfg!(feature = "unpack");
-    let (gzipped, framed) = (gzip(&archive), zstd(&archive));
-    // A skippable frame before it, and two members in a row, as pzstd and pigz write them.
-    let skipped = [&b"\x50\x2a\x4d\x18\x04\0\0\0\x01\x02\x03\x04"[..], &framed].concat();
-    let (first, rest) = archive.split_at(700);
-    let members = [gzip(first), gzip(rest)].concat();
-    for (command, bytes) in [("gzip -dc", &gzipped), ("gzip -dc", &members), ("zstd -dc", &framed)] {
-        let (machine, outcome) = import(bytes);
-        match is_read {
-            true => {
-                assert_eq!(outcome.unwrap(), [DOCKER_NAME], "{command}");
-                assert_eq!(machine.found(DOCKER_NAME), Some(image.manifest.clone()));
-            }
-            false => {
-                let error = outcome.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::InvalidManifest);
-                assert!(error.to_string().contains(command), "{error}");
-            }
-        }
-        // One that is cut short, wherever, is refused.
-        for length in [1, 9, 20, 600, bytes.len() / 2] {
-            assert_eq!(
-                import(&bytes[..length]).1.unwrap_err().kind(),
-                ErrorKind::InvalidManifest,
-                "{length}"
-            );
-        }
-    }
-    assert_eq!(import(&skipped).1.is_ok(), is_read);
-    for (command, bytes) in [("xz -dc", &b"\xfd7zXZ\0\0\x04"[..]), ("bzip2 -dc", b"BZh91AY&SY")] {
-        let error = import(bytes).1.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidManifest);
-        assert!(error.to_string().contains(command), "{error}");
     }
 }
 

@@ -1,13 +1,14 @@
 //! What an archive may cost, whatever it says: each import ends by itself, with its context, or at a limit.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oci_puller::image::Digest;
-use oci_puller::store::Cancellable;
-use oci_puller::{CancelToken, ErrorKind, PullContext};
+use oci_puller::store::{Cancellable, Durability};
+use oci_puller::{CancelToken, ErrorKind, PullContext, Store};
 use serde_json::{Value, json};
 
 use crate::made::{Machine, Made, header};
@@ -239,6 +240,50 @@ fn a_silent_pipe_ends_with_the_context() {
             let expected = if is_cancelled { ErrorKind::Cancelled } else { ErrorKind::Timeout };
             assert_eq!(kind(outcome), Err(expected), "after {length} bytes");
             drop(writer);
+        }
+    }
+}
+
+#[test]
+fn an_import_does_not_wait_for_a_held_lock_of_the_index_longer_than_its_context() {
+    let mut made = Made::default();
+    let image = made.image("linux/amd64");
+    made.list(&image.descriptor, Some("v1"));
+    let archive = made.archive();
+    for durability in [Durability::Full, Durability::Relaxed] {
+        for is_cancelled in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+            let lock = File::open(dir.path().join(".oci-puller/index.lock")).unwrap();
+            lock.lock().unwrap();
+            let token = CancelToken::new();
+            let cx = PullContext::new().with_cancel(&token);
+            // It certainly waits for the lock by then.
+            let soon_over = Duration::from_millis(500);
+            let (cx, expected) = match is_cancelled {
+                true => (cx, ErrorKind::Cancelled),
+                false => (cx.with_timeout(soon_over), ErrorKind::Timeout),
+            };
+            let began = Instant::now();
+            let outcome = thread::scope(|scope| {
+                let import = scope.spawn(|| store.import(&cx, &archive[..]));
+                if is_cancelled {
+                    thread::sleep(soon_over);
+                    token.cancel();
+                }
+                import.join().unwrap()
+            });
+            // Without the context it is 60 s.
+            assert!(began.elapsed() < Duration::from_secs(20), "{durability:?}: {:?}", began.elapsed());
+            assert_eq!(kind(outcome), Err(expected), "{durability:?}");
+            lock.unlock().unwrap();
+            // The next change is made after the one that was given up.
+            let mut other = Made::default();
+            let image = other.image("linux/amd64");
+            other.list(&image.descriptor, Some("v2"));
+            assert_eq!(store.import(&PullContext::new(), &other.archive()[..]).unwrap(), ["v2"]);
+            assert!(store.find("v1").unwrap().is_none(), "{durability:?}");
+            assert!(store.verify(&PullContext::new()).unwrap().is_sound(), "{durability:?}");
         }
     }
 }

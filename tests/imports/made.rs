@@ -223,3 +223,19 @@ pub(crate) fn header(kind: u8, path: &str, size: u64) -> [u8; 512] {
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     header
 }
+
+/// Returns a gzip member of stored blocks.
+pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut file = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
+    let mut blocks = content.chunks(usize::from(u16::MAX)).peekable();
+    while let Some(block) = blocks.next() {
+        let length = u16::try_from(block.len()).unwrap();
+        file.push(u8::from(blocks.peek().is_none()));
+        file.extend(length.to_le_bytes());
+        file.extend((!length).to_le_bytes());
+        file.extend(block);
+    }
+    file.extend(crc32fast::hash(content).to_le_bytes());
+    file.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
+    file
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod compression;
 mod forms;
 mod limits;
 mod made;

@@ -13,6 +13,7 @@ use crate::durable::DiskFile;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::store::index::StoreIndex;
+use crate::store::lease::Lease;
 use crate::sync::Permit;
 
 /// Size from which a blob is committed by itself, bytes.
@@ -71,6 +72,8 @@ pub(in crate::store) struct PendingCommit {
 pub(super) struct IndexChange {
     pub(super) needs: Vec<Arc<PendingCommit>>,
     pub(super) edit: Edit,
+    /// Holds the blobs until the change is made, also if its caller leaves.
+    pub(super) lease: Option<Arc<Lease>>,
     pub(super) reply: Sender<Result<(), Error>>,
 }
 
@@ -239,7 +242,12 @@ mod tests {
 
     fn push_change(uncommitted: &mut Uncommitted, needs: &[&Arc<PendingCommit>]) {
         let needs = needs.iter().map(|need| Arc::clone(need)).collect();
-        uncommitted.push_change(IndexChange { needs, edit: Box::new(|_| true), reply: bounded(1).0 });
+        uncommitted.push_change(IndexChange {
+            needs,
+            edit: Box::new(|_| true),
+            lease: None,
+            reply: bounded(1).0,
+        });
     }
 
     fn take(uncommitted: &mut Uncommitted) -> Option<(usize, usize)> {

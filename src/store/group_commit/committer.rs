@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::store::error::refused;
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, BLOBS, OWN, PARTIALS};
+use crate::store::lease::Lease;
 use crate::store::retry_io;
 use crate::sync::{BlockingPool, PoolUser, Semaphore};
 
@@ -157,22 +159,30 @@ impl GroupCommit {
         self.uncommitted.lock().pending(digest)
     }
 
-    /// Changes the index once all of `needs` is durable, and waits until the change is durable, too.
+    /// Changes the index once all of `needs` is durable, and waits until the change is durable, too. `lease`
+    /// is kept until then.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`: the change may still be made. `Store`, `DiskFull`; `Panicked` if `edit` panics.
+    /// `Cancelled`, `Timeout`: the change is not made, unless it has begun. `Store`, `DiskFull`; `Panicked` if
+    /// `edit` panics.
     pub(in crate::store) fn change_index(
         self: &Arc<Self>,
         cx: &PullContext,
         needs: Vec<Arc<PendingCommit>>,
+        lease: Option<Arc<Lease>>,
         edit: impl FnOnce(&mut StoreIndex) -> bool + Send + 'static,
     ) -> Result<(), Error> {
         cx.check()?;
+        // Set by the leader that begins the change, or by the caller that leaves before.
+        let is_decided = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&is_decided);
+        let edit = Box::new(move |index: &mut _| !begins.swap(true, Ordering::AcqRel) && edit(index));
         let (reply, replied) = bounded(1);
-        self.uncommitted.lock().push_change(IndexChange { needs, edit: Box::new(edit), reply });
-        let may_leave = cx.cancel_token().is_some() || cx.deadline().is_some();
-        self.ensure_leader(may_leave && self.flush == Flush::Wait);
-        cx.wait_for(&replied)?.unwrap_or_else(|| {
+        self.uncommitted.lock().push_change(IndexChange { needs, edit, lease, reply });
+        // Another process may hold the lock of the index: a caller that can leave must not wait for it.
+        self.ensure_leader(cx.cancel_token().is_some() || cx.deadline().is_some());
+        let replied = cx.wait_for(&replied).inspect_err(|_| is_decided.store(true, Ordering::Release));
+        replied?.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Panicked, "the thread that wrote the index panicked"))
         })
     }
@@ -310,14 +320,19 @@ impl GroupCommit {
 
     /// Makes all changes whose blobs are committed by one rewrite of the index.
     fn make_changes(&self, changes: Vec<IndexChange>) {
-        let mut edits = Vec::new();
-        let mut replies = Vec::new();
+        let (mut edits, mut leases, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
-            match change.failed_need() {
-                Some(error) => drop(change.reply.try_send(Err(error))),
+            let failed = change.failed_need();
+            let IndexChange { edit, lease, reply, .. } = change;
+            match failed {
+                Some(error) => {
+                    drop(lease);
+                    let _ = reply.try_send(Err(error));
+                }
                 None => {
-                    edits.push(change.edit);
-                    replies.push(change.reply);
+                    edits.push(edit);
+                    leases.push(lease);
+                    replies.push(reply);
                 }
             }
         }
@@ -325,6 +340,8 @@ impl GroupCommit {
             return;
         }
         let outcome = self.index.edit(edits);
+        // A caller that has its reply may remove the image at once.
+        drop(leases);
         for reply in replies {
             // A caller that left has dropped its receiver.
             let _ = reply.try_send(outcome.clone());

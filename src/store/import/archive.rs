@@ -7,6 +7,8 @@ use std::collections::hash_map::Entry;
 use std::io::{self, Read};
 
 use crate::context::PullContext;
+#[cfg(feature = "unpack")]
+use crate::decoders;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
@@ -21,6 +23,9 @@ pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
 /// How much of a compressed archive is read at once, bytes.
 #[cfg(feature = "unpack")]
 const COMPRESSED_READ: usize = 64 << 10;
+
+/// How much is read after the archive's end in a compressed stream, bytes.
+const MAX_REST: u64 = 16 << 20;
 
 /// What an archive held beside its blobs.
 #[derive(Debug, Default)]
@@ -76,7 +81,8 @@ impl Import<'_> {
     /// Puts all files of the archive into the store.
     pub(super) fn unpack(&mut self, archive: impl Read) -> Result<Contents, Error> {
         let cx = self.cx;
-        let archive = decompressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
+        let (archive, is_compressed) =
+            decompressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
         let mut contents = Contents::default();
         let mut reader = tar::Reader::new(archive);
         while let Some(entry) = reader.next_entry().map_err(|error| unreadable(cx, error))? {
@@ -90,6 +96,9 @@ impl Import<'_> {
                     self.unpack_file(path, size, &mut reader, &mut contents)?
                 }
             }
+        }
+        if is_compressed {
+            read_to_end(reader.into_inner()).map_err(|error| unreadable(cx, error))?;
         }
         Ok(contents)
     }
@@ -152,12 +161,23 @@ const COMPRESSED: [(&[u8], &str, &str); 4] = [
     (b"BZh", "bzip2", "bzip2 -dc"),
 ];
 
-/// Returns the archive decompressed.
+/// Reads what follows the archive's end in a compressed stream: the stream's checksum is behind it.
+///
+/// # Errors
+/// `InvalidData` for more than 16 MiB; what the decoder fails with.
+fn read_to_end(rest: impl Read) -> io::Result<()> {
+    match io::copy(&mut rest.take(MAX_REST + 1), &mut io::sink())? > MAX_REST {
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "more than 16 MiB follow its end")),
+        false => Ok(()),
+    }
+}
+
+/// Returns the archive decompressed, and whether it was compressed.
 ///
 /// # Errors
 /// `InvalidData` for a compression that is not read, with the command that decompresses it; `Unsupported`
 /// for other compressions.
-fn decompressed<R: Read>(mut archive: R) -> io::Result<impl Read> {
+fn decompressed<R: Read>(mut archive: R) -> io::Result<(impl Read, bool)> {
     let mut first = Vec::new();
     archive.by_ref().take(8).read_to_end(&mut first)?;
     for (magic, name, program) in COMPRESSED {
@@ -171,9 +191,12 @@ fn decompressed<R: Read>(mut archive: R) -> io::Result<impl Read> {
     }
     let archive = io::Cursor::new(first).chain(archive);
     #[cfg(feature = "unpack")]
-    let archive = {
+    {
         let archive = io::BufReader::with_capacity(COMPRESSED_READ, archive);
-        crate::decoders::decoder(archive, crate::decoders::DEFAULT_ZSTD_WINDOW)?
-    };
-    Ok(archive)
+        let archive = decoders::decoder(archive, decoders::DEFAULT_ZSTD_WINDOW)?;
+        let is_compressed = archive.is_compressed();
+        Ok((archive, is_compressed))
+    }
+    #[cfg(not(feature = "unpack"))]
+    Ok((archive, false))
 }

@@ -32,7 +32,8 @@ const TIDYING: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Takes in the images of an OCI archive or of a `docker save` archive: their names, or for an
-    /// image without one, its digest. With the feature `unpack` it may be compressed with gzip or zstd. Each byte is verified as in a pull.
+    /// image without one, its digest. With the feature `unpack` it may be compressed with gzip or zstd, and is
+    /// read to the end of the compressed stream. Each byte is verified as in a pull.
     ///
     /// # Errors
     /// As of [`import_with`](Self::import_with).
@@ -45,8 +46,8 @@ impl Store {
     /// [`Cancellable`](crate::store::Cancellable).
     ///
     /// # Errors
-    /// `InvalidManifest` for what is no such archive, or is compressed with what is not read; for absolute paths, `..`, links,
-    /// or a path twice; for more than 100,000 entries, or as many descriptors in all documents, or 16 MiB
+    /// `InvalidManifest` for what is no such archive, or is compressed with what is not read, or has more than
+    /// 16 MiB after its end within the compressed stream; for absolute paths, `..`, links, or a path twice; for more than 100,000 entries, or as many descriptors in all documents, or 16 MiB
     /// of names and paths; for a name with a digest that is not its content's, or one that stands for two
     /// images of one platform. `DigestMismatch`, `SizeMismatch`, `NotFound` for blobs that are wrong or
     /// missing, but for those of other platforms; `NoMatchingPlatform`; `Unsupported`; `DiskFull`;
@@ -114,14 +115,13 @@ impl Store {
         };
         let outcome = import(&mut state);
         let Import { transaction, brought, .. } = state;
-        let has_ended = outcome.is_err() && cx.check().is_err();
-        // Their flushes may be under way: what is removed must be under its name by then.
-        let tidying = match has_ended {
-            true => PullContext::new().with_timeout(TIDYING),
-            false => {
-                let _ = transaction.wait_durable(&PullContext::new());
-                PullContext::new()
+        let tidying = match cx.check() {
+            Ok(()) => {
+                // What is removed must be under its name, and a flush may be under way.
+                let _ = transaction.wait_durable(cx);
+                cx.clone()
             }
+            Err(_) => PullContext::new().with_timeout(TIDYING),
         };
         drop(transaction);
         if let Err(error) = self.collect(&tidying, brought, &mut ReferenceGraph::default()) {
@@ -241,10 +241,8 @@ impl Import<'_> {
         for entry in &entries {
             references.follow(self.store, self.cx, entry, &mut used)?;
         }
-        self.store
-            .0
-            .group_commit
-            .change_index(self.cx, self.transaction.pending(), move |index| index.put_all(entries))?;
+        let (needs, lease) = (self.transaction.pending(), Some(self.transaction.lease()));
+        self.store.0.group_commit.change_index(self.cx, needs, lease, move |index| index.put_all(entries))?;
         self.brought.retain(|blob| !used.blobs.contains(blob));
         Ok(Imported { names, left_out })
     }

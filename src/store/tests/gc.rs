@@ -1,9 +1,12 @@
 //! Removing images, and verifying what is there.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::store::{PrunePolicy, layout};
+use crate::durable::sim::SimDisk;
+use crate::store::{PrunePolicy, StoreBuilder, layout};
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -166,6 +169,25 @@ fn blobs_that_nobody_uses_go_once_they_are_old_enough() {
     assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 0);
     age(&store, &blob.digest, 1);
     assert_eq!(store.prune(&cx, &PrunePolicy::default().thresholds(100, 100)).unwrap().blobs, 1);
+}
+
+#[test]
+fn files_dated_in_the_future_age_from_the_first_prune_that_sees_them() {
+    let cx = PullContext::new();
+    let disk = SimDisk::new();
+    let settings = StoreBuilder::new(PathBuf::new()).settings;
+    let store = Store::open_on(Arc::new(disk.clone()), PathBuf::from("store"), settings).unwrap();
+    let (image, orphan) = (TestImage::new("a", "a", &[b"a"]), TestImage::new("b", "b", &[b"b"]));
+    image.pull_into(&store).unwrap();
+    let (blob, bytes) = &orphan.layers[0];
+    store.put(&cx, &store.transaction(), blob, bytes).unwrap();
+    disk.date_files(SystemTime::now() + Duration::from_secs(1_000_000_000));
+    let age = Duration::from_millis(5);
+    let policy = PrunePolicy::default().thresholds(100, 100).max_unused(age);
+    assert_eq!(store.prune(&cx, &policy).unwrap().blobs, 0, "the age is less than two minutes");
+    assert!(store.images().unwrap()[0].last_used <= SystemTime::now());
+    std::thread::sleep(2 * age);
+    assert_eq!(store.prune(&cx, &policy.min_age(age)).unwrap().blobs, 4);
 }
 
 #[test]

@@ -222,7 +222,8 @@ fn many_pulls_at_once_all_stand_in_the_index() {
 fn a_change_of_the_index_that_panics_harms_no_other() {
     let (_dir, store) = store();
     let cx = PullContext::new();
-    let panicked = store.0.group_commit.change_index(&cx, Vec::new(), |_| panic!("a panic that is meant"));
+    let panicked =
+        store.0.group_commit.change_index(&cx, Vec::new(), None, |_| panic!("a panic that is meant"));
     assert_eq!(kind(panicked), ErrorKind::Panicked);
     let image = TestImage::new("app:1", "1", &[b"layer"]);
     image.pull_into(&store).unwrap();
