@@ -47,6 +47,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["request"],
             &["session"],
             &["client"],
+            &["open_files"],
             &["settings", "hosts", "auth"],
             &["host_limits", "url_policy", "range", "error_response", "encoding"],
             &["http", "retry_after", "link"],

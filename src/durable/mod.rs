@@ -12,7 +12,7 @@ pub(crate) mod sim;
 mod write;
 
 pub(crate) use disk::{Disk, DiskFile, FileType, Flush, Lock, Metadata, OpenMode, Space};
-pub(crate) use real::RealDisk;
 #[cfg(feature = "unpack")]
 pub(crate) use real::syncfs_reports;
+pub(crate) use real::{RealDisk, max_open_files};
 pub(crate) use write::{create_dirs, parent, put_in_place, read_limited, remove, replace, write_new};

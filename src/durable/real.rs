@@ -21,17 +21,21 @@ use crate::durable::real_file::{Owners, RealFile, described};
 /// by themselves, so as not to wait for what others have written there.
 const FLUSH_ALL_FROM: usize = 8;
 
+/// How many folders stay open, besides the disk's own. A process may have few descriptors, and a pull needs three
+/// folders again and again.
+const OPEN_FOLDERS: usize = 3;
+
 /// The disk beneath one folder. The folder is opened once: it stays the same one, even when its path
 /// comes to mean another.
 #[derive(Debug)]
 pub(crate) struct RealDisk {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     owners: Owners,
     /// The mode of new private files.
     private: Mode,
     /// Whether `syncfs` tells of failed writes.
     syncfs_reports: bool,
-    /// Folders that were opened, by their paths.
+    /// Folders that are kept open, by their paths.
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     /// Set when the kernel, or a sandbox around us, has no `openat2`.
     without_openat2: AtomicBool,
@@ -51,7 +55,7 @@ impl RealDisk {
             owners: Owners { process, folder: stat.st_uid },
             private: private_mode(Mode::from_raw_mode(stat.st_mode)),
             without_unnamed: AtomicBool::new(is_slow_to_link(&root)),
-            root,
+            root: Arc::new(root),
             syncfs_reports: syncfs_reports(),
             folders: Mutex::default(),
             without_openat2: AtomicBool::new(false),
@@ -115,12 +119,26 @@ impl RealDisk {
     }
 
     fn folder(&self, path: &str) -> rustix::io::Result<Arc<OwnedFd>> {
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
         if let Some(folder) = self.folders.lock().get(path) {
             return Ok(folder.clone());
         }
-        let folder = Arc::new(self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?);
-        self.folders.lock().insert(path.to_owned(), folder.clone());
+        let folder = Arc::new(self.open_folder(path)?);
+        let mut folders = self.folders.lock();
+        let closed = match folders.len() < OPEN_FOLDERS {
+            true => None,
+            false => folders.keys().next().cloned().and_then(|other| folders.remove(&other)),
+        };
+        folders.insert(path.to_owned(), folder.clone());
+        drop(folders);
+        drop(closed);
         Ok(folder)
+    }
+
+    fn open_folder(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
     }
 
     /// Does `operation` in the folder that `path` stands in. One that was opened before may have been
@@ -141,6 +159,12 @@ impl RealDisk {
             outcome => Ok(outcome?),
         }
     }
+}
+
+/// Returns how many files this process may have open (`RLIMIT_NOFILE`).
+pub(crate) fn max_open_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
 /// ZFS waits for the disk when it gives such a file its name.
@@ -271,7 +295,7 @@ impl Disk for RealDisk {
 
     fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&*self.folder(path)?)? {
+        for entry in rustix::fs::Dir::new(self.open_folder(path)?)? {
             match entry?.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),

@@ -11,12 +11,14 @@ use super::host_limits::HostLimits;
 use super::hosts::Hosts;
 use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
 use super::image_service::RegistryImageService;
+use super::open_files::OpenFiles;
 use super::settings::{ChunkPolicy, RegistrySettings, Selection};
 use super::verifier::ImageVerifier;
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 use crate::image::platform::Platform;
 use crate::store::{Durability, SMALL, Store, StoreBuilder};
+use crate::sync::FairShare;
 
 /// No number of connections, downloads or tries above this makes sense.
 const MAX_COUNT: usize = 4096;
@@ -405,11 +407,11 @@ impl RegistryImageServiceBuilder {
     /// # Errors
     /// `InvalidConfig` for a setting that makes no sense, with its name; `Store` and `DiskFull` if the
     /// store cannot be opened.
-    pub fn build(self) -> Result<RegistryImageService, Error> {
+    pub fn build(mut self) -> Result<RegistryImageService, Error> {
         if let Some(error) = self.refused {
             return Err(error);
         }
-        let settings = self.settings;
+        let mut settings = self.settings;
         within("connections_per_host", self.connections_per_host)?;
         within("downloads_per_pull", settings.downloads_per_pull)?;
         within("downloads", self.downloads)?;
@@ -422,6 +424,8 @@ impl RegistryImageServiceBuilder {
             let message = "unpack_into needs one platform: images for several are not unpacked";
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
+        let open_files = OpenFiles::of_process();
+        open_files.lower(&mut settings, &mut self.connections_per_host, &mut self.downloads);
         // Certificates, keys and the proxy are read here, so that they fail here.
         let clients = Clients::new(&settings, self.resolver)?;
         let service = Service {
@@ -429,6 +433,7 @@ impl RegistryImageServiceBuilder {
             credentials: self.credentials,
             tokens: TokenCache::default(),
             host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side, self.downloads),
+            pulls: FairShare::new(open_files.pulls()),
             store: self.store.open()?,
             #[cfg(feature = "unpack")]
             layers: self.layers,

@@ -16,7 +16,7 @@ use crate::credentials::Credentials;
 use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
-use crate::sync::PoolUser;
+use crate::sync::{FairShare, PoolUser};
 
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -31,6 +31,8 @@ pub(super) struct Service {
     pub(super) credentials: Credentials,
     pub(super) tokens: TokenCache,
     pub(super) host_limits: HostLimits,
+    /// The pulls that may have open files, which the registries share.
+    pub(super) pulls: FairShare,
     pub(super) store: Store,
     /// What images are unpacked into.
     #[cfg(feature = "unpack")]

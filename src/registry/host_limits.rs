@@ -257,7 +257,10 @@ impl RttEstimate {
 }
 
 /// Waits for the one message of a channel that a permit arrives in.
-fn granted<T>(cx: &PullContext, channel: &Receiver<T>) -> Result<T, Error> {
+///
+/// # Errors
+/// `Cancelled`, `Timeout`.
+pub(super) fn granted<T>(cx: &PullContext, channel: &Receiver<T>) -> Result<T, Error> {
     if let Ok(permit) = channel.try_recv() {
         return Ok(permit);
     }

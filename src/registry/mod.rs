@@ -16,6 +16,7 @@ mod hosts;
 mod http;
 pub(crate) mod image_service;
 mod link;
+mod open_files;
 mod pull;
 mod queries;
 mod range;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::client::Service;
 use super::download::{self, TransferStats};
+use super::host_limits::granted;
 use super::request::PullSession;
 use super::resolve::{self, Resolved};
 use super::settings::Selection;
@@ -28,6 +29,8 @@ pub(super) fn pull(
     let reference = Reference::parse(&request.image.image)?;
     let stop = CancelToken::new();
     let own_cx = cx.or_cancelled_by(&stop);
+    // What waits here has no open file that another pull needs.
+    let _open_files = granted(cx, service.pulls.acquire(reference.domain()).granted())?;
     let transaction = service.store.transaction();
 
     let session = PullSession::open(service, &own_cx, &reference, &request.pull_secrets)?;

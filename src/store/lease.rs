@@ -229,7 +229,7 @@ impl LeaseFile {
             let failed = |error: io::Error| refused(&error, format!("lock {path}"));
             // Between the two steps another process may have removed it as left behind.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
-            if is_locked && disk.metadata(&path).is_ok() {
+            if is_locked && file.metadata().map_err(failed)?.is_ours {
                 return Ok(LeaseFile { disk, path, file, len: 0, collect_lock });
             }
         }

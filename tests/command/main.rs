@@ -9,6 +9,7 @@ mod choice;
 mod credentials;
 mod demo;
 mod failures;
+mod few_files;
 mod interrupt;
 mod memory;
 mod platforms;

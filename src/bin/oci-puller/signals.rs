@@ -1,14 +1,12 @@
 //! Ctrl-C: the first cancels what runs, in good order; the second ends the process at once.
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use oci_puller::CancelToken;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level};
+use signal_hook::{flag, iterator};
 
 use crate::exit::Exit;
 
@@ -21,24 +19,23 @@ pub(crate) struct Signals {
 impl Signals {
     /// From now on SIGINT, SIGTERM and SIGHUP cancel the token.
     pub(crate) fn watch() -> Result<Self, Exit> {
-        let signals = Signals { cancel: CancelToken::new(), came: Arc::default() };
         let failed = |error| Exit::Own(format!("signals cannot be watched: {error}"));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signals.cancel_on(signal).map_err(failed)?;
-        }
+        let signals = Signals { cancel: CancelToken::new(), came: Arc::default() };
+        signals.cancel_on(&[SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
         Ok(signals)
     }
 
-    fn cancel_on(&self, signal: i32) -> std::io::Result<()> {
-        let is_second = Arc::new(AtomicBool::new(false));
-        flag::register_conditional_default(signal, Arc::clone(&is_second))?;
-        flag::register(signal, is_second)?;
-        let (mut heard, pipe) = UnixStream::pair()?;
-        low_level::pipe::register(signal, pipe)?;
+    fn cancel_on(&self, watched: &[i32]) -> std::io::Result<()> {
+        for signal in watched {
+            let is_second = Arc::new(AtomicBool::new(false));
+            flag::register_conditional_default(*signal, Arc::clone(&is_second))?;
+            flag::register(*signal, is_second)?;
+        }
+        let mut incoming = iterator::Signals::new(watched)?;
         let (cancel, came) = (self.cancel.clone(), Arc::clone(&self.came));
         // Waits for as long as the process lives.
         thread::Builder::new().name("signals".into()).stack_size(128 * 1024).spawn(move || {
-            if heard.read_exact(&mut [0]).is_ok() {
+            if let Some(signal) = incoming.forever().next() {
                 came.store(signal, Ordering::Release);
                 cancel.cancel();
             }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::batch::{Batch, IndexChange, PendingCommit, Uncommitted, VerifiedBlob};
 use super::index_file::IndexFile;
 use crate::context::PullContext;
-use crate::durable::{self, Disk, DiskFile, Flush, Metadata, OpenMode};
+use crate::durable::{self, Disk, DiskFile, Flush, Metadata, OpenMode, max_open_files};
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest};
 use crate::store::error::refused;
@@ -22,7 +22,8 @@ use crate::store::lease::Lease;
 use crate::store::retry_io;
 use crate::sync::{BlockingPool, PoolUser, Semaphore};
 
-/// Number of blobs that wait for their commit, each with an open file. More wait for a place.
+/// Number of blobs that wait for their commit, each with an open file; fewer where the process may have few
+/// open files. More wait for a place.
 const WAITING_BLOBS: usize = 64;
 
 /// Commits batches. Two threads, so that a store on a slow disk does not hold up another one.
@@ -56,7 +57,7 @@ impl GroupCommit {
             flush,
             has_threads,
             uncommitted: Mutex::default(),
-            waiting_blobs: Semaphore::new(WAITING_BLOBS),
+            waiting_blobs: Semaphore::new(WAITING_BLOBS.min(max_open_files() / 8).max(1)),
         })
     }
 

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::batch::Edit;
 use crate::context::PullContext;
-use crate::durable::{Disk, DiskFile, Flush, Lock, Metadata};
+use crate::durable::{Disk, Flush, Lock, Metadata};
 use crate::error::{Error, ErrorKind};
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, INDEX, INDEX_LOCK};
@@ -20,8 +20,6 @@ pub(super) struct IndexFile {
     disk: Arc<dyn Disk>,
     flush: Flush,
     cached: Mutex<Option<Cached>>,
-    /// The lock file, open but not locked. Only the leader uses it.
-    lock: Mutex<Option<Box<dyn DiskFile>>>,
 }
 
 /// The index as it was read or written last.
@@ -34,7 +32,7 @@ struct Cached {
 
 impl IndexFile {
     pub(super) fn new(disk: Arc<dyn Disk>, flush: Flush) -> Self {
-        IndexFile { disk, flush, cached: Mutex::default(), lock: Mutex::default() }
+        IndexFile { disk, flush, cached: Mutex::default() }
     }
 
     /// Returns the index as it is now.
@@ -65,18 +63,11 @@ impl IndexFile {
 
     /// Does `work` while no other process changes the index.
     fn with_lock<T>(&self, cx: &PullContext, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let opened = self.lock.lock().take();
-        let file = match opened {
-            Some(file) => file,
-            None => retry_io::for_files(cx, "open the lock of the index", || {
-                layout::open_lock(&*self.disk, INDEX_LOCK)
-            })?,
-        };
+        let open = || layout::open_lock(&*self.disk, INDEX_LOCK);
+        // Not kept open: a process may have few descriptors.
+        let file = retry_io::for_files(cx, "open the lock of the index", open)?;
         retry_io::lock(cx, &*file, Lock::Exclusive, INDEX_LOCK)?;
-        let outcome = work();
-        // If it cannot be unlocked, closing it unlocks it.
-        *self.lock.lock() = file.unlock().is_ok().then_some(file);
-        outcome
+        work()
     }
 
     /// Writes the index with all `edits`, unless they change nothing. Returns the new file's metadata.
