@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::endpoint::Endpoint;
-use super::service::CriImageService;
+use super::endpoint::CriEndpoint;
+use super::service::{CriImageService, CriSettings};
 use crate::credentials::{Credential, Credentials, FileKind, Keychain};
 use crate::error::{Error, ErrorKind};
 
@@ -45,19 +45,19 @@ impl CriImageServiceBuilder {
         }
     }
 
-    /// Limits the time until the runtime accepts a connection. Default: 3 s.
+    /// CallLimits the time until the runtime accepts a connection. Default: 3 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Limits each call but `PullImage`, which only the context's deadline ends, as in kubelet. Default: 2 min.
+    /// CallLimits each call but `PullImage`, which only the context's deadline ends, as in kubelet. Default: 2 min.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// Limits an answer of the runtime, bytes, from 1 to 1 GiB. Default: 16 MiB, as kubelet has it.
+    /// CallLimits an answer of the runtime, bytes, from 1 to 1 GiB. Default: 16 MiB, as kubelet has it.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
@@ -72,8 +72,8 @@ impl CriImageServiceBuilder {
     }
 
     /// Asks `keychain` for credentials, after those given before.
-    pub fn keychain(mut self, keychain: impl Keychain + 'static) -> Self {
-        self.credentials.add_keychain(Arc::new(keychain));
+    pub fn keychain(mut self, keychain: Arc<dyn Keychain>) -> Self {
+        self.credentials.add_keychain(keychain);
         self
     }
 
@@ -83,7 +83,15 @@ impl CriImageServiceBuilder {
         self
     }
 
-    /// Reads Docker's `config.json` and podman's `auth.json` where those programs have them. Default: not read.
+    /// Reads this `auth.json` of podman, which must exist.
+    pub fn podman_auth(mut self, path: impl Into<PathBuf>) -> Self {
+        self.credentials.add_file(FileKind::Podman, path);
+        self
+    }
+
+    /// Reads Docker's `config.json` and podman's `auth.json` where those programs have them: `$DOCKER_CONFIG` or
+    /// `~/.docker`, `$REGISTRY_AUTH_FILE` or `$XDG_RUNTIME_DIR/containers`. They are read again when they change; the
+    /// credential helpers that they name are run. Default: not read.
     pub fn default_credential_files(mut self) -> Self {
         self.credentials.add_default_files();
         self
@@ -100,11 +108,23 @@ impl CriImageServiceBuilder {
         self
     }
 
+    /// Limits the time that a credential helper may take. Default: 30 s.
+    pub fn helper_timeout(mut self, timeout: Duration) -> Self {
+        self.credentials.set_helper_timeout(timeout);
+        self
+    }
+
+    /// Looks for credential helpers in `dir` only. Default: `$PATH`.
+    pub fn helper_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.credentials.set_helper_directory(dir);
+        self
+    }
+
     /// Builds the service. Does not connect.
     ///
     /// # Errors
-    /// `InvalidConfig` for an endpoint that is no absolute path, a timeout of zero, a `max_message` out of
-    /// range, or a credential key without a host.
+    /// `InvalidConfig` for an endpoint that is no absolute path, a timeout of zero, a `max_message` out of range, a
+    /// credential key without a host, or a credential provider configuration that is not valid.
     pub fn build(self) -> Result<CriImageService, Error> {
         let invalid = |text: &str| Err(Error::new(ErrorKind::InvalidConfig, text));
         if let Some(error) = self.refused {
@@ -116,14 +136,13 @@ impl CriImageServiceBuilder {
         if self.max_message == 0 || self.max_message > MOST_MESSAGE {
             return invalid("max_message must be from 1 byte to 1 GiB");
         }
-        let endpoint = Endpoint::parse(&self.endpoint)?;
-        Ok(CriImageService::new(
-            endpoint,
-            self.connect_timeout,
-            self.call_timeout,
-            self.max_message,
-            self.credentials,
-        ))
+        Ok(CriImageService::new(CriSettings {
+            endpoint: CriEndpoint::parse(&self.endpoint)?,
+            connect_timeout: self.connect_timeout,
+            call_timeout: self.call_timeout,
+            max_message: self.max_message,
+            credentials: self.credentials,
+        }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which socket: the one that was given, or the first of the usual ones that answers.
+//! The path of the runtime's socket: the one given, or the first of the usual ones where a runtime answers.
 
 use std::path::{Path, PathBuf};
 
@@ -6,24 +6,24 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
 
-/// Where containerd, CRI-O and cri-dockerd have their sockets.
+/// The default sockets of containerd, CRI-O and cri-dockerd.
 const USUAL: [&str; 3] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock"];
 
-/// Bytes of a socket's path that the kernel takes, without the final NUL.
+/// The length of a socket's path that Linux accepts, bytes, without the final NUL.
 const MAX_PATH: usize = 107;
 
 /// The socket of a runtime.
 #[derive(Debug)]
-pub(super) enum Endpoint {
+pub(super) enum CriEndpoint {
     At(PathBuf),
     Auto {
         candidates: Vec<PathBuf>,
-        /// The one that answered last.
+        /// The candidate that answered last.
         found: Mutex<Option<PathBuf>>,
     },
 }
 
-impl Endpoint {
+impl CriEndpoint {
     /// Reads `unix:///PATH`, an absolute path, or `auto`.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |why: &str| {
@@ -47,23 +47,25 @@ impl Endpoint {
         if path.contains('\0') {
             return invalid("the path has a NUL");
         }
-        Ok(Endpoint::At(path.into()))
+        Ok(CriEndpoint::At(path.into()))
     }
 
     pub(super) fn auto(candidates: Vec<PathBuf>) -> Self {
-        Endpoint::Auto { candidates, found: Mutex::new(None) }
+        CriEndpoint::Auto { candidates, found: Mutex::new(None) }
     }
 
-    /// Runs `call` on the socket. Where several may be meant, `answers` tells whether a CRI runtime answers
-    /// on one; the first is kept until it fails to connect.
+    /// Runs `call` on the socket. For `auto`, on the first candidate where a runtime answers, as `answers` reports; it
+    /// is kept until a call fails to connect.
     pub(super) fn with<T>(
         &self,
         answers: impl Fn(&Path) -> Result<(), Error>,
         call: impl FnOnce(&Path) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (candidates, found) = match self {
-            Endpoint::At(path) => return call(path).map_err(|error| error.with_host(path.to_string_lossy())),
-            Endpoint::Auto { candidates, found } => (candidates, found),
+            CriEndpoint::At(path) => {
+                return call(path).map_err(|error| error.with_host(path.to_string_lossy()));
+            }
+            CriEndpoint::Auto { candidates, found } => (candidates, found),
         };
         let known = found.lock().clone();
         let path = match known {
@@ -77,6 +79,7 @@ impl Endpoint {
     }
 }
 
+/// Returns the first candidate that answers.
 fn first(candidates: &[PathBuf], answers: impl Fn(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let mut failures = Vec::new();
     for path in candidates {
@@ -99,21 +102,21 @@ mod tests {
     #[test]
     fn endpoints_are_absolute_paths() {
         for text in ["unix:///run/x.sock", "/run/x.sock", "unix:/run/x.sock"] {
-            let Endpoint::At(path) = Endpoint::parse(text).unwrap() else { panic!("{text}") };
+            let CriEndpoint::At(path) = CriEndpoint::parse(text).unwrap() else { panic!("{text}") };
             assert_eq!(path, Path::new("/run/x.sock"));
         }
         let long = format!("/{}", "x".repeat(107));
         for text in
             ["", "x.sock", "tcp://1.2.3.4:5", "npipe://./pipe/x", "unix://x.sock", "AUTO", &long, "/a\0"]
         {
-            let error = Endpoint::parse(text).unwrap_err();
+            let error = CriEndpoint::parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{text}");
         }
     }
 
     #[test]
     fn auto_takes_the_first_that_answers_and_looks_again_when_it_is_gone() {
-        let endpoint = Endpoint::auto(["/a", "/b", "/c"].map(PathBuf::from).to_vec());
+        let endpoint = CriEndpoint::auto(["/a", "/b", "/c"].map(PathBuf::from).to_vec());
         let failed = |kind| Err(Error::new(kind, "it failed"));
         let answers = |path: &Path| match path.to_str() {
             Some("/a") => failed(ErrorKind::Unsupported),

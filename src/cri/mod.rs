@@ -1,9 +1,9 @@
 //! The image service of a CRI runtime: containerd, CRI-O or cri-dockerd over its unix socket, behind
 //! [`ImageService`](crate::ImageService).
 //!
-//! Each call has a connection of its own and runs on the caller's thread; the room starts no thread. From top
-//! to bottom: `service` (which call, which credentials) over `endpoint` (which socket), `grpc` (message and
-//! status), `socket` (time and cancellation) and `http2` (frames, without I/O).
+//! Each call has a connection of its own and runs on the caller's thread; this module starts no thread. From top to
+//! bottom: `service` (methods and credentials), `endpoint` (the socket's path), `grpc` (messages and statuses),
+//! `socket` (I/O, deadlines, cancellation) and `http2` (frames and header blocks, without I/O).
 
 mod api;
 mod builder;

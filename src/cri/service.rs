@@ -1,4 +1,4 @@
-//! The calls: which message for which method, and which credentials, in kubelet's order.
+//! The methods: the messages that each sends and reads, and the credentials of a pull in kubelet's order.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use prost::Message;
 use zeroize::Zeroize;
 
 use super::api;
-use super::endpoint::Endpoint;
-use super::socket::{self, Limits};
+use super::endpoint::CriEndpoint;
+use super::socket::{self, CallLimits};
 use super::{grpc, status};
 use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, CredentialQuery, Credentials};
@@ -31,9 +31,9 @@ const IMAGE_FS_INFO: &str = "/runtime.v1.ImageService/ImageFsInfo";
 /// Pulls images with a node's container runtime, over the
 /// [Container Runtime Interface](https://kubernetes.io/docs/concepts/containers/cri/) v1.
 ///
-/// The pullers and the manager stand before it as kubelet's stand before a runtime. It starts no thread: each
-/// call connects anew and runs on the caller's thread. A cancelled call returns within 100 ms, and the runtime
-/// then cancels its pull. A pull reports no bytes: CRI tells none.
+/// The pullers and the manager use it as kubelet's use a runtime. It starts no thread: each call opens a connection of
+/// its own and runs on the caller's thread. A cancelled call returns within 100 ms and closes its connection, upon which
+/// the runtime cancels the pull. A pull reports no progress in bytes, which CRI does not have.
 ///
 /// Cheap to clone; clones share their settings.
 ///
@@ -48,14 +48,15 @@ const IMAGE_FS_INFO: &str = "/runtime.v1.ImageService/ImageFsInfo";
 /// # Ok::<(), oci_puller::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct CriImageService(Arc<Inner>);
+pub struct CriImageService(Arc<CriSettings>);
 
-struct Inner {
-    endpoint: Endpoint,
-    connect_timeout: Duration,
-    call_timeout: Duration,
-    max_message: usize,
-    credentials: Credentials,
+pub(super) struct CriSettings {
+    pub(super) endpoint: CriEndpoint,
+    pub(super) connect_timeout: Duration,
+    /// Limits each call except a pull.
+    pub(super) call_timeout: Duration,
+    pub(super) max_message: usize,
+    pub(super) credentials: Credentials,
 }
 
 /// The name and version of a runtime.
@@ -66,25 +67,19 @@ pub struct CriVersion {
     pub runtime_name: String,
     /// Its version, as it writes it.
     pub runtime_version: String,
-    /// The version of CRI that it speaks, such as `v1`.
+    /// The version of CRI that it supports, such as `v1`.
     pub api_version: String,
 }
 
 impl CriImageService {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        connect_timeout: Duration,
-        call_timeout: Duration,
-        max_message: usize,
-        credentials: Credentials,
-    ) -> Self {
-        CriImageService(Arc::new(Inner { endpoint, connect_timeout, call_timeout, max_message, credentials }))
+    pub(super) fn new(settings: CriSettings) -> Self {
+        CriImageService(Arc::new(settings))
     }
 
     /// Asks the runtime for its name and version.
     ///
     /// # Errors
-    /// `ConnectionFailed`, `Denied`, `Unsupported` if it speaks no CRI v1, `Protocol`, `Timeout`, `Cancelled`.
+    /// `ConnectionFailed`, `Denied`, `Unsupported` if it does not support CRI v1, `Protocol`, `Timeout`, `Cancelled`.
     pub fn version(&self, cx: &PullContext) -> Result<CriVersion, Error> {
         let version: api::VersionResponse = self.call(cx, VERSION, &api::VersionRequest::default())?;
         Ok(CriVersion {
@@ -117,12 +112,13 @@ impl CriImageService {
         let call = (method != PULL_IMAGE).then_some(self.0.call_timeout);
         let timeout = call.into_iter().chain(cx.remaining()).min();
         let exchange = grpc::exchange(method, request, timeout, self.0.max_message);
-        let limits = Limits { connect: self.0.connect_timeout, call };
+        let limits = CallLimits { connect: self.0.connect_timeout, call };
         let response = socket::call(path, cx, limits, exchange)?;
-        grpc::message(response).map_err(status::error)
+        // A runtime that learned of the end first answers with its own words for it.
+        grpc::message(response).map_err(|failure| cx.check().err().unwrap_or_else(|| status::error(failure)))
     }
 
-    /// Asks for an image; `None` if the runtime does not have it.
+    /// Returns the status of an image; `None` if the runtime does not have it.
     fn status(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<api::Image>, Error> {
         let request = api::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
         let status: api::ImageStatusResponse = match self.call(cx, IMAGE_STATUS, &request) {
@@ -135,7 +131,7 @@ impl CriImageService {
         }
     }
 
-    /// Pulls with one credential, or without.
+    /// Pulls once, with this credential or without one.
     fn pull_with(
         &self,
         cx: &PullContext,
@@ -155,8 +151,8 @@ impl CriImageService {
         if image_ref.is_empty() { Err(empty("the image ref")) } else { Ok(ImageRef::new(image_ref)) }
     }
 
-    /// Tries each matching credential, then none, until one pull succeeds. Returns the image ref and the
-    /// credential that worked.
+    /// Pulls with each matching credential in turn, and at last without one, until a pull succeeds. Returns the image
+    /// ref and the credential of that pull.
     fn pull(&self, cx: &PullContext, request: &PullRequest) -> Result<(ImageRef, Option<Credential>), Error> {
         let reference = Reference::parse(&request.image.image)?;
         let query = CredentialQuery::new(reference.domain(), reference.repository());
@@ -177,7 +173,7 @@ impl CriImageService {
                 }
             }
         }
-        // The first failure is the best credential's: it tells the most.
+        // The first credential is the most specific one, so its error says the most.
         let Some(first) = attempts.first() else {
             return Err(Error::new(ErrorKind::Unavailable, "no pull was tried"));
         };
@@ -192,7 +188,7 @@ impl ImageService for CriImageService {
         let (image_ref, credential) = self.pull(cx, request).map_err(named)?;
         let mut pulled = PulledImage::new(image_ref);
         pulled.credential = credential.map(|credential| credential.fingerprint());
-        // The image is there: that its digests cannot be told is no failure.
+        // The pull succeeded, even if the runtime cannot tell the digests.
         match self.status(cx, &request.image) {
             Ok(Some(image)) => {
                 pulled.repo_digest = image.repo_digests.into_iter().next();
@@ -200,7 +196,7 @@ impl ImageService for CriImageService {
                 pulled.manifest_digest = digest.and_then(|(_, digest)| Digest::parse(digest).ok());
             }
             Ok(None) => {}
-            Err(error) => log::debug!("the pulled image's digests are unknown: {error}"),
+            Err(error) => log::debug!("the digests of the pulled image are unknown: {error}"),
         }
         Ok(pulled)
     }
@@ -235,7 +231,7 @@ impl ImageService for CriImageService {
             self.call(cx, IMAGE_FS_INFO, &api::ImageFsInfoRequest::default())?;
         let usage = info.image_filesystems.into_iter().next().ok_or_else(|| empty("the file system"))?;
         let path = PathBuf::from(usage.fs_id.map(|id| id.mountpoint).unwrap_or_default());
-        // CRI tells the use alone; the rest is of this machine, where its folder can be seen from here.
+        // CRI has no capacity: it is that of the folder, if this process can see it.
         let space = rustix::fs::statvfs(&path).ok();
         let bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| {
             space.as_ref().map_or(0, |space| blocks(space).saturating_mul(space.f_frsize))
@@ -266,7 +262,7 @@ fn image_info(image: api::Image) -> Result<ImageInfo, Error> {
     Ok(info)
 }
 
-/// Kubelet takes an answer without its main part for a broken one.
+/// Returns the error for an answer without its main part, which kubelet refuses, too.
 fn empty(what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the runtime left {what} empty"))
 }
@@ -293,8 +289,8 @@ fn sandbox_config(sandbox: &PodSandboxConfig) -> api::PodSandboxConfig {
     }
 }
 
-/// Leaves the server's address empty, as kubelet does: containerd ignores credentials whose address is not the URL of
-/// the host that it asks, which may be a mirror.
+/// Returns the message for a credential. The server's address stays empty, as in kubelet: containerd ignores credentials
+/// whose address is not the URL of the host that it asks, and that may be a mirror.
 fn auth_config(credential: &Credential) -> api::AuthConfig {
     let mut auth = api::AuthConfig::default();
     match credential.kind() {

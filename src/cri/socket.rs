@@ -1,4 +1,4 @@
-//! The socket of a runtime: one connection and one call at a time, on the caller's thread.
+//! One call over a connection of its own: I/O, deadlines, cancellation.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,33 +10,33 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zeroize::Zeroizing;
 
-use super::http2::{Exchange, ExchangeError, Response};
+use super::http2::{Http2Error, Http2Exchange, Http2Response};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 
-/// Bytes that are read at once.
+/// Bytes of the read buffer.
 const READ: usize = 16 << 10;
-/// A runtime whose backlog is full is asked again this often: no event tells when it has room, and only so a
-/// cancel is noticed.
+/// The time between attempts to connect to a runtime whose backlog is full. No event tells when there is room, and a
+/// cancel does not end a blocked `connect`.
 const BACKLOG_SLICE: Duration = Duration::from_millis(50);
 
-/// Times that bound a call besides its context.
+/// The limits on a call's time besides its context.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct CallLimits {
     pub(super) connect: Duration,
-    /// From the connection to the end of the response; `None` for a pull, which only the context bounds.
+    /// From the connection to the end of the response; `None` for a pull, which only the context limits.
     pub(super) call: Option<Duration>,
 }
 
 /// Connects to the socket at `path`, runs the exchange and returns the response.
 ///
-/// A cancel shuts the socket down, which ends a blocked read or write; deadlines are time-outs of the socket.
+/// A cancel shuts the socket down, which ends a blocked read or write. Deadlines are timeouts of the socket.
 pub(super) fn call(
     path: &Path,
     cx: &PullContext,
-    limits: Limits,
-    exchange: Exchange,
-) -> Result<Response, Error> {
+    limits: CallLimits,
+    exchange: Http2Exchange,
+) -> Result<Http2Response, Error> {
     let stream = open(path, cx, limits.connect)?;
     let for_cancel = stream.try_clone().map_err(|error| failed(cx, &error))?;
     let _hook = cx.cancel_token().map(|token| {
@@ -45,18 +45,18 @@ pub(super) fn call(
             let _ = for_cancel.shutdown(Shutdown::Both);
         })
     });
-    let mut connection = Connection { stream, cx, end: End::new(cx, limits.call) };
+    let mut connection = CallConnection { stream, cx, end: CallEnd::new(cx, limits.call) };
     connection.run(exchange)
 }
 
-struct Connection<'a> {
+struct CallConnection<'a> {
     stream: UnixStream,
     cx: &'a PullContext,
-    end: End,
+    end: CallEnd,
 }
 
-impl Connection<'_> {
-    fn run(&mut self, mut exchange: Exchange) -> Result<Response, Error> {
+impl CallConnection<'_> {
+    fn run(&mut self, mut exchange: Http2Exchange) -> Result<Http2Response, Error> {
         let mut buffer = Zeroizing::new(vec![0; READ]);
         loop {
             let output = exchange.take_output();
@@ -82,7 +82,7 @@ impl Connection<'_> {
             self.stream.set_write_timeout(left).map_err(|error| failed(self.cx, &error))?;
             match self.stream.write(bytes) {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-                // An answer may stand in the socket before the end: the read tells.
+                // The peer may have answered before it closed: the read decides.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(failed(self.cx, &error)),
@@ -103,20 +103,20 @@ impl Connection<'_> {
     }
 }
 
-/// The end of a call's time.
+/// The end of a call's time, and the limit that set it.
 #[derive(Clone, Copy)]
-struct End {
+struct CallEnd {
     at: Option<Instant>,
     limit: Option<Duration>,
 }
 
-impl End {
+impl CallEnd {
     fn new(cx: &PullContext, limit: Option<Duration>) -> Self {
         let own = limit.and_then(|limit| Instant::now().checked_add(limit));
-        End { at: own.into_iter().chain(cx.deadline()).min(), limit }
+        CallEnd { at: own.into_iter().chain(cx.deadline()).min(), limit }
     }
 
-    /// Returns the time left, which is more than zero.
+    /// Returns the time left, which is more than zero; `None` without a limit.
     fn remaining(&self, cx: &PullContext) -> Result<Option<Duration>, Error> {
         cx.check()?;
         let Some(at) = self.at else { return Ok(None) };
@@ -130,27 +130,29 @@ impl End {
     }
 }
 
+/// Reports whether the call can be made again.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
+/// Returns the end of the context, which shuts the socket down, or the error of the socket.
 fn failed(cx: &PullContext, error: &io::Error) -> Error {
-    // A cancel shuts the socket down.
     cx.check().err().unwrap_or_else(|| Error::new(ErrorKind::ConnectionFailed, error.to_string()))
 }
 
-fn broken(error: ExchangeError) -> Error {
-    let kind = if error.is_refusal() { ErrorKind::Unavailable } else { ErrorKind::Protocol };
-    let error_text = Error::new(kind, error.to_string());
-    // A peer that speaks another protocol speaks it next time, too.
-    error_text.with_retryable(error.is_refusal())
+/// Returns the error for a broken exchange. A peer that speaks another protocol will do so next time, too.
+fn broken(error: Http2Error) -> Error {
+    let is_refusal = error.is_refusal();
+    let kind = if is_refusal { ErrorKind::Unavailable } else { ErrorKind::Protocol };
+    Error::new(kind, error.to_string()).with_retryable(is_refusal)
 }
 
+/// Connects, and tries again while the backlog is full.
 fn open(path: &Path, cx: &PullContext, limit: Duration) -> Result<UnixStream, Error> {
     let invalid = |error: io::Error| Error::new(ErrorKind::InvalidConfig, error.to_string());
     let address = SocketAddrUnix::new(path).map_err(|error| invalid(error.into()))?;
-    let end = End::new(cx, Some(limit));
+    let end = CallEnd::new(cx, Some(limit));
     loop {
         let left = end.remaining(cx)?.unwrap_or(limit).min(BACKLOG_SLICE);
         match open_once(&address, left) {
@@ -161,7 +163,7 @@ fn open(path: &Path, cx: &PullContext, limit: Duration) -> Result<UnixStream, Er
     }
 }
 
-/// Connects, and waits at most `limit` while the backlog is full.
+/// Connects; waits at most `limit` while the backlog is full.
 fn open_once(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
@@ -169,12 +171,16 @@ fn open_once(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream
     Ok(UnixStream::from(socket))
 }
 
+/// Returns the error for a connection that the kernel refused.
 fn refused(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            Error::new(ErrorKind::Denied, "this user may not use the runtime's socket").with_retryable(false)
+            Error::new(ErrorKind::Denied, "this user has no permission to use the socket")
+                .with_retryable(false)
         }
-        io::ErrorKind::NotFound => Error::new(ErrorKind::ConnectionFailed, "the socket does not exist"),
+        io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::ConnectionFailed, "the socket does not exist: is the runtime running?")
+        }
         _ => Error::new(ErrorKind::ConnectionFailed, error.to_string()),
     }
 }

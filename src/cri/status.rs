@@ -1,6 +1,6 @@
-//! Failures of a runtime as errors of this crate.
+//! The failures of a runtime as errors of this crate.
 
-use super::grpc::Failure;
+use super::grpc::GrpcFailure;
 use crate::error::{Error, ErrorKind};
 
 // The codes of https://grpc.io/docs/guides/status-codes/.
@@ -18,25 +18,26 @@ const UNAUTHENTICATED: u32 = 16;
 const MAX_MESSAGE: usize = 1000;
 
 /// Returns the error for a failure.
-pub(super) fn error(failure: Failure) -> Error {
+pub(super) fn error(failure: GrpcFailure) -> Error {
     match failure {
-        Failure::Protocol(text) => Error::new(ErrorKind::Protocol, text).with_retryable(false),
-        Failure::Status { code: UNIMPLEMENTED, .. } => {
-            Error::new(ErrorKind::Unsupported, "the runtime speaks no CRI v1 on this socket")
-        }
-        Failure::Status { code, message } => {
+        GrpcFailure::Protocol(text) => Error::new(ErrorKind::Protocol, text).with_retryable(false),
+        GrpcFailure::Status { code: UNIMPLEMENTED, .. } => Error::new(
+            ErrorKind::Unsupported,
+            "the runtime speaks no CRI v1 on this socket; enable its CRI plugin, or update it",
+        ),
+        GrpcFailure::Status { code, message } => {
             let error = Error::new(kind(code, &message), readable(&message));
             if is_final(&message) { error.with_retryable(false) } else { error }
         }
     }
 }
 
-/// Reports whether the runtime's signature policy refused the image: kubelet does not retry that soon either.
+/// Reports whether the runtime's signature policy refused the image, which a retry does not change.
 fn is_final(message: &str) -> bool {
     message.contains("SignatureValidationFailed:")
 }
 
-/// The runtimes give most causes as text, under the code Unknown.
+/// Returns the kind for a code and a message. Runtimes give most causes as text, with the code Unknown.
 fn kind(code: u32, message: &str) -> ErrorKind {
     let text = message.to_ascii_lowercase();
     let says = |part: &str| text.contains(part);
@@ -63,7 +64,7 @@ fn kind(code: u32, message: &str) -> ErrorKind {
         UNAVAILABLE => ErrorKind::Unavailable,
         DEADLINE_EXCEEDED => ErrorKind::Timeout,
         INVALID_ARGUMENT => ErrorKind::InvalidReference,
-        // Our own cancel is noticed before an answer is read: this is the runtime's.
+        // The caller's own cancel is reported before an answer is read.
         CANCELLED => ErrorKind::Unavailable,
         _ if says_status(&text, "401") || says("authorization failed") => ErrorKind::Unauthorized,
         _ if says_status(&text, "403") => ErrorKind::Denied,
@@ -72,7 +73,7 @@ fn kind(code: u32, message: &str) -> ErrorKind {
     }
 }
 
-/// Reports whether the text names an HTTP status: the number as a word, no port and no part of a digest.
+/// Reports whether the text names an HTTP status: the number as a word, not as a port or a part of a digest.
 fn says_status(text: &str, status: &str) -> bool {
     text.match_indices(status).any(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -82,7 +83,7 @@ fn says_status(text: &str, status: &str) -> bool {
     })
 }
 
-/// Returns the message on one line, control characters escaped, at most [`MAX_MESSAGE`] characters.
+/// Returns the message on one line with control characters escaped, cut after [`MAX_MESSAGE`] characters.
 fn readable(message: &str) -> String {
     let escaped = |c: char| {
         let is_harmless = c.is_ascii_graphic() || c == ' ' || c.is_alphanumeric();
@@ -134,14 +135,14 @@ mod tests {
             (UNKNOWN, containerd, ErrorKind::Unavailable, true),
             (INTERNAL, "sha256:4014034290000 is odd", ErrorKind::Unavailable, true),
         ] {
-            let error = error(Failure::Status { code, message: text.to_owned() });
+            let error = error(GrpcFailure::Status { code, message: text.to_owned() });
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{code} {text}");
         }
     }
 
     #[test]
     fn messages_are_quoted_without_control_characters() {
-        let quoted = |message: &str| error(Failure::Status { code: 2, message: message.to_owned() });
+        let quoted = |message: &str| error(GrpcFailure::Status { code: 2, message: message.to_owned() });
         assert_eq!(quoted("a\u{1b}[31m\nb\u{202e}c é").message(), "a\\u{1b}[31m\\nb\\u{202e}c é");
         assert_eq!(quoted("").message(), "the runtime gives no reason");
         assert!(quoted(&"x".repeat(5000)).message().len() <= MAX_MESSAGE);

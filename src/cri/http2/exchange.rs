@@ -1,48 +1,48 @@
-//! One exchange on a connection of its own.
+//! One request and its response on a connection of its own.
 //!
-//! The client sends preface, SETTINGS, WINDOW_UPDATE and HEADERS at once, then DATA as far as the peer's windows
-//! let it. It grants the peer the largest windows there are, so that it owes no WINDOW_UPDATE later; the
-//! response's data are bounded by [`Request::max_data`] instead. Bounds on what a peer sends: 16 KiB a frame,
-//! [`MAX_BLOCK`] a header block, [`MAX_OTHER_FRAMES`] frames that carry no data.
+//! The client sends preface, SETTINGS, WINDOW_UPDATE and HEADERS at once, then DATA as far as the peer's windows admit.
+//! It grants the peer the largest windows of HTTP/2, so that it never has to send another WINDOW_UPDATE;
+//! [`Http2Request::max_data`] limits the response instead. The limits on a peer: 16 KiB a frame, [`MAX_BLOCK`] a header
+//! block, [`MAX_OTHER_FRAMES`] frames without data.
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::frame::{self, Frame};
-use super::hpack::{self, Decoder, Field, HpackError};
+use super::frame::{self, Http2Frame};
+use super::hpack::{self, HeaderField, HpackDecoder, HpackError};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The one stream.
+/// The only stream.
 const STREAM: u32 = 1;
-/// The largest window, and the default one.
+/// The largest window and the default one, bytes.
 const MAX_WINDOW: i64 = (1 << 31) - 1;
 const DEFAULT_WINDOW: i64 = 65_535;
 
-/// Bytes of a header block, encoded and decoded.
+/// The size of a header block, bytes, encoded and decoded.
 const MAX_BLOCK: usize = 64 << 10;
-/// Frames without data that a peer may send: SETTINGS, PING, CONTINUATION, empty DATA, unknown ones.
+/// Frames without data that a peer may send in a call: SETTINGS, PING, CONTINUATION, empty DATA, unknown ones.
 const MAX_OTHER_FRAMES: u32 = 1000;
 
-/// A request.
-pub(crate) struct Request<'a> {
-    /// Pseudo-headers first.
+/// A request: header fields and body.
+pub(crate) struct Http2Request<'a> {
+    /// The pseudo-header fields come first.
     pub(crate) fields: &'a [(&'a str, &'a str)],
     pub(crate) body: Zeroizing<Vec<u8>>,
-    /// Bytes that the response's body may have.
+    /// The limit on the response's body, bytes.
     pub(crate) max_data: usize,
 }
 
-/// A response that is complete.
+/// A complete response.
 #[derive(Debug)]
-pub(crate) struct Response {
-    pub(crate) headers: Vec<Field>,
+pub(crate) struct Http2Response {
+    pub(crate) headers: Vec<HeaderField>,
     pub(crate) data: Vec<u8>,
-    pub(crate) trailers: Vec<Field>,
+    pub(crate) trailers: Vec<HeaderField>,
 }
 
-/// A peer that breaks the protocol or a bound, or that ends the exchange.
+/// A peer that breaks the protocol or a limit, or ends the exchange.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub(crate) enum ExchangeError {
+pub(crate) enum Http2Error {
     #[error("it speaks HTTP/1, not HTTP/2")]
     Http1,
     #[error("it does not speak HTTP/2")]
@@ -67,21 +67,21 @@ pub(crate) enum ExchangeError {
     GoAway(u32),
 }
 
-impl ExchangeError {
-    /// Reports whether the peer did not take the request, so that it can be sent again.
+impl Http2Error {
+    /// Reports whether the peer did not process the request, so that it can be sent again.
     pub(crate) fn is_refusal(self) -> bool {
         const NO_ERROR: u32 = 0;
         const REFUSED_STREAM: u32 = 7;
-        matches!(self, ExchangeError::Reset(REFUSED_STREAM) | ExchangeError::GoAway(NO_ERROR))
+        matches!(self, Http2Error::Reset(REFUSED_STREAM) | Http2Error::GoAway(NO_ERROR))
     }
 }
 
-/// An exchange that runs.
-pub(crate) struct Exchange {
+/// An exchange in progress.
+pub(crate) struct Http2Exchange {
     out: Zeroizing<Vec<u8>>,
     body: Zeroizing<Vec<u8>>,
     sent: usize,
-    /// Bytes of data that the peer takes now, on the connection and on the stream.
+    /// The peer's windows: bytes of data that it accepts now, on the connection and on the stream.
     connection_window: i64,
     stream_window: i64,
     peer_initial_window: i64,
@@ -89,20 +89,20 @@ pub(crate) struct Exchange {
     input: Vec<u8>,
     has_settings: bool,
     other_frames: u32,
-    decoder: Decoder,
-    /// A header block whose CONTINUATION frames are awaited, and whether it ends the stream.
+    decoder: HpackDecoder,
+    /// An incomplete header block, and whether it ends the stream.
     block: Option<(Vec<u8>, bool)>,
     max_data: usize,
-    headers: Option<Vec<Field>>,
+    headers: Option<Vec<HeaderField>>,
     data: Vec<u8>,
-    trailers: Vec<Field>,
+    trailers: Vec<HeaderField>,
     is_done: bool,
 }
 
-impl Exchange {
-    pub(crate) fn new(request: Request<'_>) -> Self {
+impl Http2Exchange {
+    pub(crate) fn new(request: Http2Request<'_>) -> Self {
         let frames = request.body.len() / frame::MAX_PAYLOAD + 1;
-        // Reserved at once: a buffer that grows would leave copies of the body behind.
+        // A buffer that grows would leave copies of the body behind.
         let mut out = Zeroizing::new(Vec::with_capacity(request.body.len() + frames * frame::HEADER + 4096));
         out.extend_from_slice(PREFACE);
         let mut settings = Vec::new();
@@ -121,7 +121,7 @@ impl Exchange {
         hpack::encode(request.fields, &mut block);
         frame::write(&mut out, frame::HEADERS, frame::END_HEADERS, STREAM, &block);
 
-        let mut exchange = Exchange {
+        let mut exchange = Http2Exchange {
             out,
             body: request.body,
             sent: 0,
@@ -131,7 +131,7 @@ impl Exchange {
             input: Vec::new(),
             has_settings: false,
             other_frames: 0,
-            decoder: Decoder::new(MAX_BLOCK),
+            decoder: HpackDecoder::new(MAX_BLOCK),
             block: None,
             max_data: request.max_data,
             headers: None,
@@ -143,38 +143,38 @@ impl Exchange {
         exchange
     }
 
-    /// Takes the bytes that are to be sent.
+    /// Returns the bytes to send, and forgets them.
     pub(crate) fn take_output(&mut self) -> Zeroizing<Vec<u8>> {
         std::mem::take(&mut self.out)
     }
 
     /// Returns the response once it is complete.
-    pub(crate) fn into_response(self) -> Option<Response> {
+    pub(crate) fn into_response(self) -> Option<Http2Response> {
         let headers = self.headers.filter(|_| self.is_done)?;
-        Some(Response { headers, data: self.data, trailers: self.trailers })
+        Some(Http2Response { headers, data: self.data, trailers: self.trailers })
     }
 
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
 
-    /// Takes bytes that were received.
-    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), ExchangeError> {
+    /// Processes received bytes.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<(), Http2Error> {
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(bytes);
         let mut rest = &input[..];
         while !self.is_done {
-            match Frame::parse(rest) {
+            match Http2Frame::parse(rest) {
                 Ok(Some(frame)) => {
                     rest = rest.get(frame::HEADER + frame.payload.len()..).unwrap_or_default();
                     self.take_frame(frame)?;
                 }
                 Ok(None) => break,
                 Err(_) if !self.has_settings && rest.starts_with(b"HTTP/1") => {
-                    return Err(ExchangeError::Http1);
+                    return Err(Http2Error::Http1);
                 }
-                Err(_) if !self.has_settings => return Err(ExchangeError::NoPreface),
-                Err(length) => return Err(ExchangeError::FrameSize(length)),
+                Err(_) if !self.has_settings => return Err(Http2Error::NoPreface),
+                Err(length) => return Err(Http2Error::FrameSize(length)),
             }
         }
         let consumed = input.len() - rest.len();
@@ -184,16 +184,16 @@ impl Exchange {
         Ok(())
     }
 
-    fn take_frame(&mut self, frame: Frame<'_>) -> Result<(), ExchangeError> {
-        let malformed = ExchangeError::Malformed(frame.kind);
-        let unexpected = ExchangeError::Unexpected(frame.kind);
+    fn take_frame(&mut self, frame: Http2Frame<'_>) -> Result<(), Http2Error> {
+        let malformed = Http2Error::Malformed(frame.kind);
+        let unexpected = Http2Error::Unexpected(frame.kind);
         if !self.has_settings && (frame.kind != frame::SETTINGS || frame.has(frame::ACK)) {
-            return Err(ExchangeError::NoPreface);
+            return Err(Http2Error::NoPreface);
         }
         if frame.kind != frame::DATA || frame.payload.is_empty() {
             self.count_other_frame()?;
         }
-        // Between HEADERS and the last CONTINUATION nothing else may come.
+        // No other frame may come between HEADERS and the last CONTINUATION.
         if self.block.is_some() != (frame.kind == frame::CONTINUATION) {
             return Err(unexpected);
         }
@@ -210,7 +210,7 @@ impl Exchange {
                 let (block, ends_stream) = self.block.take().ok_or(unexpected)?;
                 self.take_block(block, frame.payload, ends_stream, frame.has(frame::END_HEADERS))
             }
-            frame::RST_STREAM => Err(ExchangeError::Reset(frame.number().ok_or(malformed)?)),
+            frame::RST_STREAM => Err(Http2Error::Reset(frame.number().ok_or(malformed)?)),
             frame::SETTINGS if frame.has(frame::ACK) => Ok(()),
             frame::SETTINGS => self.take_settings(frame),
             frame::PING if frame.payload.len() != 8 => Err(malformed),
@@ -223,11 +223,11 @@ impl Exchange {
             frame::GOAWAY => {
                 let words = frame.payload.first_chunk::<8>().ok_or(malformed)?;
                 let [last @ .., c0, c1, c2, c3] = *words;
-                // A graceful end still answers the streams that it names.
+                // The peer still answers the streams up to the last one that it names.
                 if u32::from_be_bytes(last) & 0x7fff_ffff >= STREAM {
                     return Ok(());
                 }
-                Err(ExchangeError::GoAway(u32::from_be_bytes([c0, c1, c2, c3])))
+                Err(Http2Error::GoAway(u32::from_be_bytes([c0, c1, c2, c3])))
             }
             frame::WINDOW_UPDATE => self.take_window(frame),
             frame::PUSH_PROMISE => Err(unexpected),
@@ -236,21 +236,21 @@ impl Exchange {
         }
     }
 
-    fn count_other_frame(&mut self) -> Result<(), ExchangeError> {
+    fn count_other_frame(&mut self) -> Result<(), Http2Error> {
         self.other_frames += 1;
-        if self.other_frames > MAX_OTHER_FRAMES { Err(ExchangeError::TooManyFrames) } else { Ok(()) }
+        if self.other_frames > MAX_OTHER_FRAMES { Err(Http2Error::TooManyFrames) } else { Ok(()) }
     }
 
-    fn take_data(&mut self, frame: Frame<'_>) -> Result<(), ExchangeError> {
+    fn take_data(&mut self, frame: Http2Frame<'_>) -> Result<(), Http2Error> {
         if self.headers.is_none() {
-            return Err(ExchangeError::Unexpected(frame.kind));
+            return Err(Http2Error::Unexpected(frame.kind));
         }
-        let data = frame.unpadded().ok_or(ExchangeError::Malformed(frame.kind))?;
+        let data = frame.unpadded().ok_or(Http2Error::Malformed(frame.kind))?;
         if self.data.len() + data.len() > self.max_data {
-            return Err(ExchangeError::DataTooLarge(self.max_data));
+            return Err(Http2Error::DataTooLarge(self.max_data));
         }
         if data.is_empty() && !frame.payload.is_empty() {
-            // Padding alone must not keep a call alive.
+            // Padding is no data.
             self.count_other_frame()?;
         }
         self.data.extend_from_slice(data);
@@ -258,8 +258,8 @@ impl Exchange {
         Ok(())
     }
 
-    fn take_headers(&mut self, frame: Frame<'_>) -> Result<(), ExchangeError> {
-        let malformed = ExchangeError::Malformed(frame.kind);
+    fn take_headers(&mut self, frame: Http2Frame<'_>) -> Result<(), Http2Error> {
+        let malformed = Http2Error::Malformed(frame.kind);
         let mut fragment = frame.unpadded().ok_or(malformed)?;
         if frame.has(frame::PRIORITY) {
             fragment = fragment.get(5..).ok_or(malformed)?;
@@ -273,9 +273,9 @@ impl Exchange {
         fragment: &[u8],
         ends_stream: bool,
         is_complete: bool,
-    ) -> Result<(), ExchangeError> {
+    ) -> Result<(), Http2Error> {
         if block.len() + fragment.len() > MAX_BLOCK {
-            return Err(ExchangeError::BlockTooLarge);
+            return Err(Http2Error::BlockTooLarge);
         }
         block.extend_from_slice(fragment);
         if !is_complete {
@@ -289,14 +289,14 @@ impl Exchange {
             None if is_informational && !ends_stream => return Ok(()),
             None => self.headers = Some(fields),
             Some(_) if ends_stream => self.trailers = fields,
-            Some(_) => return Err(ExchangeError::Unexpected(frame::HEADERS)),
+            Some(_) => return Err(Http2Error::Unexpected(frame::HEADERS)),
         }
         self.is_done = ends_stream;
         Ok(())
     }
 
-    fn take_settings(&mut self, frame: Frame<'_>) -> Result<(), ExchangeError> {
-        let malformed = ExchangeError::Malformed(frame.kind);
+    fn take_settings(&mut self, frame: Http2Frame<'_>) -> Result<(), Http2Error> {
+        let malformed = Http2Error::Malformed(frame.kind);
         let (settings, rest) = frame.payload.as_chunks::<6>();
         if !rest.is_empty() {
             return Err(malformed);
@@ -317,19 +317,19 @@ impl Exchange {
         Ok(())
     }
 
-    fn take_window(&mut self, frame: Frame<'_>) -> Result<(), ExchangeError> {
-        let malformed = ExchangeError::Malformed(frame.kind);
+    fn take_window(&mut self, frame: Http2Frame<'_>) -> Result<(), Http2Error> {
+        let malformed = Http2Error::Malformed(frame.kind);
         let grant = i64::from(frame.number().ok_or(malformed)? & 0x7fff_ffff);
         let window = match frame.stream {
             0 => &mut self.connection_window,
             STREAM => &mut self.stream_window,
-            _ => return Err(ExchangeError::Unexpected(frame.kind)),
+            _ => return Err(Http2Error::Unexpected(frame.kind)),
         };
         *window += grant;
         if grant == 0 || *window > MAX_WINDOW { Err(malformed) } else { Ok(()) }
     }
 
-    /// Writes as much of the body as the peer's windows let through.
+    /// Writes as much of the body as the peer's windows admit.
     fn send_data(&mut self) {
         while self.sent < self.body.len() {
             let window = self.connection_window.min(self.stream_window).max(0);

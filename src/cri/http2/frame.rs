@@ -2,7 +2,7 @@
 
 /// Bytes of a frame's header.
 pub(super) const HEADER: usize = 9;
-/// Bytes of a frame's payload: the default, which SETTINGS leaves in force.
+/// The limit on a frame's payload, bytes: the default, which this client's SETTINGS do not change.
 pub(super) const MAX_PAYLOAD: usize = 16 << 10;
 
 pub(super) const DATA: u8 = 0;
@@ -15,34 +15,36 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
-/// Of SETTINGS and PING.
+/// A flag of SETTINGS and PING.
 pub(super) const ACK: u8 = 1;
-/// Of DATA and HEADERS.
+/// A flag of DATA and HEADERS.
 pub(super) const END_STREAM: u8 = 1;
-/// Of HEADERS and CONTINUATION.
+/// A flag of HEADERS and CONTINUATION.
 pub(super) const END_HEADERS: u8 = 4;
-/// Of DATA and HEADERS.
+/// A flag of DATA and HEADERS.
 pub(super) const PADDED: u8 = 8;
-/// Of HEADERS.
+/// A flag of HEADERS.
 pub(super) const PRIORITY: u8 = 0x20;
 
 pub(super) const SETTINGS_ENABLE_PUSH: u16 = 2;
 pub(super) const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
 pub(super) const SETTINGS_MAX_HEADER_LIST_SIZE: u16 = 6;
 
-/// A frame that was received.
+/// A received frame.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame<'a> {
+pub(super) struct Http2Frame<'a> {
     pub(super) kind: u8,
     pub(super) flags: u8,
     pub(super) stream: u32,
     pub(super) payload: &'a [u8],
 }
 
-impl<'a> Frame<'a> {
-    /// Reads the first frame of `input`; `None` while it is not complete, and an error with the length of a
-    /// payload that is too large.
-    pub(super) fn parse(input: &'a [u8]) -> Result<Option<Frame<'a>>, usize> {
+impl<'a> Http2Frame<'a> {
+    /// Reads the first frame of `input`; `None` while it is incomplete.
+    ///
+    /// # Errors
+    /// The length of a payload that is too long.
+    pub(super) fn parse(input: &'a [u8]) -> Result<Option<Http2Frame<'a>>, usize> {
         let Some((header, rest)) = input.split_first_chunk::<HEADER>() else { return Ok(None) };
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = *header;
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
@@ -50,7 +52,7 @@ impl<'a> Frame<'a> {
             return Err(length);
         }
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-        Ok(rest.get(..length).map(|payload| Frame { kind, flags, stream, payload }))
+        Ok(rest.get(..length).map(|payload| Http2Frame { kind, flags, stream, payload }))
     }
 
     pub(super) fn has(&self, flag: u8) -> bool {

@@ -2,33 +2,34 @@
 
 use std::collections::VecDeque;
 
-use super::error::{Field, HpackError};
+use super::error::{HeaderField, HpackError};
 use super::huffman;
 use super::static_table::STATIC_TABLE;
 
-/// Bytes of the dynamic table, as the specification counts them; the default, which SETTINGS leaves in force.
+/// The size of the dynamic table, bytes as the specification counts them: the default, which this client's SETTINGS do
+/// not change.
 const TABLE_SIZE: usize = 4096;
-/// Bytes that the specification counts for each entry besides its name and value.
+/// Bytes that the specification adds to the name and value of each entry.
 const ENTRY_OVERHEAD: usize = 32;
 
 /// Decodes the header blocks of one connection.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub(crate) struct HpackDecoder {
     /// The newest entry first.
-    table: VecDeque<Field>,
+    table: VecDeque<HeaderField>,
     size: usize,
     capacity: usize,
-    /// Bytes of decoded fields that a block may have, counted as table entries are.
+    /// The limit on the decoded fields of a block, counted as table entries are.
     max_fields: usize,
 }
 
-impl Decoder {
+impl HpackDecoder {
     pub(crate) fn new(max_fields: usize) -> Self {
-        Decoder { table: VecDeque::new(), size: 0, capacity: TABLE_SIZE, max_fields }
+        HpackDecoder { table: VecDeque::new(), size: 0, capacity: TABLE_SIZE, max_fields }
     }
 
     /// Decodes one block.
-    pub(crate) fn decode(&mut self, mut block: &[u8]) -> Result<Vec<Field>, HpackError> {
+    pub(crate) fn decode(&mut self, mut block: &[u8]) -> Result<Vec<HeaderField>, HpackError> {
         let mut fields = Vec::new();
         let mut left = self.max_fields;
         while let Some(&first) = block.first() {
@@ -41,7 +42,7 @@ impl Decoder {
                 field
             } else if first & 0x20 != 0 {
                 let capacity = integer(&mut block, 5)?;
-                // A resize stands at the beginning of a block.
+                // A resize is allowed at the beginning of a block only.
                 if capacity > TABLE_SIZE || !fields.is_empty() {
                     return Err(HpackError::Resize);
                 }
@@ -57,7 +58,7 @@ impl Decoder {
         Ok(fields)
     }
 
-    fn literal(&self, block: &mut &[u8], prefix: u32) -> Result<Field, HpackError> {
+    fn literal(&self, block: &mut &[u8], prefix: u32) -> Result<HeaderField, HpackError> {
         let name = match integer(block, prefix)? {
             0 => string(block)?,
             index => self.entry(index)?.0,
@@ -65,7 +66,7 @@ impl Decoder {
         Ok((name, string(block)?))
     }
 
-    fn entry(&self, index: usize) -> Result<Field, HpackError> {
+    fn entry(&self, index: usize) -> Result<HeaderField, HpackError> {
         let index = index.checked_sub(1).ok_or(HpackError::Index)?;
         if let Some((name, value)) = STATIC_TABLE.get(index) {
             return Ok((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
@@ -73,10 +74,10 @@ impl Decoder {
         self.table.get(index - STATIC_TABLE.len()).cloned().ok_or(HpackError::Index)
     }
 
-    fn insert(&mut self, field: Field) {
+    fn insert(&mut self, field: HeaderField) {
         let size = size_of(&field);
         self.evict(size);
-        // A field larger than the table only empties it.
+        // A field larger than the table empties it.
         if size <= self.capacity {
             self.size += size;
             self.table.push_front(field);
@@ -92,11 +93,11 @@ impl Decoder {
     }
 }
 
-fn size_of((name, value): &Field) -> usize {
+fn size_of((name, value): &HeaderField) -> usize {
     name.len() + value.len() + ENTRY_OVERHEAD
 }
 
-/// Reads an integer whose first `prefix` bits stand in the first byte.
+/// Reads an integer that begins in the last `prefix` bits of the first byte.
 fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, HpackError> {
     let mask = (1usize << prefix) - 1;
     let mut value = usize::from(next(block)?) & mask;
@@ -132,19 +133,54 @@ mod tests {
     use super::super::error::hex;
     use super::*;
 
-    fn text(fields: Vec<Field>) -> Vec<String> {
-        let line = |(name, value): Field| {
+    fn text(fields: Vec<HeaderField>) -> Vec<String> {
+        let line = |(name, value): HeaderField| {
             format!("{}: {}", String::from_utf8(name).unwrap(), String::from_utf8(value).unwrap())
         };
         fields.into_iter().map(line).collect()
     }
 
-    /// Appendix C.6 of the specification: responses with Huffman codes and evictions from a table of 256 bytes.
-    #[test]
-    fn the_responses_of_the_specification_are_decoded() {
-        let mut decoder = Decoder::new(64 << 10);
-        decoder.capacity = 256;
-        for (block, last, entries, size) in [
+    type Blocks = [(&'static str, &'static str, usize, usize); 3];
+
+    /// Appendices C.3 and C.4: requests. The last field of each block, and the entries and the size of the table after it.
+    const REQUESTS: [Blocks; 2] = [
+        [
+            ("828684410f7777772e6578616d706c652e636f6d", ":authority: www.example.com", 1, 57),
+            ("828684be58086e6f2d6361636865", "cache-control: no-cache", 2, 110),
+            (
+                "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
+                "custom-key: custom-value",
+                3,
+                164,
+            ),
+        ],
+        [
+            ("828684418cf1e3c2e5f23a6ba0ab90f4ff", ":authority: www.example.com", 1, 57),
+            ("828684be5886a8eb10649cbf", "cache-control: no-cache", 2, 110),
+            ("828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf", "custom-key: custom-value", 3, 164),
+        ],
+    ];
+
+    /// Appendices C.5 and C.6: responses, whose table of 256 bytes evicts entries.
+    const RESPONSES: [Blocks; 2] = [
+        [
+            (
+                "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d546e17687474\
+                 70733a2f2f7777772e6578616d706c652e636f6d",
+                "location: https://www.example.com",
+                4,
+                222,
+            ),
+            ("4803333037c1c0bf", "location: https://www.example.com", 4, 222),
+            (
+                "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153444a\
+                 4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273696f6e3d31",
+                "set-cookie: foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+                3,
+                215,
+            ),
+        ],
+        [
             (
                 "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae\
                  82ae43d3",
@@ -160,15 +196,26 @@ mod tests {
                 3,
                 215,
             ),
-        ] {
-            let fields = text(decoder.decode(&hex(block)).unwrap());
-            assert_eq!(fields.last().unwrap(), last);
-            assert_eq!((decoder.table.len(), decoder.size), (entries, size));
+        ],
+    ];
+
+    #[test]
+    fn the_examples_of_the_specification_are_decoded() {
+        for (capacity, examples) in [(4096, REQUESTS), (256, RESPONSES)] {
+            for blocks in examples {
+                let mut decoder = HpackDecoder::new(64 << 10);
+                decoder.capacity = capacity;
+                for (block, last, entries, size) in blocks {
+                    let fields = text(decoder.decode(&hex(block)).unwrap());
+                    assert_eq!(fields.last().unwrap(), last);
+                    assert_eq!((decoder.table.len(), decoder.size), (entries, size));
+                }
+            }
         }
     }
 
     #[test]
-    fn what_the_specification_forbids_is_refused() {
+    fn invalid_header_blocks_are_refused() {
         for (block, error) in [
             ("80", HpackError::Index),
             ("be", HpackError::Index),
@@ -179,7 +226,7 @@ mod tests {
             ("8820", HpackError::Resize),
             ("ff", HpackError::Cut),
         ] {
-            assert_eq!(Decoder::new(64 << 10).decode(&hex(block)), Err(error), "{block}");
+            assert_eq!(HpackDecoder::new(64 << 10).decode(&hex(block)), Err(error), "{block}");
         }
     }
 
@@ -189,7 +236,7 @@ mod tests {
         let mut block = vec![0x40, 1, b'x', 0x7f, 0xb9, 0x16];
         block.extend([b'v'; 3000]);
         block.extend([0xbe; 1000]);
-        assert_eq!(Decoder::new(64 << 10).decode(&block), Err(HpackError::TooLarge));
-        assert_eq!(Decoder::new(4 << 20).decode(&block).unwrap().len(), 1001);
+        assert_eq!(HpackDecoder::new(64 << 10).decode(&block), Err(HpackError::TooLarge));
+        assert_eq!(HpackDecoder::new(4 << 20).decode(&block).unwrap().len(), 1001);
     }
 }

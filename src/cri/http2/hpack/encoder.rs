@@ -1,6 +1,6 @@
-//! The encoder: each field is a literal that enters no table, so that no secret stays in one.
+//! The encoder: each field is a literal that is never indexed, so that no table of the peer keeps a secret.
 
-/// Appends a header block of `fields`; names are in lower case.
+/// Appends a header block of `fields`, whose names are in lower case.
 pub(crate) fn encode(fields: &[(&str, &str)], out: &mut Vec<u8>) {
     for (name, value) in fields {
         out.push(0x10);
@@ -27,7 +27,7 @@ fn string(text: &str, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decoder::Decoder;
+    use super::super::decoder::HpackDecoder;
     use super::*;
 
     #[test]
@@ -36,7 +36,7 @@ mod tests {
             let value = "v".repeat(length);
             let mut block = Vec::new();
             encode(&[(":path", "/a"), ("x-long", &value)], &mut block);
-            let fields = Decoder::new(64 << 10).decode(&block).unwrap();
+            let fields = HpackDecoder::new(64 << 10).decode(&block).unwrap();
             assert_eq!(fields[1], (b"x-long".to_vec(), value.into_bytes()));
         }
     }

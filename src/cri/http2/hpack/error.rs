@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// A header field: name and value.
-pub(crate) type Field = (Vec<u8>, Vec<u8>);
+pub(crate) type HeaderField = (Vec<u8>, Vec<u8>);
 
 /// A header block that breaks the specification or a limit.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

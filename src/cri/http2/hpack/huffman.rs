@@ -7,7 +7,7 @@ use super::error::HpackError;
 
 const MAX_LENGTH: usize = 30;
 
-/// Bits of the code of each byte, and of the end-of-string symbol, which must not occur.
+/// The length of the code of each byte and of the end-of-string symbol, bits.
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28,
     28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6,
@@ -21,7 +21,7 @@ const LENGTHS: [u8; 257] = [
     27, 27, 26, 30,
 ];
 
-const fn table() -> Table {
+const fn table() -> HuffmanTable {
     let mut counts = [0u16; MAX_LENGTH + 1];
     let mut symbol = 0;
     while symbol < LENGTHS.len() {
@@ -42,24 +42,24 @@ const fn table() -> Table {
         }
         length += 1;
     }
-    Table { counts, symbols }
+    HuffmanTable { counts, symbols }
 }
 
 /// The canonical code.
-struct Table {
-    /// Codes of each length.
+struct HuffmanTable {
+    /// The number of codes of each length.
     counts: [u16; MAX_LENGTH + 1],
     /// The symbols, by the length of their code, then by value.
     symbols: [u16; 257],
 }
 
-static TABLE: Table = table();
+static TABLE: HuffmanTable = table();
 
 /// Decodes a string.
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<u8>, HpackError> {
     // The shortest code has 5 bits.
     let mut out = Vec::with_capacity(bytes.len() * 8 / 5);
-    let mut walk = Walk::default();
+    let mut walk = HuffmanWalk::default();
     for byte in bytes {
         for bit in (0..8).rev() {
             if let Some(symbol) = walk.push(u32::from(byte >> bit & 1))? {
@@ -67,21 +67,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<u8>, HpackError> {
             }
         }
     }
-    // What is left pads the last byte, with ones.
+    // The bits that are left pad the last byte; they must be ones.
     if walk.length < 8 && walk.code + 1 == 1 << walk.length { Ok(out) } else { Err(HpackError::Huffman) }
 }
 
-/// The bits of a code that is not complete.
+/// The bits of an incomplete code.
 #[derive(Default)]
-struct Walk {
+struct HuffmanWalk {
     code: u32,
     length: usize,
-    /// The first code of the present length, and the place of its symbol.
+    /// The first code of this length, and the index of its symbol.
     first: u32,
     place: usize,
 }
 
-impl Walk {
+impl HuffmanWalk {
     fn push(&mut self, bit: u32) -> Result<Option<u8>, HpackError> {
         self.code = self.code << 1 | bit;
         self.length += 1;
@@ -90,7 +90,7 @@ impl Walk {
         if let Some(offset) = self.code.checked_sub(self.first).filter(|offset| *offset < count) {
             let symbol = TABLE.symbols.get(self.place + offset as usize).copied();
             let symbol = symbol.and_then(|symbol| u8::try_from(symbol).ok()).ok_or(HpackError::Huffman)?;
-            *self = Walk::default();
+            *self = HuffmanWalk::default();
             return Ok(Some(symbol));
         }
         self.first += count;

@@ -1,5 +1,5 @@
-//! Header compression for HTTP/2, [RFC 7541](https://datatracker.ietf.org/doc/html/rfc7541): the whole decoder,
-//! and an encoder that compresses nothing.
+//! Header compression for HTTP/2, [RFC 7541](https://datatracker.ietf.org/doc/html/rfc7541): a full decoder,
+//! and an encoder that does not compress.
 
 mod decoder;
 mod encoder;
@@ -7,6 +7,6 @@ mod error;
 mod huffman;
 mod static_table;
 
-pub(super) use decoder::Decoder;
+pub(super) use decoder::HpackDecoder;
 pub(super) use encoder::encode;
-pub(crate) use error::{Field, HpackError};
+pub(crate) use error::{HeaderField, HpackError};
