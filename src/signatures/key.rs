@@ -242,3 +242,50 @@ fn only(mut der: &[u8], tag: u8) -> Option<&[u8]> {
     let content = take(&mut der, tag)?;
     der.is_empty().then_some(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = if hex == "-" { "" } else { hex };
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
+    /// Vectors of project Wycheproof; `README.md` beside them tells their form and their origin.
+    #[test]
+    fn signatures_are_verified_as_wycheproof_expects() {
+        macro_rules! vectors {
+            ($($name:literal),*) => {
+                [$(($name, include_str!(concat!("../../tests/signatures/wycheproof/", $name, ".txt")))),*]
+            };
+        }
+        for (file, text) in vectors![
+            "ecdsa_secp256r1_sha256",
+            "ecdsa_secp384r1_sha256",
+            "ecdsa_secp384r1_sha384",
+            "ed25519",
+            "rsa_signature_2048_sha256",
+            "rsa_signature_3072_sha256",
+            "rsa_pss_2048_sha256_mgf1_32",
+            "rsa_pss_3072_sha256_mgf1_32"
+        ] {
+            let mut key = None;
+            let (mut valid, mut invalid) = (0, 0);
+            for line in text.lines() {
+                match line.split(' ').collect::<Vec<_>>()[..] {
+                    ["key", der] => key = Some(PublicKey::from_spki(&bytes(der)).unwrap()),
+                    [result, number, message, signature] => {
+                        let is_valid = result == "valid";
+                        let verifies = key.as_ref().unwrap().verifies(&bytes(message), &bytes(signature));
+                        assert_eq!(verifies, is_valid, "{file}: vector {number}");
+                        if is_valid { valid += 1 } else { invalid += 1 }
+                    }
+                    _ => panic!("{file}: {line}"),
+                }
+            }
+            assert!(valid > 0 && invalid > 0, "{file}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! With what others made: CNCF's registry, skopeo, umoci and nginx. Where a program is missing, the
+//! With what others made: CNCF's registry, skopeo, umoci, nginx and openssl. Where a program is missing, the
 //! tests that need it show as ignored; with `OCI_PULLER_REQUIRE_REAL` set they fail.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
@@ -14,6 +14,8 @@ mod images;
 mod proxy;
 mod pulls;
 mod refusals;
+#[cfg(feature = "signatures")]
+mod signatures;
 mod squid;
 mod stores;
 mod tokens;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         proxy::TESTS,
         squid::TESTS,
         refusals::TESTS,
+        #[cfg(feature = "signatures")]
+        signatures::TESTS,
     ];
     let trials = tests.concat().into_iter().map(|(name, needs, run)| real::trial(name, needs, run)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()

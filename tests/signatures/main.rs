@@ -7,5 +7,6 @@ mod keys;
 mod limits;
 mod policy_files;
 mod sign;
+mod sigstore_js;
 mod stored;
 mod verdicts;

@@ -171,11 +171,14 @@ impl World {
 
     /// Attaches a bundle to `subject` as cosign 3 does; returns the descriptor for a list of referrers.
     pub(crate) fn put_bundle(&self, subject: &Digest, bundle: &Value) -> Value {
-        let bytes = bundle.to_string().into_bytes();
+        self.put_bundle_bytes(subject, bundle.to_string().as_bytes())
+    }
+
+    pub(crate) fn put_bundle_bytes(&self, subject: &Digest, bytes: &[u8]) -> Value {
         let subject = json!({ "mediaType": INDEX, "digest": subject.as_str(), "size": 2 });
         let digest = self.put(
             "",
-            &[(BUNDLE, &bytes, json!({}))],
+            &[(BUNDLE, bytes, json!({}))],
             json!({ "artifactType": BUNDLE, "subject": subject }),
         );
         self.entry(&digest, Some(BUNDLE))
