@@ -12,6 +12,7 @@ mod calls;
 mod disks;
 mod processes;
 mod tools;
+mod users;
 mod worker;
 
 use std::fs;
@@ -22,6 +23,9 @@ use std::process::{Command, ExitCode, Output};
 use archives::{Image, image};
 use libtest_mimic::{Arguments, Failed, Trial};
 use oci_puller::{PullContext, Store};
+
+/// Stands among the tools that a test needs for the right to work as another user.
+const ROOT: &str = "root";
 
 type Outcome = Result<(), Failed>;
 
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
         trial("a_process_may_be_killed_at_every_system_call", &["strace"], calls::killed_at_every_call),
         trial("every_system_call_may_fail", &["strace"], calls::every_call_fails),
         trial("open_files_that_run_out_are_waited_for", &["prlimit"], calls::few_open_files),
+        trial("a_user_that_may_only_read_lists_exports_and_verifies", &[ROOT], users::a_reader_reads),
+        trial("a_user_that_may_only_read_stops_nothing", &[ROOT], users::a_reader_stops_nothing),
         trial("a_full_disk_is_told_and_left_usable", &["mount", "umount"], disks::full_disk),
         trial(
             "images_are_removed_from_disks_without_room_for_a_byte_or_a_file",
@@ -59,10 +65,10 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A test that needs these tools; mounting needs root.
+/// A test that needs these tools; mounting and working as another user need root.
 fn trial(name: &str, tools: &'static [&'static str], test: fn(&Path) -> Outcome) -> Trial {
-    let lacking: Vec<_> = tools.iter().filter(|tool| !is_installed(tool)).collect();
-    let lacks_root = tools.contains(&"mount") && !is_root();
+    let lacking: Vec<_> = tools.iter().filter(|tool| **tool != ROOT && !is_installed(tool)).collect();
+    let lacks_root = tools.iter().any(|tool| ["mount", ROOT].contains(tool)) && !is_root();
     let cannot_run = !lacking.is_empty() || lacks_root;
     let lacks = format!("it needs {lacking:?}, and root: {lacks_root}");
     let must_run = is_thorough();

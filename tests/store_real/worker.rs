@@ -9,7 +9,7 @@ use oci_puller::store::PrunePolicy;
 use oci_puller::{Error, Store};
 
 use crate::archives::{Image, image};
-use crate::{check, cx, tool};
+use crate::{check, cx, tool, users};
 
 /// Set in these processes: what they are to do.
 pub(crate) const WORK: &str = "OCI_PULLER_TEST_WORKER";
@@ -28,12 +28,14 @@ pub(crate) fn start_under(line: &str, work: &str) -> Command {
     command
 }
 
-/// `import DIR ARCHIVE…` or `random DIR SEED`.
+/// Does `import DIR ARCHIVE…`, `read DIR`, `hold DIR` or `random DIR SEED`.
 pub(crate) fn run(work: &str) -> ExitCode {
     let mut words = work.split(' ');
     let (kind, dir) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let outcome = match kind {
         "import" => import_all(dir, words),
+        "read" => users::read(dir),
+        "hold" => users::hold(dir),
         _ => work_at_random(dir, words.next().and_then(|seed| seed.parse().ok()).unwrap_or(0)),
     };
     match outcome {
