@@ -17,7 +17,7 @@ use oci_puller::{PullContext, Store};
 
 /// A store with `count` names.
 fn store_of(dir: &Path, count: usize, durability: Durability) -> Store {
-    let store = Store::builder(dir).durability(durability).open().unwrap();
+    let store = Store::builder(dir).durability(durability).build().unwrap();
     store.import(&PullContext::new(), &archives::image("first", &[b"layer"]).archive[..]).unwrap();
     let path = dir.join("index.json");
     let text = fs::read_to_string(&path).unwrap();

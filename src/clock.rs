@@ -1,16 +1,27 @@
 //! The time that waits are measured by, replaceable in tests.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after};
 
 /// A clock to wait by.
 pub trait Clock: Send + Sync {
-    /// What time it is.
+    /// Returns the current time.
     fn now(&self) -> Instant;
 
-    /// A channel that carries one message once `delay` has passed.
+    /// Returns a channel that carries one message once `delay` has passed.
     fn after(&self, delay: Duration) -> Receiver<Instant>;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> Instant {
+        (**self).now()
+    }
+
+    fn after(&self, delay: Duration) -> Receiver<Instant> {
+        (**self).after(delay)
+    }
 }
 
 /// The machine's monotonic clock.

@@ -1,4 +1,4 @@
-//! What is handed down every call that may block: cancellation, a deadline, and who watches.
+//! The context of a call that may block: cancellation, a deadline and a receiver of progress.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::progress::{Progress, ProgressEvent};
 use crate::sync::{Permit, Semaphore};
 
-/// Cancels whatever was given it, a clone or a child of it; once, and for good.
+/// Cancels the calls that have this token, a clone or a child of it. A cancelled token stays cancelled.
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<TokenState>);
 
@@ -23,34 +23,34 @@ pub struct CancelToken(Arc<TokenState>);
 struct TokenState {
     cancelled: AtomicBool,
     waiting: Mutex<Waiting>,
-    /// Made by the first who wants to `select!` on it.
+    /// Created by the first call of `cancelled`.
     channel: OnceLock<Receiver<Infallible>>,
-    /// This token's hooks in its parents; they keep the parents alive, and go with this token.
+    /// This token's hooks in its parents. They keep the parents alive, and are dropped with this token.
     parents: OnceLock<Vec<CancelHook>>,
 }
 
 #[derive(Default)]
 struct Waiting {
     next_hook: u64,
-    /// By number. Most tokens have one hook, for which a B-tree would take twice the memory.
+    /// The hooks by number. Most tokens have one hook, for which a B-tree would take twice the memory.
     hooks: HashMap<u64, Box<dyn FnOnce() + Send>>,
-    /// Dropped on cancel, which is what the receivers notice.
+    /// Dropped on cancel, which disconnects the receivers.
     sender: Option<Sender<Infallible>>,
 }
 
 impl CancelToken {
-    /// A token that nobody has cancelled.
+    /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A token that is cancelled with this one, and can be cancelled without it.
+    /// Creates a token that is cancelled with this one, and can be cancelled alone.
     #[must_use]
     pub fn child(&self) -> Self {
         Self::child_of(&[self])
     }
 
-    /// A token that is cancelled as soon as one of `parents` is.
+    /// Creates a token that is cancelled as soon as one of `parents` is.
     pub(crate) fn child_of(parents: &[&CancelToken]) -> Self {
         let child = CancelToken::new();
         let hooks = parents.iter().map(|parent| {
@@ -65,8 +65,8 @@ impl CancelToken {
         child
     }
 
-    /// Cancels: wakes every receiver of [`cancelled`](Self::cancelled), then runs the hooks on this
-    /// thread. The second call and later ones do nothing.
+    /// Cancels the token: wakes each receiver of [`cancelled`](Self::cancelled), then runs the hooks on this thread.
+    /// Later calls do nothing.
     pub fn cancel(&self) {
         let hooks = {
             let mut waiting = self.0.waiting.lock();
@@ -83,13 +83,12 @@ impl CancelToken {
         }
     }
 
-    /// Whether this token, or one of its parents, was cancelled.
+    /// Returns whether this token, or one of its parents, was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Acquire)
     }
 
-    /// A channel that never carries a message and is disconnected by the cancel: one more arm for a
-    /// `select!`.
+    /// Returns a channel that carries no message and is disconnected by the cancel: an arm for a `select!`.
     pub fn cancelled(&self) -> &Receiver<Infallible> {
         self.0.channel.get_or_init(|| {
             let (sender, receiver) = bounded(0);
@@ -101,11 +100,11 @@ impl CancelToken {
         })
     }
 
-    /// Runs `hook` when this token is cancelled, on the thread that cancels; at once, and on this
-    /// thread, if it already is. It should be short and must not block. A panic in it is caught and
+    /// Runs `hook` when this token is cancelled, on the thread that cancels it. If the token is cancelled already,
+    /// runs it at once on this thread. The hook should be short and must not block. A panic in it is caught and
     /// logged.
     ///
-    /// Dropping what is returned takes the hook back, but does not wait for one that runs.
+    /// Dropping the returned value removes the hook, but does not wait for a hook that runs.
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) -> CancelHook {
         let mut waiting = self.0.waiting.lock();
         let id = waiting.next_hook;
@@ -128,12 +127,12 @@ impl fmt::Debug for CancelToken {
 
 fn run_hook(hook: Box<dyn FnOnce() + Send>) {
     if catch_unwind(AssertUnwindSafe(hook)).is_err() {
-        log::error!("a hook that was to run on a cancel panicked");
+        log::error!("a cancel hook panicked");
     }
 }
 
-/// A hook in a [`CancelToken`], taken back when this is dropped.
-#[must_use = "dropping it takes the hook back"]
+/// A hook in a [`CancelToken`], removed when this value is dropped.
+#[must_use = "dropping it removes the hook"]
 pub struct CancelHook {
     token: CancelToken,
     id: u64,
@@ -141,7 +140,7 @@ pub struct CancelHook {
 
 impl Drop for CancelHook {
     fn drop(&mut self) {
-        // Bound before the drop: what the hook owns may have drops that come back to this token.
+        // Dropped after the lock is released: a value that the hook owns may use this token in its drop.
         let hook = self.token.0.waiting.lock().hooks.remove(&self.id);
         drop(hook);
     }
@@ -153,8 +152,8 @@ impl fmt::Debug for CancelHook {
     }
 }
 
-/// Goes with a pull through every call that may block: whether it was cancelled, when it must end,
-/// and who is told how it goes. Cheap to clone.
+/// The context of a pull, passed to each call that may block: a token that cancels it, a deadline, and a receiver
+/// of progress. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct PullContext {
     cancel: Option<CancelToken>,
@@ -163,40 +162,40 @@ pub struct PullContext {
 }
 
 impl PullContext {
-    /// Never cancelled, no deadline, nobody watching.
+    /// Creates a context without token, deadline and receiver of progress.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends with `token`, instead of with the token it had.
+    /// Sets the token that cancels the pull. Default: none.
     #[must_use]
     pub fn with_cancel(mut self, token: &CancelToken) -> Self {
         self.cancel = Some(token.clone());
         self
     }
 
-    /// Must end at `deadline`. Default: no deadline.
+    /// Sets when the pull must end. Default: no deadline.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Must end `timeout` from now; one too long for the clock is none.
+    /// Sets that the pull must end `timeout` from now. A timeout that the clock cannot represent is no deadline.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.deadline = Instant::now().checked_add(timeout);
         self
     }
 
-    /// Tells `progress` how the pull goes. Default: nobody.
+    /// Sets the receiver of progress events, for example a [`Sender`] of them. Default: none.
     #[must_use]
-    pub fn with_progress(mut self, progress: Arc<dyn Progress>) -> Self {
-        self.progress = Some(progress);
+    pub fn with_progress(mut self, progress: impl Progress + 'static) -> Self {
+        self.progress = Some(Arc::new(progress));
         self
     }
 
-    /// The same context, which ends also when `token` is cancelled.
+    /// Returns the same context, which also ends when `token` is cancelled.
     pub(crate) fn or_cancelled_by(&self, token: &CancelToken) -> Self {
         let both = match &self.cancel {
             Some(own) => CancelToken::child_of(&[own, token]),
@@ -205,30 +204,30 @@ impl PullContext {
         PullContext { cancel: Some(both), deadline: self.deadline, progress: self.progress.clone() }
     }
 
-    /// The token that cancels this context, if it has one.
+    /// Returns the token that cancels the pull.
     pub fn cancel_token(&self) -> Option<&CancelToken> {
         self.cancel.as_ref()
     }
 
-    /// When it must end.
+    /// Returns when the pull must end.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// How long is left until the deadline; zero when it has passed, `None` without one.
+    /// Returns the time until the deadline: zero after it, `None` without one.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether it was cancelled.
+    /// Returns whether the pull was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(CancelToken::is_cancelled)
     }
 
-    /// Whether to go on.
+    /// Returns an error if the context has ended.
     ///
     /// # Errors
-    /// `Cancelled` or `Timeout`.
+    /// [`Cancelled`](ErrorKind::Cancelled) or [`Timeout`](ErrorKind::Timeout).
     pub fn check(&self) -> Result<(), Error> {
         if self.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "the caller cancelled the pull"));
@@ -241,21 +240,21 @@ impl PullContext {
         }
     }
 
-    /// A channel that is disconnected by the cancel, for a `select!`; one that never is without a
-    /// token.
+    /// Returns a channel that is disconnected by the cancel, for a `select!`; without a token, one that stays
+    /// connected.
     pub fn cancelled(&self) -> Receiver<Infallible> {
         self.cancel.as_ref().map_or_else(never, |token| token.cancelled().clone())
     }
 
-    /// A channel that fires at the deadline, for a `select!`; never without one.
+    /// Returns a channel that carries a message at the deadline, for a `select!`; without a deadline, none.
     pub fn expired(&self) -> Receiver<Instant> {
         self.deadline.map_or_else(never, at)
     }
 
-    /// Waits for a message: the message, or `None` when its senders are gone.
+    /// Waits for a message. Returns `None` if the channel is disconnected.
     ///
     /// # Errors
-    /// `Cancelled` or `Timeout`, as soon as the context ends.
+    /// [`Cancelled`](ErrorKind::Cancelled) or [`Timeout`](ErrorKind::Timeout), as soon as the context ends.
     pub fn wait_for<T>(&self, messages: &Receiver<T>) -> Result<Option<T>, Error> {
         self.check()?;
         select! {
@@ -268,7 +267,7 @@ impl PullContext {
     /// Waits for a permit.
     ///
     /// # Errors
-    /// `Cancelled` or `Timeout`, as soon as the context ends.
+    /// [`Cancelled`](ErrorKind::Cancelled) or [`Timeout`](ErrorKind::Timeout), as soon as the context ends.
     pub(crate) fn acquire(&self, semaphore: &Semaphore) -> Result<Permit, Error> {
         loop {
             if let Some(permit) = semaphore.try_acquire() {
@@ -283,24 +282,24 @@ impl PullContext {
     /// Sleeps for `delay`, or until the context ends.
     ///
     /// # Errors
-    /// `Cancelled` or `Timeout`, as soon as the context ends.
+    /// [`Cancelled`](ErrorKind::Cancelled) or [`Timeout`](ErrorKind::Timeout), as soon as the context ends.
     pub fn sleep(&self, delay: Duration) -> Result<(), Error> {
         self.wait_for(&crossbeam_channel::after(delay)).map(drop)
     }
 
-    /// Tells whoever watches.
-    pub fn report(&self, event: &ProgressEvent<'_>) {
+    /// Passes an event to the receiver of progress.
+    pub fn report(&self, event: &ProgressEvent) {
         if let Some(progress) = &self.progress {
             progress.event(event);
         }
     }
 
-    /// Whether somebody is told.
+    /// Returns whether the context has a receiver of progress.
     pub(crate) fn is_watched(&self) -> bool {
         self.progress.is_some()
     }
 
-    /// Why a wait that the context interrupted ended.
+    /// Returns the error of a wait that the context has ended.
     pub(crate) fn ended(&self) -> Error {
         self.check().err().unwrap_or_else(|| Error::new(ErrorKind::Timeout, "the pull's deadline passed"))
     }

@@ -1,99 +1,119 @@
 //! Progress events of a pull.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crossbeam_channel::Sender;
 
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 
-/// Watches a pull. Called from the pull's own threads, from several at once: it should be quick,
-/// for the pull waits meanwhile. A panic in it fails the pull.
+/// Receives the progress events of a pull.
+///
+/// Called from several threads of the pull at once. The pull waits for each call, so a call should return soon. A
+/// panic in it fails the pull.
+///
+/// A [`Sender`] of events is a receiver of progress: it sends each event over its channel. With a bounded channel
+/// that is full, the pull waits for room; a disconnected channel is ignored.
 pub trait Progress: Send + Sync {
-    /// Something happened.
-    fn event(&self, event: &ProgressEvent<'_>);
+    /// Receives one event.
+    fn event(&self, event: &ProgressEvent);
 }
 
-/// What happened in a pull.
-#[derive(Clone, Debug)]
+impl<P: Progress + ?Sized> Progress for Arc<P> {
+    fn event(&self, event: &ProgressEvent) {
+        (**self).event(event);
+    }
+}
+
+impl Progress for Sender<ProgressEvent> {
+    fn event(&self, event: &ProgressEvent) {
+        let _ = self.send(event.clone());
+    }
+}
+
+/// A step of a pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ProgressEvent<'a> {
-    /// The pull waits for its turn; told by the image manager, for a pull that cannot start at once.
+pub enum ProgressEvent {
+    /// The pull waits for its turn. Reported by the image manager for a pull that cannot start at once.
     Queued,
-    /// The token or the worker is there: the pull begins.
+    /// The pull has its token or the worker, and begins.
     Started,
-    /// The name became a manifest for this platform. A pull for several platforms tells it once for each image; the
+    /// The name resolved to a manifest for the platform. A pull for several platforms reports it once for each image;
     /// blobs and bytes add up.
     Resolved {
-        /// The host that answered.
-        host: &'a str,
+        /// The host that served the manifest.
+        host: String,
         /// The manifest's digest.
-        manifest: &'a Digest,
-        /// How many blobs the image has, config included, each counted once.
+        manifest: Digest,
+        /// The number of blobs of the image, config included, each counted once.
         blobs: usize,
         /// Their size, bytes.
         bytes: u64,
     },
-    /// The image has no index, and its config names another platform than this machine's. It is pulled all
-    /// the same; a platform that was asked for is an error instead.
+    /// The image has no index, and its config names another platform than this machine's. The pull goes on; where
+    /// the platform was configured, it fails instead.
     OtherPlatform {
         /// The platform of the config.
-        offered: &'a Platform,
+        offered: Platform,
         /// The platform of this machine.
-        wanted: &'a Platform,
+        wanted: Platform,
     },
     /// A blob was in the store already.
     BlobReused {
-        /// Which blob.
-        digest: &'a Digest,
+        /// The blob.
+        digest: Digest,
         /// Its size, bytes.
         size: u64,
     },
-    /// A blob is being fetched; told again when another host takes over.
+    /// The download of a blob begins, or another host continues it.
     BlobStarted {
-        /// Which blob.
-        digest: &'a Digest,
+        /// The blob.
+        digest: Digest,
         /// Its size, bytes.
         size: u64,
-        /// Bytes that were there already, from a pull that broke.
+        /// Bytes that an earlier download left.
         offset: u64,
-        /// The host that serves it.
-        host: &'a str,
+        /// The host that serves the blob.
+        host: String,
     },
-    /// Bytes of a blob came and were written.
+    /// Bytes of a blob were received and written.
     BlobAdvanced {
-        /// Which blob.
-        digest: &'a Digest,
-        /// How many bytes came since the last such event.
+        /// The blob.
+        digest: Digest,
+        /// Bytes since the last such event.
         bytes: u64,
     },
-    /// Bytes of a blob that were counted have to be fetched again.
+    /// The bytes of a blob that earlier events counted are fetched again.
     BlobRestarted {
-        /// Which blob.
-        digest: &'a Digest,
+        /// The blob.
+        digest: Digest,
     },
-    /// A blob is whole, verified, and stands under its digest.
+    /// A blob is complete, verified and in the store.
     BlobDone {
-        /// Which blob.
-        digest: &'a Digest,
+        /// The blob.
+        digest: Digest,
     },
-    /// Bytes of a layer were read to be unpacked.
+    /// Bytes of a layer were read for unpacking.
     UnpackAdvanced {
-        /// Which layer, by its blob.
-        digest: &'a Digest,
-        /// How many bytes of the blob were read since the last such event.
+        /// The layer's blob.
+        digest: Digest,
+        /// Bytes of the blob since the last such event.
         bytes: u64,
     },
     /// A layer is unpacked.
     LayerUnpacked {
-        /// Which layer, by its blob.
-        digest: &'a Digest,
+        /// The layer's blob.
+        digest: Digest,
     },
-    /// The pull waits before it asks a host again.
+    /// The pull waits before its next request to a host.
     Waiting {
         /// The host.
-        host: &'a str,
-        /// Why.
-        reason: &'a str,
-        /// For how long.
+        host: String,
+        /// The reason: an error, or a host's limit.
+        reason: String,
+        /// The length of the wait.
         delay: Duration,
     },
 }

@@ -53,7 +53,7 @@ impl Events {
 struct Tell(Mutex<Sender<String>>);
 
 impl Progress for Tell {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         let _ = self.0.lock().unwrap().send(format!("{event:?}"));
     }
 }

@@ -46,7 +46,7 @@ fn the_address_that_answers_is_found_and_a_name_is_looked_up_only_for_new_connec
     let resolver = resolver(&["127.0.0.9", "::1", "127.0.0.1"]);
     let dir = tempfile::tempdir().unwrap();
     let host = format!("r.example:{port}");
-    let service = quick(dir.path()).plain_http(&host).resolver(Arc::clone(&resolver) as _).tries(1);
+    let service = quick(dir.path()).plain_http(&host).resolver(Arc::clone(&resolver)).tries(1);
     service.connections_per_host(1).build().unwrap().pull(format!("{host}/library/app:v1")).unwrap();
     assert_eq!(resolver.1.load(Ordering::Relaxed), 1);
     assert_eq!(registry.stats().requests, 3);
@@ -350,8 +350,7 @@ fn a_redirect_leads_inward_only_from_inside_or_where_that_is_allowed() {
         registry.clear_faults();
         registry.fault(layer().with(Action::Redirect(location.clone())));
         let dir = tempfile::tempdir().unwrap();
-        let mut builder =
-            quick(dir.path()).plain_http(&host).resolver(resolver(&["127.0.0.1"]) as _).tries(1);
+        let mut builder = quick(dir.path()).plain_http(&host).resolver(resolver(&["127.0.0.1"])).tries(1);
         if by_proxy {
             builder = builder.proxy(format!("http://{}", proxy.address));
         }
@@ -376,7 +375,7 @@ fn a_name_is_judged_by_the_address_that_is_connected_to() {
     for address in ["169.254.169.254", "100.100.100.200", "fd00:ec2::254", "::ffff:169.254.169.254"] {
         let resolver = resolver(&[address]);
         let dir = tempfile::tempdir().unwrap();
-        let service = quick(dir.path()).resolver(Arc::clone(&resolver) as _).build().unwrap();
+        let service = quick(dir.path()).resolver(Arc::clone(&resolver)).build().unwrap();
         let error = service.pull(format!("{host}/library/app:v1")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{address}: {error}");
         assert_eq!((error.host(), error.attempts().len()), (Some("metadata.example"), 1), "{error}");

@@ -1,4 +1,4 @@
-//! Cancel tokens and contexts: who is woken, when, and how often.
+//! Cancel tokens and contexts: which waits and hooks a cancel and a deadline end.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -9,11 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::SOON;
-use crossbeam_channel::{bounded, never, select};
+use crossbeam_channel::{bounded, never, select, unbounded};
+use oci_puller::image::Digest;
+use oci_puller::progress::ProgressEvent;
 use oci_puller::{CancelToken, ErrorKind, PullContext};
 use proptest::prelude::*;
 
-/// A counter, and a hook that raises it.
+/// Returns a counter, and a function that creates hooks which raise it.
 fn counter() -> (Arc<AtomicUsize>, impl Fn() -> Box<dyn FnOnce() + Send>) {
     let count = Arc::new(AtomicUsize::new(0));
     let of_hooks = Arc::clone(&count);
@@ -104,7 +106,7 @@ fn a_wait_ends_with_a_message_a_cancel_or_the_deadline() {
 
     let late = PullContext::new().with_timeout(Duration::from_millis(20));
     assert_eq!(late.wait_for(&never::<()>()).unwrap_err().kind(), ErrorKind::Timeout);
-    assert_eq!(late.sleep(SOON).unwrap_err().kind(), ErrorKind::Timeout, "it stays over");
+    assert_eq!(late.sleep(SOON).unwrap_err().kind(), ErrorKind::Timeout, "an ended context stays ended");
     assert_eq!(late.remaining(), Some(Duration::ZERO));
 
     let token = CancelToken::new();
@@ -118,16 +120,29 @@ fn a_wait_ends_with_a_message_a_cancel_or_the_deadline() {
 }
 
 #[test]
-fn a_timeout_too_long_for_the_clock_is_none() {
+fn progress_events_go_over_a_channel() {
+    let (sender, events) = unbounded();
+    let cx = PullContext::new().with_progress(sender);
+    let advanced = ProgressEvent::BlobAdvanced { digest: Digest::sha256(b"layer"), bytes: 5 };
+    thread::scope(|scope| {
+        scope.spawn(|| cx.report(&advanced));
+    });
+    assert_eq!(events.recv().unwrap(), advanced);
+    drop(events);
+    cx.report(&advanced);
+}
+
+#[test]
+fn a_timeout_too_long_for_the_clock_is_no_deadline() {
     let cx = PullContext::new().with_timeout(Duration::MAX);
     assert_eq!(cx.deadline(), None);
     assert!(cx.with_deadline(Instant::now() + SOON).check().is_ok());
 }
 
 proptest! {
-    /// In any tree of tokens, those that are cancelled are the ones told, and all below them.
+    /// In any tree of tokens, a cancel reaches exactly the token and its descendants.
     #[test]
-    fn a_cancel_reaches_all_below_and_nobody_else(
+    fn a_cancel_reaches_exactly_the_descendants(
         parents in prop::collection::vec(any::<prop::sample::Index>(), 1..40),
         told in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {

@@ -113,7 +113,7 @@ impl EventSink for ThreadNames {
 fn a_pull_takes_the_thread_that_asks_and_one_that_pulls_and_finishes() {
     let names = Arc::new(ThreadNames::default());
     let node = Arc::new(Node::new());
-    let manager = ImageManager::builder(served(&node)).events(Arc::clone(&names) as _).build().unwrap();
+    let manager = ImageManager::builder(served(&node)).events(Arc::clone(&names)).build().unwrap();
     thread::scope(|scope| {
         let asker = thread::Builder::new().name("asker".to_owned());
         let ensure = || manager.ensure_image_exists(&PullContext::new(), &request("app")).map(drop);
@@ -197,7 +197,7 @@ fn it_may_be_dropped_by_one_of_its_own_threads() {
     let (results, answers) = unbounded();
     let node = Arc::new(Node::new());
     node.add("app:latest");
-    let manager = ImageManager::builder(served(&node)).events(Arc::clone(&ender) as _).build().unwrap();
+    let manager = ImageManager::builder(served(&node)).events(Arc::clone(&ender)).build().unwrap();
     let mut slot = ender.manager.lock().unwrap();
     manager.submit(PullContext::new(), request("app"), results);
     *slot = Some(manager);

@@ -256,7 +256,7 @@ impl EventSink for Panics {
 }
 
 impl Progress for Panics {
-    fn event(&self, _: &ProgressEvent<'_>) {
+    fn event(&self, _: &ProgressEvent) {
         self.0.fetch_add(1, Ordering::SeqCst);
         panic!("a watcher's panic that is meant");
     }
@@ -266,9 +266,9 @@ impl Progress for Panics {
 fn panics_of_sinks_and_watchers_cost_nobody_the_image() {
     for puller in BOTH {
         let sink = Arc::new(Panics(AtomicUsize::new(0)));
-        let bench = Bench::with(puller, |builder| builder.events(Arc::clone(&sink) as _));
+        let bench = Bench::with(puller, |builder| builder.events(Arc::clone(&sink)));
         let watcher = Arc::new(Panics(AtomicUsize::new(0)));
-        let cx = PullContext::new().with_progress(Arc::clone(&watcher) as _);
+        let cx = PullContext::new().with_progress(Arc::clone(&watcher));
         bench.manager.ensure_image_exists(&cx, &EnsureRequest::new("pod", "app")).unwrap();
         assert_eq!((sink.0.load(Ordering::SeqCst), watcher.0.load(Ordering::SeqCst)), (2, 1));
     }

@@ -105,7 +105,7 @@ fn ask_until(manager: &ImageManager, end: Instant, seed: u64) -> u64 {
 fn soak(duration: Duration) {
     let (clock, dir) = (Arc::new(ManualClock::new()), tempfile::tempdir().unwrap());
     let manager = ImageManager::builder(Flaky::default())
-        .clock(Arc::clone(&clock) as _)
+        .clock(Arc::clone(&clock))
         .qps(0.0)
         .max_parallel(8)
         .max_per_registry(3)

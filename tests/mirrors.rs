@@ -243,7 +243,7 @@ fn html_in_place_of_a_manifest_is_told_and_another_host_asked() {
 struct Hosts(Mutex<Vec<(String, u64)>>);
 
 impl Progress for Hosts {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         if let ProgressEvent::BlobStarted { host, offset, size, .. } = event
             && *size > 100_000
         {

@@ -83,7 +83,7 @@ fn an_image_is_unpacked_when_its_pull_is_answered() {
     let image = ImageBuilder::new("library/app").layer(300_000).layer(1_000).build();
     let name = registry.push(&image, "v1");
     let dir = tempfile::tempdir().unwrap();
-    let layers = LayerStore::builder(dir.path().join("layers")).owners(Owners::Current).open().unwrap();
+    let layers = LayerStore::builder(dir.path().join("layers")).owners(Owners::Current).build().unwrap();
     let builder = RegistryImageService::builder(dir.path().join("store"));
     let service = builder.unpack_into(layers.clone()).build().unwrap();
 

@@ -127,7 +127,7 @@ fn a_try_that_brought_a_mebibyte_does_not_count() {
 fn delays_grow_up_to_the_cap() {
     struct Delays(Mutex<Vec<Duration>>);
     impl Progress for Delays {
-        fn event(&self, event: &ProgressEvent<'_>) {
+        fn event(&self, event: &ProgressEvent) {
             if let ProgressEvent::Waiting { delay, reason, .. } = event {
                 assert!(reason.contains("503"), "{reason}");
                 self.0.lock().unwrap().push(*delay);

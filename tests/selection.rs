@@ -198,7 +198,7 @@ fn each_manifest_is_looked_at_once_and_not_too_many_are() {
 struct Warnings(Mutex<Vec<String>>);
 
 impl Progress for Warnings {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         if let ProgressEvent::OtherPlatform { offered, wanted } = event {
             self.0.lock().unwrap().push(format!("{offered} for {wanted}"));
         }

@@ -118,7 +118,7 @@ fn a_name_that_moves_leaves_one_entry() {
 fn blobs_are_read_back_and_cannot_be_written_to() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::builder(dir.path()).durability(Durability::Relaxed).open().unwrap();
+    let store = Store::builder(dir.path()).durability(Durability::Relaxed).build().unwrap();
     let image = image("a", &[b"the layer"]);
     import(&store, &image);
     let mut content = String::new();
@@ -135,7 +135,7 @@ fn blobs_are_read_back_and_cannot_be_written_to() {
 fn settings_that_make_no_sense_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for share in [-0.1, 1.1, f64::NAN] {
-        let opened = Store::builder(dir.path()).partials_share(share).open();
+        let opened = Store::builder(dir.path()).partials_share(share).build();
         assert_eq!(opened.unwrap_err().kind(), ErrorKind::InvalidConfig);
     }
 }
@@ -165,6 +165,6 @@ fn what_broken_downloads_left_is_swept_by_age_and_by_share() {
     locked.lock().unwrap();
     drop(Store::open(dir.path()).unwrap());
     assert_eq!(left(), ["sha256-locked", "sha256-young"]);
-    drop(Store::builder(dir.path()).partials_share(0.0).open().unwrap());
+    drop(Store::builder(dir.path()).partials_share(0.0).build().unwrap());
     assert_eq!(left(), ["sha256-locked"]);
 }

@@ -27,6 +27,12 @@ pub trait Keychain: Send + Sync {
     fn credentials(&self, cx: &PullContext, query: &CredentialQuery<'_>) -> Result<Vec<Credential>, Error>;
 }
 
+impl<K: Keychain + ?Sized> Keychain for Arc<K> {
+    fn credentials(&self, cx: &PullContext, query: &CredentialQuery<'_>) -> Result<Vec<Credential>, Error> {
+        (**self).credentials(cx, query)
+    }
+}
+
 /// A service's own sources of credentials. Pull secrets come with each request.
 #[derive(Default)]
 pub(crate) struct Credentials {

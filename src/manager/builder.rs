@@ -85,20 +85,20 @@ impl ImageManagerBuilder {
 
     /// Sets a puller over the same service. The caller keeps it: the manager does not shut it down.
     /// Default: none; the manager pulls on threads of its own.
-    pub fn puller(mut self, puller: Arc<dyn ImagePuller>) -> Self {
-        self.puller = Some(puller);
+    pub fn puller(mut self, puller: impl ImagePuller + 'static) -> Self {
+        self.puller = Some(Arc::new(puller));
         self
     }
 
     /// Sets the sink of events. Default: none.
-    pub fn events(mut self, sink: Arc<dyn EventSink>) -> Self {
-        self.sink = Some(sink);
+    pub fn events(mut self, sink: impl EventSink + 'static) -> Self {
+        self.sink = Some(Arc::new(sink));
         self
     }
 
     /// Sets the clock of back-off, throttle and age. Default: the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 

@@ -448,7 +448,7 @@ struct PullProgress {
 }
 
 impl Progress for PullProgress {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         if let (ProgressEvent::Started, Some(inner)) = (event, self.inner.upgrade()) {
             let now = inner.now();
             let requests = inner.in_flight.lock().begin_pull(self.pull, now);

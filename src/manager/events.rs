@@ -1,17 +1,24 @@
 //! Events, with kubelet's reasons and messages.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 
-/// Takes the manager's events: what kubelet records on the pod.
+/// Receives the manager's events, which kubelet records on the pod.
 ///
-/// Called from the threads of callers, of the manager and of the puller, from several at once, and
-/// never under a lock. It should return soon: a pull waits for it. A panic of it is caught and logged.
+/// Called from several threads of callers, manager and puller at once, and never under a lock. A pull waits for
+/// each call, so a call should return soon. A panic in it is caught and logged.
 pub trait EventSink: Send + Sync {
-    /// Takes one event.
+    /// Receives one event.
     fn event(&self, event: &Event);
+}
+
+impl<S: EventSink + ?Sized> EventSink for Arc<S> {
+    fn event(&self, event: &Event) {
+        (**self).event(event);
+    }
 }
 
 /// One event of a request.

@@ -203,7 +203,7 @@ impl ProgressFanout {
         drop(removed);
     }
 
-    pub(super) fn report(&self, event: &ProgressEvent<'_>) {
+    pub(super) fn report(&self, event: &ProgressEvent) {
         let list = {
             let mut watchers = self.0.lock();
             let Watchers { by_waiter, list } = &mut *watchers;
@@ -216,7 +216,7 @@ impl ProgressFanout {
 }
 
 /// Reports to the progress of one request. Its panic does not end the pull, which others may share.
-pub(super) fn report(cx: &PullContext, event: &ProgressEvent<'_>) {
+pub(super) fn report(cx: &PullContext, event: &ProgressEvent) {
     if catch_unwind(AssertUnwindSafe(|| cx.report(event))).is_err() {
         log::error!("the progress of a request panicked");
     }

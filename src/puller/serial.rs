@@ -205,8 +205,8 @@ impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
     }
 
     /// Sets the clock by which the worker rests after a panic. Default: the machine's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 

@@ -187,8 +187,8 @@ impl RegistryImageServiceBuilder {
     }
 
     /// Looks names up with `resolver`. Default: the system's.
-    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
-        self.resolver = resolver;
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Arc::new(resolver);
         self
     }
 
@@ -203,8 +203,8 @@ impl RegistryImageServiceBuilder {
     }
 
     /// Asks `keychain` for credentials, after those given before.
-    pub fn keychain(mut self, keychain: Arc<dyn Keychain>) -> Self {
-        self.credentials.add_keychain(keychain);
+    pub fn keychain(mut self, keychain: impl Keychain + 'static) -> Self {
+        self.credentials.add_keychain(Arc::new(keychain));
         self
     }
 
@@ -262,8 +262,8 @@ impl RegistryImageServiceBuilder {
     }
 
     /// Asks `verifier` whether an image may be pulled, before its blobs are. Default: all may.
-    pub fn verifier(mut self, verifier: Arc<dyn ImageVerifier>) -> Self {
-        self.verifier = Some(verifier);
+    pub fn verifier(mut self, verifier: impl ImageVerifier + 'static) -> Self {
+        self.verifier = Some(Arc::new(verifier));
         self
     }
 
@@ -434,7 +434,7 @@ impl RegistryImageServiceBuilder {
             tokens: TokenCache::default(),
             host_limits: HostLimits::new(self.connections_per_host, settings.side_by_side, self.downloads),
             pulls: FairShare::new(open_files.pulls()),
-            store: self.store.open()?,
+            store: self.store.build()?,
             #[cfg(feature = "unpack")]
             layers: self.layers,
             clients,

@@ -273,13 +273,13 @@ fn wait_at_gate(cx: &PullContext, host: &str, state: &HostState) -> Result<(), E
         if cx.remaining().is_some_and(|left| left < delay) {
             return Err(Error::new(
                 ErrorKind::RateLimited,
-                "the host asks for more retry than the deadline has",
+                "the host asks to wait longer than the deadline allows",
             )
             .with_host(host)
             .with_retry_after(delay));
         }
         let reason = state.times.lock().closed_because.clone();
-        cx.report(&ProgressEvent::Waiting { host, reason: &reason, delay });
+        cx.report(&ProgressEvent::Waiting { host: host.to_owned(), reason, delay });
         cx.sleep(delay)?;
     }
     Ok(())

@@ -139,7 +139,7 @@ fn warn_of_other_platform(session: &PullSession<'_>, resolved: &Resolved) {
     let is_named = !offered.os.is_empty() && !offered.architecture.is_empty();
     if is_named && wanted.preference(&offered).is_none() {
         log::warn!("{}: {}", session.reference, resolve::other_platform(&offered, wanted).message());
-        session.cx.report(&ProgressEvent::OtherPlatform { offered: &offered, wanted });
+        session.cx.report(&ProgressEvent::OtherPlatform { offered, wanted: wanted.clone() });
     }
 }
 

@@ -404,8 +404,8 @@ fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
 
 fn report(session: &PullSession<'_>, fetched: &FetchedDocument, manifest: &Manifest) {
     session.cx.report(&ProgressEvent::Resolved {
-        host: fetched.host.as_deref().unwrap_or("the store"),
-        manifest: &fetched.descriptor.digest,
+        host: fetched.host.as_deref().unwrap_or("the store").to_owned(),
+        manifest: fetched.descriptor.digest.clone(),
         blobs: manifest.blobs().len(),
         bytes: manifest.total_size(),
     });

@@ -152,7 +152,7 @@ fn note_failure(
 fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(), Error> {
     let host = error.host().unwrap_or_default();
     let delay = session.service.host_limits.closed_for(host).map_or(delay, |closed| closed.max(delay));
-    session.cx.report(&ProgressEvent::Waiting { host, reason: &error.cause(), delay });
+    session.cx.report(&ProgressEvent::Waiting { host: host.to_owned(), reason: error.cause(), delay });
     session.cx.sleep(delay)
 }
 

@@ -61,6 +61,21 @@ pub trait ImageVerifier: Send + Sync {
     }
 }
 
+impl<V: ImageVerifier + ?Sized> ImageVerifier for Arc<V> {
+    fn verify(&self, candidate: &Candidate<'_>) -> Result<(), VerifyError> {
+        (**self).verify(candidate)
+    }
+
+    fn verify_stored(
+        &self,
+        store: &Store,
+        image: &StoredImage,
+        name: Option<&Reference>,
+    ) -> Result<(), VerifyError> {
+        (**self).verify_stored(store, image, name)
+    }
+}
+
 /// Why a verifier did not accept an image.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -15,9 +15,9 @@ impl Store {
     /// Opens the store in `dir` with the defaults, or makes one there.
     ///
     /// # Errors
-    /// As of [`StoreBuilder::open`].
+    /// As of [`StoreBuilder::build`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Store, Error> {
-        Store::builder(dir.as_ref()).open()
+        Store::builder(dir.as_ref()).build()
     }
 
     /// Returns a builder for the store in `dir`.
@@ -48,7 +48,7 @@ impl StoreBuilder {
     /// layout's version is unknown, or its index is broken (but see
     /// [`Durability::Relaxed`](crate::store::Durability::Relaxed)); nothing was changed then. `Store` and
     /// `DiskFull` if the disk fails.
-    pub fn open(self) -> Result<Store, Error> {
+    pub fn build(self) -> Result<Store, Error> {
         if !(0.0..=1.0).contains(&self.settings.partials_share) {
             let text = format!("a share of the disk is from 0 to 1, not {}", self.settings.partials_share);
             return Err(Error::new(ErrorKind::InvalidConfig, text));

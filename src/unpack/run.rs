@@ -299,7 +299,7 @@ impl<O: Output> Work<'_, O> {
                 .commit_layer(index(number))
                 .map_err(|fault| fault.at(&self.run.label(number), None))?;
             if let Some(layer) = self.run.layers.get(number) {
-                self.run.cx.report(&ProgressEvent::LayerUnpacked { digest: &layer.digest });
+                self.run.cx.report(&ProgressEvent::LayerUnpacked { digest: layer.digest.clone() });
             }
         }
         outcome
@@ -363,7 +363,8 @@ impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
         if read > 0 {
-            self.cx.report(&ProgressEvent::UnpackAdvanced { digest: self.digest, bytes: read as u64 });
+            self.cx
+                .report(&ProgressEvent::UnpackAdvanced { digest: self.digest.clone(), bytes: read as u64 });
         }
         Ok(read)
     }

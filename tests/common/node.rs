@@ -251,7 +251,7 @@ impl Watch {
 }
 
 impl Progress for Watch {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         let seen = match event {
             ProgressEvent::Queued => "queued",
             ProgressEvent::Started => "started",
@@ -305,8 +305,8 @@ impl Bench {
         let (clock, events) = (Arc::new(ManualClock::new()), Arc::new(Recorder::new()));
         let builder = ImageManager::builder(service)
             .puller(puller)
-            .clock(Arc::clone(&clock) as _)
-            .events(Arc::clone(&events) as _)
+            .clock(Arc::clone(&clock))
+            .events(Arc::clone(&events))
             .qps(0.0)
             .jitter(0.0);
         Bench { name, manager: set(builder).build().unwrap(), node, clock, events }

@@ -253,7 +253,7 @@ fn an_import_does_not_wait_for_a_held_lock_of_the_index_longer_than_its_context(
     for durability in [Durability::Full, Durability::Relaxed] {
         for is_cancelled in [true, false] {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+            let store = Store::builder(dir.path()).durability(durability).build().unwrap();
             let lock = File::open(dir.path().join(".oci-puller/index.lock")).unwrap();
             lock.lock().unwrap();
             let token = CancelToken::new();

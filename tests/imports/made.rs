@@ -165,7 +165,7 @@ impl Machine {
 
     fn open(dir: &Path, platform: &str) -> Store {
         let builder = Store::builder(dir.join("store")).platform(Platform::parse(platform).unwrap());
-        builder.durability(oci_puller::store::Durability::Relaxed).open().unwrap()
+        builder.durability(oci_puller::store::Durability::Relaxed).build().unwrap()
     }
 
     /// The same store, as a machine of another platform sees it.

@@ -203,7 +203,7 @@ fn a_store_of_another_tool_in_which_a_name_stands_for_several_is_read_the_same_w
     {
         let store = oci_puller::Store::builder(dir.path())
             .platform(Platform::parse(platform).unwrap())
-            .open()
+            .build()
             .unwrap();
         for name in ["v1", "v2"] {
             let found = store.find(name).unwrap().map(|found| found.id);

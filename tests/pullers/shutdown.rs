@@ -88,7 +88,7 @@ fn the_last_handle_may_be_dropped_on_a_thread_of_the_puller() {
     /// Drops the puller from within its own pull.
     struct Dropper(Mutex<Option<Arc<dyn ImagePuller>>>);
     impl Progress for Dropper {
-        fn event(&self, _: &ProgressEvent<'_>) {
+        fn event(&self, _: &ProgressEvent) {
             let last = self.0.lock().unwrap().take();
             drop(last);
         }

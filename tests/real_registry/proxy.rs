@@ -147,7 +147,7 @@ impl Watch {
 }
 
 impl Progress for Watch {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         if let ProgressEvent::BlobAdvanced { bytes, .. } = event
             && self.arrived.fetch_add(*bytes, Ordering::SeqCst) + bytes >= MIB
         {

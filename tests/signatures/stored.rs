@@ -290,7 +290,7 @@ impl Layout {
     fn import_with(&self, options: ImportOptions) -> (Store, Result<Vec<String>, Error>, tempfile::TempDir) {
         fs::write(self.dir.path().join("index.json"), index(&self.entries)).unwrap();
         let into = tempfile::tempdir().unwrap();
-        let store = Store::builder(into.path()).platform("linux/amd64".parse().unwrap()).open().unwrap();
+        let store = Store::builder(into.path()).platform("linux/amd64".parse().unwrap()).build().unwrap();
         let outcome = store.import_layout_with(&PullContext::new(), self.dir.path(), &options);
         (store, outcome.map(|imported| imported.names), into)
     }

@@ -34,7 +34,7 @@ impl Drop for Mounted {
 pub(crate) fn full_disk(dir: &Path) -> Outcome {
     let disk = Mounted::new("mount -t tmpfs -o size=4m tmpfs", &dir.join("tmpfs"))?;
     let path = disk.0.join("store");
-    let store = Store::builder(&path).reserve(64 << 10).open()?;
+    let store = Store::builder(&path).reserve(64 << 10).build()?;
     let small = image("small:1", &[&[1; 1 << 20]]);
     store.import(&cx(), &small.archive[..])?;
     let large = image("large:1", &[&[2; 2 << 20], &[3; 2 << 20]]);
@@ -43,7 +43,7 @@ pub(crate) fn full_disk(dir: &Path) -> Outcome {
     assert!(error.message().contains("2097152 bytes are needed"), "{error}");
     // Out of space in the middle: somebody else takes what was free.
     fs::write(disk.0.join("other"), vec![0; 1 << 20])?;
-    let careless = Store::builder(&path).reserve(0).open()?;
+    let careless = Store::builder(&path).reserve(0).build()?;
     let middling = image("middling:1", &[&[4; 1 << 20], &[5; 1 << 20]]);
     assert_eq!(careless.import(&cx(), &middling.archive[..]).unwrap_err().kind(), ErrorKind::DiskFull);
     assert_eq!(fs::read_dir(path.join(".oci-puller/partial"))?.count(), 0);
@@ -94,7 +94,7 @@ fn remove_on_full(disk: &Path) -> Outcome {
     let kept = image("kept:1", &[b"kept", &[9; 5000]]);
     let pulled: Vec<_> = (0..4u8).map(|at| image(&format!("image:{at}"), &[&[at; 100_000]])).collect();
     {
-        let store = Store::builder(&path).reserve(0).open()?;
+        let store = Store::builder(&path).reserve(0).build()?;
         for image in pulled.iter().chain([&kept]) {
             store.import(&cx(), &image.archive[..])?;
         }
@@ -103,7 +103,7 @@ fn remove_on_full(disk: &Path) -> Outcome {
     }
     for (nth, image) in pulled.iter().enumerate() {
         fill(disk)?;
-        let store = Store::builder(&path).reserve(0).open()?;
+        let store = Store::builder(&path).reserve(0).build()?;
         let refused = store.import(&cx(), &crate::archives::image("new:1", &[b"new"]).archive[..]);
         assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::DiskFull));
         let freed = match nth % 2 {

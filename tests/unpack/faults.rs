@@ -18,7 +18,7 @@ pub(crate) const WORK: &str = "OCI_PULLER_UNPACK_WORK";
 pub(crate) fn work(work: &str) -> ExitCode {
     let (store, dir) = work.split_once(' ').unwrap();
     let unpack = || {
-        let store = Store::builder(store).durability(Durability::Relaxed).open()?;
+        let store = Store::builder(store).durability(Durability::Relaxed).build()?;
         let image = store.images()?.remove(0);
         store.unpack(&image).durability(Durability::Full).into_dir(dir)
     };

@@ -282,7 +282,7 @@ pub(crate) fn image_with(dir: &Path, layers: &[Blob], diff_ids: &[String]) -> (S
     let index = json!({ "schemaVersion": 2, "manifests": [listed] });
     fs::write(dir.join("index.json"), index.to_string()).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let store = Store::builder(dir).durability(oci_puller::store::Durability::Relaxed).open().unwrap();
+    let store = Store::builder(dir).durability(oci_puller::store::Durability::Relaxed).build().unwrap();
     let image = store.images().unwrap().remove(0);
     (store, image)
 }

@@ -60,7 +60,7 @@ pub(crate) fn mounted(
 
 pub(crate) fn every_case_becomes_the_tree_that_it_should_when_mounted() {
     check_all(|store, image, dir| {
-        let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).open()?;
+        let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).build()?;
         let outcome = mounted(store, image, &layers, dir);
         assert_eq!(layers.verify(&PullContext::new()).unwrap(), []);
         outcome
@@ -70,7 +70,7 @@ pub(crate) fn every_case_becomes_the_tree_that_it_should_when_mounted() {
 /// Each layer is unpacked by itself, with what is below it only read from its record.
 pub(crate) fn layers_that_are_there_make_the_same_trees() {
     check_all(|store, image, dir| {
-        let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).open()?;
+        let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).build()?;
         let manifest = store.manifest(&image.manifest.digest).unwrap();
         let diff_ids = store.config(&image.id).unwrap().diff_ids;
         for count in 1..manifest.layers.len() {
@@ -107,7 +107,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 pub(crate) fn layers_are_used_again_and_pruned_when_no_image_has_them() {
     let at = tempfile::tempdir().unwrap();
-    let layers = LayerStore::builder(at.path().join("layers")).min_age(Duration::ZERO).open().unwrap();
+    let layers = LayerStore::builder(at.path().join("layers")).min_age(Duration::ZERO).build().unwrap();
     let (one, first) = image(&at.path().join("one"), &[layer("base"), layer("one")]);
     let (two, second) = image(&at.path().join("two"), &[layer("base"), layer("two")]);
     assert!(layers.find(&first).unwrap().is_none());
@@ -143,7 +143,7 @@ pub(crate) fn settings_of_a_store_hold_for_all_its_layers() {
     store.unpack(&image).into_layers(&layers).unwrap();
     let error = store.unpack(&image).owners(Owners::AsImage).into_layers(&layers).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
-    let other = LayerStore::builder(at.path().join("layers")).devices(Devices::Create).open();
+    let other = LayerStore::builder(at.path().join("layers")).devices(Devices::Create).build();
     assert_eq!(other.unwrap_err().kind(), ErrorKind::InvalidConfig);
     fs::create_dir(at.path().join("foreign")).unwrap();
     fs::write(at.path().join("foreign/file"), "x").unwrap();
@@ -169,7 +169,7 @@ pub(crate) fn many_layers_have_no_option() {
     let at = tempfile::tempdir().unwrap();
     let blobs: Vec<Blob> = (0..130).map(|at| layer(&at.to_string())).collect();
     let (store, image) = image(&at.path().join("store"), &blobs);
-    let layers = LayerStore::builder(at.path().join("layers")).open().unwrap();
+    let layers = LayerStore::builder(at.path().join("layers")).build().unwrap();
     let stack = store.unpack(&image).durability(Durability::Relaxed).into_layers(&layers).unwrap();
     assert_eq!(stack.lower().len(), 130);
     assert_eq!(stack.lowerdir(), None);

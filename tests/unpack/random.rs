@@ -55,7 +55,7 @@ fn unpacked(layers: &[Vec<Entry>]) -> [(&'static str, Outcome); 4] {
         store.unpack(&image).threads(threads).into_dir(&root).map(|_| tree(&root)).map_err(kind)
     };
     let folders =
-        LayerStore::builder(at.path().join("layers")).durability(Durability::Relaxed).open().unwrap();
+        LayerStore::builder(at.path().join("layers")).durability(Durability::Relaxed).build().unwrap();
     let archive = at.path().join("image.tar");
     let extracted = store.unpack(&image).into_tar(File::create(&archive).unwrap()).map(|_| {
         let root = at.path().join("extracted");

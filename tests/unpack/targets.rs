@@ -76,7 +76,7 @@ pub(crate) fn what_fails_stays_closed_and_marked_and_is_begun_anew() {
 pub(crate) fn a_folder_is_unpacked_into_by_one_at_a_time() {
     struct Again(Store, StoredImage, std::path::PathBuf, AtomicU64);
     impl Progress for Again {
-        fn event(&self, _: &ProgressEvent<'_>) {
+        fn event(&self, _: &ProgressEvent) {
             if self.3.fetch_add(1, Ordering::Relaxed) == 0 {
                 let error = self.0.unpack(&self.1).into_dir(&self.2).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
@@ -128,7 +128,7 @@ pub(crate) fn progress_tells_every_byte_of_the_blobs_and_every_layer() {
     #[derive(Default)]
     struct Count(AtomicU64, AtomicU64);
     impl Progress for Count {
-        fn event(&self, event: &ProgressEvent<'_>) {
+        fn event(&self, event: &ProgressEvent) {
             match event {
                 ProgressEvent::UnpackAdvanced { bytes, .. } => {
                     self.0.fetch_add(*bytes, Ordering::Relaxed);

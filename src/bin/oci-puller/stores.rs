@@ -30,5 +30,5 @@ pub(crate) fn existing_store_for(dir: &Path, platform: Option<&Platform>) -> Res
         Some(platform) => builder.platform(platform.clone()),
         None => builder,
     };
-    Ok(Some(builder.open()?))
+    Ok(Some(builder.build()?))
 }

@@ -88,7 +88,8 @@ impl BlobSource<'_> {
                 _ => error,
             })?;
             reached.set(now_at.max(reached.get()));
-            let advanced = ProgressEvent::BlobAdvanced { digest: &self.blob.digest, bytes: read as u64 };
+            let advanced =
+                ProgressEvent::BlobAdvanced { digest: self.blob.digest.clone(), bytes: read as u64 };
             self.session.cx.report(&advanced);
         }
     }
@@ -100,14 +101,14 @@ impl BlobSource<'_> {
 
     pub(super) fn report_start(&self, host: &str, offset: u64) {
         self.session.cx.report(&ProgressEvent::BlobStarted {
-            digest: &self.blob.digest,
+            digest: self.blob.digest.clone(),
             size: self.blob.size,
             offset,
-            host,
+            host: host.to_owned(),
         });
     }
 
     pub(super) fn report_restart(&self) {
-        self.session.cx.report(&ProgressEvent::BlobRestarted { digest: &self.blob.digest });
+        self.session.cx.report(&ProgressEvent::BlobRestarted { digest: self.blob.digest.clone() });
     }
 }

@@ -67,13 +67,13 @@ impl<'a> Worker<'_, '_, 'a> {
         match begun {
             BeginIngest::Present => {
                 stats.count(0, blob.size);
-                cx.report(&ProgressEvent::BlobReused { digest: &blob.digest, size: blob.size });
+                cx.report(&ProgressEvent::BlobReused { digest: blob.digest.clone(), size: blob.size });
             }
             BeginIngest::Fetch(ingest) => {
                 self.spawn_helper();
                 let reused = self.complete(source, ingest).map_err(|error| error.with_phase(source.phase))?;
                 stats.count(blob.size.saturating_sub(reused), reused);
-                cx.report(&ProgressEvent::BlobDone { digest: &blob.digest });
+                cx.report(&ProgressEvent::BlobDone { digest: blob.digest.clone() });
             }
         }
         Ok(())

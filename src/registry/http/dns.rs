@@ -33,6 +33,12 @@ pub trait Resolver: Send + Sync + 'static {
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
+impl<R: Resolver + ?Sized> Resolver for Arc<R> {
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (**self).resolve(host, port)
+    }
+}
+
 /// The system's own look-up, `getaddrinfo`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;

@@ -78,7 +78,7 @@ fn wrong_bytes_leave_nothing_behind() {
         (Durability::Relaxed, &large, 3),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+        let store = Store::builder(dir.path()).durability(durability).build().unwrap();
         let (transaction, blob) = (store.transaction(), blob(right));
         let wrong = [b"wrong", &right[5..]].concat();
         let more = [&right[..], b", and more"].concat();
@@ -107,7 +107,7 @@ fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() 
         for (bytes, brought) in [(&small, &small[..]), (&small, b"shrt"), (&small, b"longer"), (&large, b"")]
         {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+            let store = Store::builder(dir.path()).durability(durability).build().unwrap();
             let (transaction, wanted) = (store.transaction(), blob(bytes));
             let path = dir.path().join(layout::blob_path(&wanted.digest));
             let mut ingest = fetch(&store, &transaction, &wanted);
@@ -125,7 +125,7 @@ fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() 
 fn all_blobs_can_be_read_by_everybody_and_written_by_nobody() {
     for durability in [Durability::Full, Durability::Relaxed] {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::builder(dir.path()).durability(durability).open().unwrap();
+        let store = Store::builder(dir.path()).durability(durability).build().unwrap();
         TestImage::new("a", "a", &[b"small", &large(b"large")]).pull_into(&store).unwrap();
         for entry in std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap() {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();

@@ -73,7 +73,7 @@ impl LayerStoreBuilder {
     /// # Errors
     /// `InvalidConfig` if the folder is no layer store and not empty, or its layers were unpacked with other
     /// settings; `Store`, `DiskFull`.
-    pub fn open(self) -> Result<LayerStore, Error> {
+    pub fn build(self) -> Result<LayerStore, Error> {
         let store = LayerStore(Arc::new(Inner::open(&self)?));
         store.sweep();
         if self.owners.is_some() || self.devices.is_some() || self.xattrs.is_some() {
@@ -87,9 +87,9 @@ impl LayerStore {
     /// Opens the layer store in `dir` with the defaults, or makes one there.
     ///
     /// # Errors
-    /// As of [`LayerStoreBuilder::open`].
+    /// As of [`LayerStoreBuilder::build`].
     pub fn open(dir: impl AsRef<Path>) -> Result<LayerStore, Error> {
-        LayerStore::builder(dir.as_ref()).open()
+        LayerStore::builder(dir.as_ref()).build()
     }
 
     /// A layer store in `dir`, with settings.

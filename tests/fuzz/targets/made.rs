@@ -19,7 +19,7 @@ pub fn folder(name: &str) -> PathBuf {
 /// Returns the store that imports go into; it is empty between two of them.
 pub fn store() -> &'static Store {
     static STORE: OnceLock<Store> = OnceLock::new();
-    STORE.get_or_init(|| Store::builder(folder("store")).durability(Durability::Relaxed).open().unwrap())
+    STORE.get_or_init(|| Store::builder(folder("store")).durability(Durability::Relaxed).build().unwrap())
 }
 
 /// Returns how many blobs the store has.

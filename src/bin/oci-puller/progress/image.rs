@@ -67,20 +67,20 @@ impl Image {
         self.finished + self.coming.values().sum::<u64>()
     }
 
-    pub(super) fn event(&mut self, event: &ProgressEvent<'_>) {
-        match *event {
+    pub(super) fn event(&mut self, event: &ProgressEvent) {
+        match event {
             ProgressEvent::Started => self.state = State::Running,
             ProgressEvent::Resolved { host, bytes, .. } => {
-                self.total = bytes;
+                self.total = *bytes;
                 host.clone_into(&mut self.host);
             }
             ProgressEvent::BlobReused { size, .. } => self.finished += size,
             ProgressEvent::BlobStarted { digest, offset, host, .. } => {
                 // Told again, it may be a little ahead of what was told to have come.
-                self.coming.entry(digest.clone()).or_insert(offset);
+                self.coming.entry(digest.clone()).or_insert(*offset);
                 host.clone_into(&mut self.host);
-                if offset > 0 {
-                    self.resumed = Some((digest.clone(), offset));
+                if *offset > 0 {
+                    self.resumed = Some((digest.clone(), *offset));
                 }
             }
             ProgressEvent::BlobAdvanced { digest, bytes } => {
@@ -97,9 +97,9 @@ impl Image {
             ProgressEvent::BlobDone { digest } => self.finish(digest),
             ProgressEvent::Waiting { host, reason, delay } => {
                 self.waiting = Some(Waiting {
-                    until: Instant::now() + delay,
-                    host: host.to_owned(),
-                    reason: reason.to_owned(),
+                    until: Instant::now() + *delay,
+                    host: host.clone(),
+                    reason: reason.clone(),
                 });
             }
             _ => {}
@@ -219,7 +219,7 @@ fn status_in(reason: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn events(image: &mut Image, events: &[ProgressEvent<'_>]) {
+    fn events(image: &mut Image, events: &[ProgressEvent]) {
         for event in events {
             image.event(event);
         }
@@ -229,31 +229,40 @@ mod tests {
     fn a_blob_that_breaks_and_goes_on_is_counted_once() {
         let (one, two) = (Digest::sha256(b"1"), Digest::sha256(b"2"));
         let mut image = Image::new("app");
-        let started = |digest, offset| ProgressEvent::BlobStarted { digest, size: 100, offset, host: "h" };
+        let host = || "h".to_owned();
+        let started = |digest: &Digest, offset| ProgressEvent::BlobStarted {
+            digest: digest.clone(),
+            size: 100,
+            offset,
+            host: host(),
+        };
         events(
             &mut image,
             &[
                 ProgressEvent::Started,
-                ProgressEvent::Resolved { host: "h", manifest: &one, blobs: 3, bytes: 250 },
-                ProgressEvent::BlobReused { digest: &two, size: 50 },
+                ProgressEvent::Resolved { host: host(), manifest: one.clone(), blobs: 3, bytes: 250 },
+                ProgressEvent::BlobReused { digest: two.clone(), size: 50 },
                 started(&one, 0),
-                ProgressEvent::BlobAdvanced { digest: &one, bytes: 60 },
+                ProgressEvent::BlobAdvanced { digest: one.clone(), bytes: 60 },
             ],
         );
         assert_eq!(image.done(), 110);
-        events(&mut image, &[started(&one, 60), ProgressEvent::BlobAdvanced { digest: &one, bytes: 40 }]);
+        events(
+            &mut image,
+            &[started(&one, 60), ProgressEvent::BlobAdvanced { digest: one.clone(), bytes: 40 }],
+        );
         assert_eq!(image.done(), 150);
         let note = |image: &Image, room| image.note(Instant::now(), room);
         assert_eq!(note(&image, 80), " 60%      150/250 B  h  resumed at 60 B");
         assert_eq!(note(&image, 20), " 60%      150/250 B");
         assert_eq!(note(&image, 16), " 60%  150/250 B");
-        events(&mut image, &[ProgressEvent::BlobRestarted { digest: &one }]);
+        events(&mut image, &[ProgressEvent::BlobRestarted { digest: one.clone() }]);
         assert_eq!((image.done(), image.fetched), (50, 0));
         events(
             &mut image,
             &[
-                ProgressEvent::BlobAdvanced { digest: &one, bytes: 100 },
-                ProgressEvent::BlobDone { digest: &one },
+                ProgressEvent::BlobAdvanced { digest: one.clone(), bytes: 100 },
+                ProgressEvent::BlobDone { digest: one.clone() },
             ],
         );
         assert_eq!((image.done(), note(&image, 80).as_str()), (150, " 60%      150/250 B  h"));
@@ -269,7 +278,10 @@ mod tests {
             let mut image = Image::new("app");
             events(
                 &mut image,
-                &[ProgressEvent::Started, ProgressEvent::Waiting { host: "h", reason, delay }],
+                &[
+                    ProgressEvent::Started,
+                    ProgressEvent::Waiting { host: "h".to_owned(), reason: reason.to_owned(), delay },
+                ],
             );
             let now = Instant::now();
             assert_eq!(image.note(now, 80), note);

@@ -27,25 +27,25 @@ pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>)
 }
 
 /// Tells an event that is worth a line.
-pub(super) fn event(image: &Image, event: &ProgressEvent<'_>) {
+pub(super) fn event(image: &Image, event: &ProgressEvent) {
     let name = &image.name;
-    match *event {
+    match event {
         ProgressEvent::Resolved { host, manifest, blobs, bytes } => {
             let manifest = short(manifest.as_str());
-            say(&format!("{name}: {manifest} at {host}, {blobs} blobs, {}", Bytes(bytes)));
+            say(&format!("{name}: {manifest} at {host}, {blobs} blobs, {}", Bytes(*bytes)));
         }
         ProgressEvent::OtherPlatform { offered, wanted } => {
             say(&format!("{name}: warning: the image is for {offered}, not for {wanted}"));
         }
-        ProgressEvent::BlobStarted { digest, size, offset, host } if offset > 0 => {
+        ProgressEvent::BlobStarted { digest, size, offset, host } if *offset > 0 => {
             let blob = short(digest.as_str());
-            say(&format!("{name}: {blob} resumed at {} of {}, from {host}", Bytes(offset), Bytes(size)));
+            say(&format!("{name}: {blob} resumed at {} of {}, from {host}", Bytes(*offset), Bytes(*size)));
         }
         ProgressEvent::BlobRestarted { digest } => {
             say(&format!("{name}: {} begins again", short(digest.as_str())));
         }
         ProgressEvent::Waiting { host, reason, delay } => {
-            say(&format!("{name}: {host}: {reason}; next try in {}", Time(delay)));
+            say(&format!("{name}: {host}: {reason}; next try in {}", Time(*delay)));
         }
         _ => {}
     }

@@ -90,7 +90,7 @@ impl ProgressView {
         }
     }
 
-    fn event(&self, place: usize, event: &ProgressEvent<'_>) {
+    fn event(&self, place: usize, event: &ProgressEvent) {
         self.at(place, |image| {
             if self.has_lines {
                 lines::event(image, event);
@@ -112,7 +112,7 @@ struct ImageProgress {
 }
 
 impl Progress for ImageProgress {
-    fn event(&self, event: &ProgressEvent<'_>) {
+    fn event(&self, event: &ProgressEvent) {
         self.view.event(self.place, event);
     }
 }
