@@ -16,7 +16,7 @@ use common::pulls::{free_port, quick};
 use oci_puller::ErrorKind;
 use oci_puller::registry::Resolver;
 use oci_puller::testing::images::{Image, ImageBuilder};
-use oci_puller::testing::{Action, Fault, Registry, Stage, Target};
+use oci_puller::testing::{Action, Fault, Registry, Stage, Target, TokenServer};
 use parking_lot::Mutex;
 
 fn image() -> Image {
@@ -361,6 +361,37 @@ fn a_redirect_leads_inward_only_from_inside_or_where_that_is_allowed() {
         assert_eq!(outcome.is_ok(), is_ok, "{location}, by proxy: {by_proxy}: {outcome:?}");
         if let Err(error) = outcome {
             assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Protocol, false), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_token_server_inside_this_machine_is_asked_only_where_that_is_allowed() {
+    let (registry, tokens) = (Registry::start().unwrap(), Registry::start().unwrap());
+    registry.push(&image(), "v1");
+    let port = tokens.addr().port();
+    let server = TokenServer::new().anonymous().realm(format!("http://127.0.0.1:{port}/token"));
+    registry.require_token(&server);
+    tokens.require_token(&server);
+    // Behind a proxy it is not known that the registry is on this machine.
+    let (proxy, host) = (Proxy::start(None), format!("r.example:{}", registry.addr().port()));
+    for (allowed, is_ok) in [
+        (None, false),
+        (Some("other.example".to_owned()), false),
+        (Some("127.0.0.1:1".to_owned()), false),
+        (Some(format!("127.0.0.1:{port}")), true),
+        (Some("127.0.0.1".to_owned()), true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = quick(dir.path()).plain_http(&host).proxy(format!("http://{}", proxy.address));
+        if let Some(allowed) = &allowed {
+            builder = builder.allow_redirects_to(allowed);
+        }
+        let outcome = builder.build().unwrap().pull(format!("{host}/library/app:v1"));
+        assert_eq!(outcome.is_ok(), is_ok, "{allowed:?}: {outcome:?}");
+        if let Err(error) = outcome {
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Protocol, false), "{error}");
+            assert!(error.to_string().contains("--allow-redirects-to"), "{error}");
         }
     }
 }

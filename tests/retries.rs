@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use common::pulls::quick;
 use oci_puller::progress::{Progress, ProgressEvent};
 use oci_puller::testing::images::{Image, ImageBuilder};
-use oci_puller::testing::{Action, Fault, Registry, Target};
+use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Stage, Target};
 use oci_puller::{ErrorKind, ImageService, PullContext, PullRequest};
 
 fn image() -> Image {
@@ -121,6 +121,51 @@ fn a_try_that_brought_a_mebibyte_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     quick(dir.path()).tries(2).build().unwrap().pull(&*name).unwrap();
     assert!(cuts.fired() > 5);
+}
+
+/// A mirror and a registry of one image, and the image's name.
+fn mirror_and_registry() -> (Registry, Registry, String) {
+    let mirror = Registry::start().unwrap();
+    mirror.push(&image(), "v1");
+    let (registry, name) = registry();
+    (mirror, registry, name)
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_left_for_one_that_was_not_asked_yet() {
+    for target in [Target::Manifest, Target::Blob] {
+        let (mirror, registry, name) = mirror_and_registry();
+        mirror.fault(Fault::on(target).with(Action::Hold(Stage::BeforeHead)));
+        let dir = tempfile::tempdir().unwrap();
+        let service = quick(dir.path())
+            .mirror(registry.host(), mirror.url())
+            .failover_timeout(Duration::from_millis(200))
+            .downloads_per_pull(1);
+        service.build().unwrap().pull(&*name).unwrap();
+        let asked = |requests: Vec<SeenRequest>| requests.iter().any(|request| request.target == target);
+        assert!(asked(mirror.requests()) && asked(registry.requests()), "{target:?}");
+    }
+}
+
+#[test]
+fn a_slow_host_has_its_whole_time_in_the_last_round_and_where_it_is_the_only_one() {
+    for target in [Target::Manifest, Target::Blob] {
+        let slow = Action::Delay(Duration::from_millis(500));
+        let failover = Duration::from_millis(150);
+        let (mirror, registry, name) = mirror_and_registry();
+        // The first round of each request meets a host that does not answer, and one that fails.
+        registry.fault(Fault::on(target).with(Action::Status(503)));
+        mirror.fault(Fault::on(target).with(slow.clone()));
+        let dir = tempfile::tempdir().unwrap();
+        let service = quick(dir.path()).mirror(registry.host(), mirror.url()).failover_timeout(failover);
+        service.tries(2).downloads_per_pull(1).build().unwrap().pull(&*name).unwrap();
+
+        let (registry, name) = self::registry();
+        registry.fault(Fault::on(target).with(slow));
+        let dir = tempfile::tempdir().unwrap();
+        let service = quick(dir.path()).failover_timeout(failover).tries(1);
+        service.build().unwrap().pull(&*name).unwrap();
+    }
 }
 
 #[test]

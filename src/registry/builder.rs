@@ -283,7 +283,8 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Follows redirects to `host` (`HOST` or `HOST:PORT`) wherever it is; may be called again. By default,
+    /// Follows redirects to `host` (`HOST` or `HOST:PORT`) wherever it is, and asks a token server there; may be
+    /// called again. By default,
     /// a registry may name hosts inside this machine or network only if it is there itself: loopback
     /// addresses if it is at one, private addresses if it is at a private or loopback address, and
     /// link-local ones, where metadata services of clouds are, never. A name may lead to a private address
@@ -351,9 +352,9 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How long a host may take to answer with the head of its reply; while another host that may serve the
-    /// same was not asked yet, at most 30 s, but for the last of the [`tries`](Self::tries). A limit that
-    /// passes is a failed try. `Duration::MAX` waits as long as the connection lives, or the pull.
+    /// How long a host may take to answer with the head of its reply; while another host is left, at most the
+    /// [`failover_timeout`](Self::failover_timeout). A limit that passes is a failed try. `Duration::MAX` waits as
+    /// long as the connection lives, or the pull.
     ///
     /// Default: 5 min for blobs, which a cache may have to fetch first, and 60 s for all else.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
@@ -365,6 +366,14 @@ impl RegistryImageServiceBuilder {
     /// [`response_timeout`](Self::response_timeout) if that is set, else 60 s.
     pub fn manifest_response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response.other = Some(timeout);
+        self
+    }
+
+    /// How long a host may take to answer with the head of its reply while another host that may serve the same
+    /// was not asked yet. In the last of the [`tries`](Self::tries), each host has its whole
+    /// [`response_timeout`](Self::response_timeout). Default: 30 s.
+    pub fn failover_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.response.failover = timeout;
         self
     }
 

@@ -41,8 +41,6 @@ pub(super) struct HostEndpoint {
     pub(super) name: String,
     /// Where its API is.
     pub(super) origin: Arc<Origin>,
-    /// The hosts that it may name wherever they are: the configured ones, and the exceptions.
-    allowed: Arc<[String]>,
     /// The hosts that it redirected to, by scheme, host and port.
     redirect_origins: Mutex<HashMap<String, Arc<Origin>>>,
     /// Where it redirects paths of its API to, while that answers.
@@ -74,6 +72,8 @@ pub(super) struct Origin {
     pub(super) http: Http,
     /// For token servers on other hosts: none of this host's own TLS settings.
     token_server: Http,
+    /// The hosts that it may name wherever they are: the configured ones, and the exceptions.
+    allowed_hosts: Arc<[String]>,
     /// The address that it answered from last; unknown behind a proxy.
     pub(super) peer: Mutex<Option<IpAddr>>,
     /// The host by which credentials are looked up.
@@ -201,6 +201,7 @@ impl<'a> PullSession<'a> {
             peer: *origin.peer.lock(),
             repository: &origin.repository,
             response_timeout: self.service.settings.response.of_token_server(),
+            allowed_hosts: &origin.allowed_hosts,
             allowed_realms: self.service.settings.token_realms.as_deref(),
         }
     }
@@ -220,6 +221,7 @@ impl<'a> PullSession<'a> {
             root: key.parse().map_err(|_| Error::new(ErrorKind::Protocol, "a redirect names no host"))?,
             http: self.service.clients.for_others()?,
             token_server: self.service.clients.for_token_servers()?,
+            allowed_hosts: Arc::clone(&endpoint.origin.allowed_hosts),
             peer: Mutex::default(),
             domain: name.to_owned(),
             repository: repository_in(url.path()).unwrap_or(self.reference.repository()).to_owned(),
@@ -249,6 +251,7 @@ impl HostEndpoint {
             root,
             http: service.clients.for_host(&host)?,
             token_server: service.clients.for_token_servers()?,
+            allowed_hosts: Arc::clone(allowed),
             peer: Mutex::default(),
             domain: if host.is_registry_itself { reference.domain().to_owned() } else { name.clone() },
             repository: reference.repository().to_owned(),
@@ -258,7 +261,6 @@ impl HostEndpoint {
         Ok(HostEndpoint {
             name,
             origin: Arc::new(origin),
-            allowed: Arc::clone(allowed),
             redirect_origins: Mutex::default(),
             redirects: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -268,7 +270,7 @@ impl HostEndpoint {
 
     /// Returns the rules for the URLs that this host names.
     pub(super) fn url_policy(&self) -> UrlPolicy<'_> {
-        UrlPolicy::new(&self.origin.root, *self.origin.peer.lock()).allowing(&self.allowed)
+        UrlPolicy::new(&self.origin.root, *self.origin.peer.lock()).allowing(&self.origin.allowed_hosts)
     }
 
     /// Remembers where a path of the API is redirected to.

@@ -80,20 +80,27 @@ pub(super) enum Selection {
 }
 
 /// How long a host may take to answer with the head of its reply.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseTimes {
     /// For a blob, and unless `other` is set, for all else.
     pub(super) blob: Option<Duration>,
-    /// For what is no blob.
+    /// For requests other than those of blobs.
     pub(super) other: Option<Duration>,
+    /// The most that a host may take while another host was not asked yet.
+    pub(super) failover: Duration,
+}
+
+impl Default for ResponseTimes {
+    fn default() -> Self {
+        ResponseTimes { blob: None, other: None, failover: Duration::from_secs(30) }
+    }
 }
 
 impl ResponseTimes {
     /// A cache that fetches from its upstream first may need minutes for the head.
     const BLOB: Duration = Duration::from_secs(5 * 60);
     const OTHER: Duration = Duration::from_secs(60);
-    /// While another host was not asked yet, and for token servers.
-    const SHORT: Duration = Duration::from_secs(30);
+    const TOKEN_SERVER: Duration = Duration::from_secs(30);
 
     /// Returns the limit of one request.
     pub(super) fn limit(&self, is_blob: bool, others_left: bool) -> Duration {
@@ -101,12 +108,12 @@ impl ResponseTimes {
             true => self.blob.unwrap_or(Self::BLOB),
             false => self.other.or(self.blob).unwrap_or(Self::OTHER),
         };
-        if others_left { whole.min(Self::SHORT) } else { whole }
+        if others_left { whole.min(self.failover) } else { whole }
     }
 
     /// Returns the limit of a token server.
     pub(super) fn of_token_server(&self) -> Duration {
-        self.limit(false, true)
+        self.limit(false, false).min(Self::TOKEN_SERVER)
     }
 }
 
@@ -117,4 +124,38 @@ pub(super) struct ChunkPolicy {
     pub(super) from: u64,
     /// The size of a chunk, bytes.
     pub(super) size: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_a_response_depends_on_its_kind_and_on_the_hosts_that_are_left() {
+        let times = |blob: Option<u64>, other: Option<u64>, failover: u64| ResponseTimes {
+            blob: blob.map(Duration::from_secs),
+            other: other.map(Duration::from_secs),
+            failover: Duration::from_secs(failover),
+        };
+        // Blob, blob while others are left, other, other while others are left, token server; seconds.
+        for (times, expected) in [
+            (ResponseTimes::default(), [300, 30, 60, 30, 30]),
+            (times(Some(20), None, 30), [20, 20, 20, 20, 20]),
+            (times(Some(600), None, 30), [600, 30, 600, 30, 30]),
+            (times(Some(600), Some(10), 30), [600, 30, 10, 10, 10]),
+            (times(None, Some(90), 5), [300, 5, 90, 5, 30]),
+            (times(None, None, 400), [300, 300, 60, 60, 30]),
+        ] {
+            let limits = [
+                times.limit(true, false),
+                times.limit(true, true),
+                times.limit(false, false),
+                times.limit(false, true),
+                times.of_token_server(),
+            ];
+            assert_eq!(limits.map(|limit| limit.as_secs()), expected, "{times:?}");
+        }
+        let endless = ResponseTimes { blob: Some(Duration::MAX), ..ResponseTimes::default() };
+        assert_eq!(endless.limit(true, false), Duration::MAX);
+    }
 }

@@ -90,8 +90,27 @@ struct Written {
 }
 
 impl Server {
-    /// Starts `command`, and returns when it wrote a line with `ready` in it.
-    pub fn start(mut command: Command, ready: &str) -> Self {
+    /// Starts `command`, and returns when it has written a line with `ready` in it.
+    pub fn start(command: Command, ready: &str) -> Self {
+        let server = Server::spawn(command);
+        server.line_with(ready);
+        server
+    }
+
+    /// Starts the command for a free port, and returns when it has written a line with `ready` in it. Another
+    /// program may take the port first: then it starts the command for another one.
+    pub fn start_on_free_port(ready: &str, command: impl Fn(u16) -> Command) -> (Self, u16) {
+        for _ in 0..5 {
+            let port = free_port();
+            let server = Server::spawn(command(port));
+            if server.line_unless_ended(ready).is_some() {
+                return (server, port);
+            }
+        }
+        panic!("the program ended five times before it wrote {ready:?}");
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let name = Path::new(command.get_program()).file_name().unwrap().to_string_lossy().into_owned();
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -100,20 +119,25 @@ impl Server {
             Log::read(&log, child.stdout.take().unwrap()),
             Log::read(&log, child.stderr.take().unwrap()),
         ];
-        let server = Server { name, child, log, readers };
-        server.line_with(ready);
-        server
+        Server { name, child, log, readers }
     }
 
-    /// The first line with `text` in it, waited for.
+    /// Waits for the first line with `text` in it.
     pub fn line_with(&self, text: &str) -> String {
+        self.line_unless_ended(text).unwrap_or_else(|| panic!("{} ended before it wrote {text:?}", self.name))
+    }
+
+    /// Waits for the first line with `text` in it; `None` if the program ends before.
+    fn line_unless_ended(&self, text: &str) -> Option<String> {
         let until = Instant::now() + SOON;
         let mut written = self.log.written.lock();
         loop {
             if let Some(line) = written.lines.iter().find(|line| line.contains(text)) {
-                return line.clone();
+                return Some(line.clone());
             }
-            assert!(written.ended < 2, "{} ended before it wrote {text:?}", self.name);
+            if written.ended == 2 {
+                return None;
+            }
             let timed_out = self.log.grew.wait_until(&mut written, until).timed_out();
             assert!(!timed_out, "{} did not write {text:?}", self.name);
         }

@@ -4,18 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use oci_puller::ErrorKind;
 use oci_puller::image::Platform;
+use oci_puller::registry::RegistryImageServiceBuilder;
 use tempfile::TempDir;
 
 use crate::access::registry_with_tls;
 use crate::images::{Layout, assert_identical};
-use crate::real::{DockerRegistry, Server, free_port, program};
+use crate::real::{DockerRegistry, Server, program};
+use crate::tls::{PrivateCa, ServerCertificate};
 use crate::{Test, service_with};
 
 pub const TESTS: &[Test] = &[
     ("squid_forwards_plain_http_and_tunnels_tls", TOOLS, forwards_and_tunnels),
     ("squid_asks_for_a_password_and_is_told_it", TOOLS, asks_for_a_password),
     ("squid_forbids_and_is_named", TOOLS, forbids),
+    ("squid_is_reached_by_tls", TOOLS, reached_by_tls),
     ("the_command_follows_the_environment", TOOLS, the_command_follows_the_environment),
 ];
 
@@ -29,22 +33,33 @@ struct Squid {
 }
 
 impl Squid {
-    /// `rules` stand before the one that allows all.
+    /// Starts squid with `rules` before the one that allows all.
     fn start(rules: &str) -> Self {
-        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        Squid::start_on("http_port", "", rules)
+    }
+
+    /// Starts squid with a directive for its port, and the options of that.
+    fn start_on(directive: &str, options: &str, rules: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         // Squid gives up root's rights, and writes here.
         let dir = folder.path();
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let config = format!(
-            "http_port 127.0.0.1:{port}\n{rules}\nhttp_access allow all\ncache deny all\n\
+            "{rules}\nhttp_access allow all\ncache deny all\n\
              pid_filename {dir}/pid\ncoredump_dir {dir}\naccess_log stdio:{dir}/access.log\n\
              cache_log /dev/null\nshutdown_lifetime 0 seconds\nvisible_hostname squid.test\n",
             dir = dir.display()
         );
-        fs::write(dir.join("squid.conf"), config).unwrap();
-        let mut command = program("squid");
-        command.args(["-N", "-d", "1", "-f"]).arg(dir.join("squid.conf"));
-        Squid { server: Server::start(command, "Accepting HTTP Socket connections"), port, folder }
+        let kind = if directive == "https_port" { "HTTPS" } else { "HTTP" };
+        let ready = format!("Accepting {kind} Socket connections");
+        let (server, port) = Server::start_on_free_port(&ready, |port| {
+            let config = format!("{directive} 127.0.0.1:{port} {options}\n{config}");
+            fs::write(dir.join("squid.conf"), config).unwrap();
+            let mut command = program("squid");
+            command.args(["-N", "-d", "1", "-f"]).arg(dir.join("squid.conf"));
+            command
+        });
+        Squid { server, port, folder }
     }
 
     fn url(&self) -> String {
@@ -118,6 +133,55 @@ fn forbids() {
         assert_eq!(error.is_retryable(), is_retryable, "{text}");
     }
     assert!(squid.server.lines_with(&["FATAL"]).is_empty());
+}
+
+fn reached_by_tls() {
+    let authority = PrivateCa::new();
+    let identity = authority.server_identity(ServerCertificate::Good);
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (certificate, key) = (folder.path().join("proxy.pem"), folder.path().join("proxy-key.pem"));
+    fs::write(&certificate, identity.certificate_pem).unwrap();
+    fs::write(&key, identity.key_pem).unwrap();
+    let options = format!("tls-cert={} tls-key={}", certificate.display(), key.display());
+    let squid = Squid::start_on("https_port", &options, "");
+    let url = format!("https://127.0.0.1:{}", squid.port);
+
+    // Plain HTTP by its whole URL, and TLS in TLS.
+    let registry = DockerRegistry::start();
+    let name = Layout::by_umoci().push(&registry, "app:v1", &[]);
+    let (_store, service) = service_with(|builder| builder.proxy(&*url).ca_certificate(authority.pem()));
+    service.pull(&*name).unwrap();
+    let whole_url = format!("GET http://{}/v2/app/manifests/v1", registry.host());
+    assert!(squid.log().contains(&whole_url), "{}", squid.log());
+    let (_folder, registry, name, other_authority) = registry_with_tls();
+    let trusted = [authority.pem().into_bytes(), fs::read(other_authority).unwrap()].concat();
+    let with_tls = |builder: RegistryImageServiceBuilder| {
+        builder.proxy(&*url).tls(registry.host()).ca_certificate(trusted.clone())
+    };
+    let (_store, service) = service_with(with_tls);
+    service.pull(&*name).unwrap();
+    // Squid logs a tunnel only when it ends.
+    assert!(registry.requests_of_ours().iter().any(|line| line.contains("/v2/app/manifests/v1")));
+
+    // The proxy's certificate is verified, also for a registry whose own is not.
+    for builder_of in [
+        |builder: RegistryImageServiceBuilder| builder.tls("r.test"),
+        |builder: RegistryImageServiceBuilder| builder.insecure_skip_verify("r.test"),
+        |builder: RegistryImageServiceBuilder| builder.plain_http("r.test"),
+    ] {
+        let (_store, service) = service_with(|builder| builder_of(builder).proxy(&*url));
+        let error = service.pull("r.test/app:v1").unwrap_err();
+        let text = error.to_string();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Tls, false), "{text}");
+        assert!(text.contains("the proxy") && text.contains("UnknownIssuer"), "{text}");
+    }
+    // A proxy without TLS.
+    let plain = Squid::start("");
+    let url = format!("https://127.0.0.1:{}", plain.port);
+    let (_store, service) = service_with(|builder| builder.proxy(url).plain_http("r.test"));
+    let error = service.pull("r.test/app:v1").unwrap_err();
+    assert!(error.to_string().contains("does not speak TLS"), "{error}");
 }
 
 /// Runs the command, if it was built, with nothing of this machine's environment but `variables`.

@@ -23,6 +23,8 @@ pub(crate) struct TokenScope<'a> {
     /// The address that the host answered from.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) repository: &'a str,
+    /// `HOST` and `HOST:PORT` that the registry may name wherever they are.
+    pub(crate) allowed_hosts: &'a [String],
     /// The hosts that a token server may be on, besides the registry's own; `None` for any.
     pub(crate) allowed_realms: Option<&'a [String]>,
 }
@@ -30,6 +32,11 @@ pub(crate) struct TokenScope<'a> {
 impl TokenScope<'_> {
     pub(super) fn usual_scope(&self) -> String {
         format!("repository:{}:pull", self.repository)
+    }
+
+    /// Returns the rules for the URLs of token servers.
+    pub(super) fn url_policy(&self) -> UrlPolicy<'_> {
+        UrlPolicy::new(self.root, self.peer).allowing(self.allowed_hosts)
     }
 
     /// Judges a realm: whether it is a URL that may be asked.
@@ -41,8 +48,7 @@ impl TokenScope<'_> {
             Error::new(ErrorKind::Protocol, "the token server's URL cannot be read").with_retryable(false)
         })?;
         let named = |error: Error| error.with_host(authority(&realm));
-        let policy = UrlPolicy::new(self.root, self.peer);
-        let addresses = policy.check(&realm).map_err(|refusal| named(refused_url(refusal)))?;
+        let addresses = self.url_policy().check(&realm).map_err(|refusal| named(refused_url(refusal)))?;
         if let Some(allowed) = self.allowed_realms
             && !is_same_host(&realm, self.root)
             && !allowed.iter().any(|host| names(host, &realm))

@@ -14,7 +14,7 @@ use crate::registry::address::{AddressRule, UrlRefusal};
 use crate::registry::error_response;
 use crate::registry::host_limits::HostPermit;
 use crate::registry::http::{Http, HttpReply, HttpRequest, Uri};
-use crate::registry::url_policy::{self, MAX_REDIRECTS, UrlPolicy};
+use crate::registry::url_policy::{self, MAX_REDIRECTS};
 
 /// Maximum size of a token server's answer, bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -133,7 +133,7 @@ impl TokenClient<'_> {
         mut url: Uri,
         header: Option<&Secret>,
     ) -> Result<(HttpReply, HostPermit), Error> {
-        let policy = UrlPolicy::new(self.token_scope.root, self.token_scope.peer);
+        let policy = self.token_scope.url_policy();
         let mut addresses = self.addresses;
         for _ in 0..=MAX_REDIRECTS {
             let host = authority(&url);
