@@ -3,22 +3,36 @@
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
+use serde::Serialize;
+
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Hasher;
-use crate::image::manifest::{Descriptor, Document};
+use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 use crate::store::blob::Blob;
 use crate::store::children::ImageTree;
 use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
-use crate::store::layout::{BLOBS, INDEX, LAYOUT, LAYOUT_TEXT, blob_path};
+use crate::store::layout::{BLOBS, DOCKER_MANIFEST, INDEX, LAYOUT, LAYOUT_TEXT, blob_path};
 use crate::store::lookup::StoredImage;
 use crate::store::names;
 use crate::store::tar;
 
 /// How many platforms an error lists.
 const MAX_LISTED: usize = 16;
+
+/// The format of an exported archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ArchiveFormat {
+    /// An OCI image layout in a tar file.
+    #[default]
+    Oci,
+    /// The same with the `manifest.json` of `docker save`, which `docker load` of Docker before 25 needs.
+    Docker,
+}
 
 impl Store {
     /// Writes the image that `key` stands for as an OCI archive: a tar file of an image layout with
@@ -33,13 +47,32 @@ impl Store {
     /// `DigestMismatch`, `SizeMismatch` if a blob is damaged; `Cancelled`, `Timeout`; `Store`, also for
     /// what `archive` fails with.
     pub fn export(&self, cx: &PullContext, key: &str, archive: impl Write) -> Result<(), Error> {
+        self.export_as(cx, key, ArchiveFormat::Oci, archive)
+    }
+
+    /// Does as [`export`](Self::export), in the given format.
+    ///
+    /// # Errors
+    /// As of [`export`](Self::export); `Unsupported` if the format is `Docker` and the image is an artifact.
+    pub fn export_as(
+        &self,
+        cx: &PullContext,
+        key: &str,
+        format: ArchiveFormat,
+        archive: impl Write,
+    ) -> Result<(), Error> {
         let image = self.find(key)?.map_or_else(|| Err(self.nothing_for(key)), Ok)?;
         let manifest = self.manifest(&image.manifest.digest)?;
         let root = self.root_of(&image, key)?;
         let transaction = self.transaction();
         let mut writer = tar::Writer::new(archive);
         let text = root.index_json();
-        let head = [(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text)];
+        let mut head = vec![(LAYOUT, LAYOUT_TEXT.as_bytes()), (INDEX, &text[..])];
+        let docker = match format {
+            ArchiveFormat::Oci => None,
+            ArchiveFormat::Docker => Some(docker_manifest(&image, &manifest)?),
+        };
+        head.extend(docker.iter().map(|text| (DOCKER_MANIFEST, &text[..])));
         let signatures = root.signatures.as_ref().map(|(descriptor, _)| descriptor);
         let failed = |error: io::Error| not_written(cx, error);
         for (path, content) in head {
@@ -119,6 +152,30 @@ impl Store {
         let text = format!("{} is damaged in the store; run `verify`", blob.digest);
         Err(Error::new(ErrorKind::DigestMismatch, text))
     }
+}
+
+/// Returns the `manifest.json` of a Docker archive, which names the blobs where the image layout has them.
+/// [Image spec v1.2](https://github.com/moby/docker-image-spec/blob/v1.2.0/v1.2.md#combined-image-json--filesystem-changeset-format).
+fn docker_manifest(image: &StoredImage, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry<'a> {
+        config: String,
+        repo_tags: Vec<&'a str>,
+        layers: Vec<String>,
+    }
+    if !manifest.has_image_config() {
+        let text = "an artifact has no form in Docker's archives; export it as an OCI archive";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    // Docker takes references with a tag only.
+    let is_tag = |name: &&str| Reference::parse(name).is_ok_and(|name| name.digest().is_none());
+    let entry = Entry {
+        config: blob_path(&manifest.config.digest),
+        repo_tags: image.names.iter().map(String::as_str).filter(is_tag).collect(),
+        layers: manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+    };
+    serde_json::to_vec(&[entry]).map_err(|error| Error::new(ErrorKind::Store, error.to_string()))
 }
 
 /// What an archive's index lists.

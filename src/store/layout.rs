@@ -17,6 +17,8 @@ use crate::store::error::refused;
 use crate::store::index::StoreIndex;
 
 pub(super) const LAYOUT: &str = "oci-layout";
+/// The list of images in an archive of `docker save`.
+pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
 pub(super) const INDEX: &str = "index.json";
 pub(super) const BLOBS: &str = "blobs";
 /// The folder of this crate's own files.

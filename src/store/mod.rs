@@ -68,6 +68,7 @@ mod verify;
 pub use blob::Blob;
 pub use cancellable::Cancellable;
 pub use disk_usage::StoreFsInfo;
+pub use export::ArchiveFormat;
 pub use gc::{PrunePolicy, Removed};
 pub(crate) use handle::Store;
 pub use import::{ImportOptions, Imported, SkippedImage};

@@ -148,6 +148,43 @@ fn what_a_failed_pull_fetched_is_told() {
 }
 
 #[test]
+fn progress_as_json_is_an_object_on_each_line_of_standard_error() {
+    let (bench, registry) = (Bench::new(), Registry::start().unwrap());
+    let image = ImageBuilder::new("app").layer(400_000).build();
+    let name = registry.push(&image, "1");
+    let layer = image.layers()[0].digest.as_str();
+    registry.fault(Fault::on(Target::Blob).path_containing(layer).times(1).with(Action::Cut(100_000)));
+    let missing = format!("{}/missing", registry.host());
+    let ran = bench.run(["pull", "--progress=json", "--serial", &name, &missing, &name]).exits(1);
+    let help = bench.run(["pull", "--help"]).stdout;
+    let mut events = Vec::new();
+    for line in ran.stderr.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect(line);
+        let fields = object.as_object().unwrap();
+        let event = object["event"].as_str().unwrap().to_owned();
+        let documented = help.lines().find(|line| line.starts_with(&format!("  {event} "))).expect(&event);
+        let is_documented = |field: &&String| {
+            ["event", "image"].contains(&field.as_str()) || documented.contains(field.as_str())
+        };
+        assert!(fields.keys().all(|field| is_documented(&field)), "{line}");
+        assert!(
+            event == "message" || [&name, &missing].contains(&&object["image"].as_str().unwrap().to_owned())
+        );
+        events.push((event, object));
+    }
+    let of = |wanted: &str| {
+        events.iter().filter(|(event, _)| event == wanted).map(|(_, object)| object).collect::<Vec<_>>()
+    };
+    assert_eq!((of("started").len(), of("resolved").len(), of("ended").len()), (3, 2, 3), "{ran:#?}");
+    assert!(of("blob_started").iter().any(|object| object["offset"] == 100_000), "{ran:#?}");
+    assert!(
+        !of("blob_done").is_empty() && !of("blob_reused").is_empty() && !of("message").is_empty(),
+        "{ran:#?}"
+    );
+    assert!(of("message").iter().any(|object| object["text"].as_str().unwrap().contains("2 of 3 images")));
+}
+
+#[test]
 fn progress_is_shown_as_asked() {
     for (shown, has_lines) in [("lines", true), ("auto", true), ("none", false)] {
         let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));

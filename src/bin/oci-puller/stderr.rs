@@ -1,23 +1,41 @@
-//! Standard error: messages, errors and the log; and the bars, which must not be written over.
+//! Standard error: messages, errors and the log, above the progress bars if there are any.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::MultiProgress;
 use oci_puller::Error;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
-use crate::escape::escaped;
+use crate::escape::{escaped, escaped_json};
 
-/// The bars that are up.
+/// The bars that are shown.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
-/// From now on messages are written above these bars; or with `None`, at the bottom again.
+/// Whether each message is written as a JSON object.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Writes messages as JSON objects from now on.
+pub(crate) fn write_json() {
+    IS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Writes messages above these bars from now on; with `None`, at the bottom again.
 pub(crate) fn show_bars(bars: Option<MultiProgress>) {
     *BARS.lock() = bars;
 }
 
-/// Writes lines to standard error. That they cannot be written is nothing to fail for.
+/// Writes a JSON object on one line. An error of the write is ignored.
+pub(crate) fn say_json(value: &Value) {
+    drop(writeln!(io::stderr().lock(), "{}", escaped_json(&value.to_string())));
+}
+
+/// Writes lines to standard error. An error of the write is ignored.
 pub(crate) fn say(text: &str) {
+    if IS_JSON.load(Ordering::Relaxed) {
+        return say_json(&json!({ "event": "message", "text": text }));
+    }
     // Each line by itself: an error escapes the line breaks of what it quotes.
     let text = text.lines().map(escaped).collect::<Vec<_>>().join("\n");
     let write = || drop(writeln!(io::stderr().lock(), "{text}"));

@@ -14,11 +14,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::store::import::error::{invalid, unreadable};
 use crate::store::import::session::Import;
-use crate::store::layout::{self, BLOBS, INDEX, LAYOUT};
+use crate::store::layout::{self, BLOBS, DOCKER_MANIFEST, INDEX, LAYOUT};
 use crate::store::tar;
-
-/// What `docker save` lists its images in.
-pub(super) const DOCKER_MANIFEST: &str = "manifest.json";
 
 /// How much of a compressed archive is read at once, bytes.
 #[cfg(feature = "unpack")]

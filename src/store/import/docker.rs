@@ -11,10 +11,11 @@ use crate::image::platform::Platform;
 use crate::image::quoted;
 use crate::image::reference::Reference;
 use crate::store::error::refused;
-use crate::store::import::archive::{Contents, DOCKER_MANIFEST};
+use crate::store::import::archive::Contents;
 use crate::store::import::catalog::{Part, Taken};
 use crate::store::import::error::invalid;
 use crate::store::import::session::Import;
+use crate::store::layout::DOCKER_MANIFEST;
 use crate::store::names;
 
 /// An image of a `docker save` archive.

@@ -12,7 +12,6 @@ use crate::image::manifest::{Descriptor, Document, media_type};
 use crate::store::error::refused;
 use crate::store::gc::{ReferenceGraph, Used};
 use crate::store::handle::Store;
-use crate::store::import::archive::DOCKER_MANIFEST;
 use crate::store::import::catalog::Catalog;
 use crate::store::import::docker::Named;
 use crate::store::import::error::{invalid, lacking};
@@ -21,7 +20,7 @@ use crate::store::import::options::{ImportOptions, Imported, SkippedImage};
 use crate::store::import::session::{FoundSignatures, Import};
 use crate::store::import::source::{ArchiveBlobs, LayoutFolder, Source};
 use crate::store::index::StoreIndex;
-use crate::store::layout::{self, INDEX, LAYOUT};
+use crate::store::layout::{self, DOCKER_MANIFEST, INDEX, LAYOUT};
 use crate::store::names;
 
 /// The longest `index.json` of a layout that is imported, bytes.

@@ -18,7 +18,13 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs, cli: &mut clap::Command) -> Result<(), Exit> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, cli, "oci-puller", &mut script);
-    output::bytes(&script)
+    output::raw(&corrected(&String::from_utf8_lossy(&script)))
+}
+
+/// Corrects a bash script of clap_complete 4.6, which takes the hyphen of the command's name for the separator of a
+/// subcommand in one of two places, so that no option is completed.
+fn corrected(script: &str) -> String {
+    script.replace("oci__subcmd__puller", "oci__puller")
 }
 
 /// Prints the manual page of the command line `cli`: one page, with a section for each command.

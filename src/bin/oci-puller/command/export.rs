@@ -1,4 +1,4 @@
-//! `export`: an image out of the store, as an archive.
+//! `export`: writes an image of the store to an archive.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use oci_puller::image::Platform;
-use oci_puller::store::{Cancellable, StoredImage};
+use oci_puller::store::{ArchiveFormat, Cancellable, StoredImage};
 use oci_puller::{PullContext, Store};
 use serde::Serialize;
 
@@ -31,10 +31,10 @@ With --json:
   file       path of the archive
   bytes      size of the archive";
 
-/// Write an image to an OCI archive
+/// Write an image to an archive
 ///
-/// The archive is a tar file of an image layout with this image alone. The same image by the same name
-/// gives the same bytes.
+/// The archive is a tar file of an OCI image layout with this image alone. The same image by the same name gives the
+/// same bytes.
 #[derive(Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct ExportArgs {
@@ -46,8 +46,28 @@ pub(crate) struct ExportArgs {
     /// Export the image for this platform. Default: this machine's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
     platform: Option<Platform>,
+    /// Format of the archive
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Oci)]
+    format: Format,
     #[command(flatten)]
     store: StoreArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// An OCI archive, for podman, skopeo, containerd, and Docker from 25 on
+    Oci,
+    /// The same, also readable by docker load of older Docker
+    Docker,
+}
+
+impl From<Format> for ArchiveFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Oci => ArchiveFormat::Oci,
+            Format::Docker => ArchiveFormat::Docker,
+        }
+    }
 }
 
 /// Writes the image that the arguments name to a file, or to standard output.
@@ -67,34 +87,57 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Exit> {
     let (key, image) = names::find(&store, &args.image)?;
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
+    let export = Export { store: &store, cx: &cx, key: &key, format: args.format.into() };
     let written = match &args.output {
-        Some(file) => to_file(&store, &cx, &key, file),
-        None => to_stdout(&store, &cx, &key),
+        Some(file) => export.to_file(file),
+        None => export.to_stdout(),
     };
     signals.check()?;
     print(&args, &image, written?)
 }
 
-/// Writes to `path`, through links. What is not a regular file is written into; a regular file is replaced
-/// as a whole when the archive is complete.
-fn to_file(store: &Store, cx: &PullContext, key: &str, path: &Path) -> Result<u64, Exit> {
-    let failed = |error: io::Error| Exit::Own(format!("{}: {error}", path.display()));
-    let target = match fs::metadata(path) {
-        Ok(found) if !found.is_file() => {
-            let file = open_to_write(cx, path)?.map_err(failed)?;
-            return archive(store, cx, key, Cancellable::new(cx, file).map_err(failed)?);
+/// One export.
+struct Export<'a> {
+    store: &'a Store,
+    cx: &'a PullContext,
+    key: &'a str,
+    format: ArchiveFormat,
+}
+
+impl Export<'_> {
+    /// Writes to `path`, through links. What is not a regular file is written into; a regular file is replaced
+    /// as a whole when the archive is complete. Returns the size of the archive.
+    fn to_file(&self, path: &Path) -> Result<u64, Exit> {
+        let failed = |error: io::Error| Exit::Own(format!("{}: {error}", path.display()));
+        let target = match fs::metadata(path) {
+            Ok(found) if !found.is_file() => {
+                let file = open_to_write(self.cx, path)?.map_err(failed)?;
+                return self.write(Cancellable::new(self.cx, file).map_err(failed)?);
+            }
+            Ok(_) => fs::canonicalize(path).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => end_of_links(path),
+            Err(error) => return Err(failed(error)),
+        };
+        let (temporary, file) = Temporary::beside(&target).map_err(failed)?;
+        if let Ok(replaced) = fs::metadata(&target) {
+            file.set_permissions(replaced.permissions()).map_err(failed)?;
         }
-        Ok(_) => fs::canonicalize(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => end_of_links(path),
-        Err(error) => return Err(failed(error)),
-    };
-    let (temporary, file) = Temporary::beside(&target).map_err(failed)?;
-    if let Ok(replaced) = fs::metadata(&target) {
-        file.set_permissions(replaced.permissions()).map_err(failed)?;
+        let bytes = self.write(&file)?;
+        file.sync_all().and_then(|()| temporary.rename(&target)).map_err(failed)?;
+        Ok(bytes)
     }
-    let bytes = archive(store, cx, key, &file)?;
-    file.sync_all().and_then(|()| temporary.rename(&target)).map_err(failed)?;
-    Ok(bytes)
+
+    fn to_stdout(&self) -> Result<u64, Exit> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+        self.write(stdout.and_then(|file| Cancellable::new(self.cx, file)).map_err(Exit::Output)?)
+    }
+
+    fn write(&self, out: impl Write) -> Result<u64, Exit> {
+        let mut counted = Counted { out: BufWriter::new(out), bytes: 0 };
+        self.store.export_as(self.cx, self.key, self.format, &mut counted)?;
+        counted.out.flush().map_err(Exit::Output)?;
+        Ok(counted.bytes)
+    }
 }
 
 /// Opens what is not a regular file. That may wait for a reader, so a thread does it, which ends with the
@@ -149,20 +192,6 @@ impl Drop for Temporary {
             drop(fs::remove_file(path));
         }
     }
-}
-
-fn to_stdout(store: &Store, cx: &PullContext, key: &str) -> Result<u64, Exit> {
-    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
-    let stdout = stdout.and_then(|file| Cancellable::new(cx, file)).map_err(Exit::Output)?;
-    archive(store, cx, key, stdout)
-}
-
-/// Writes the archive and returns its size.
-fn archive(store: &Store, cx: &PullContext, key: &str, out: impl Write) -> Result<u64, Exit> {
-    let mut counted = Counted { out: BufWriter::new(out), bytes: 0 };
-    store.export(cx, key, &mut counted)?;
-    counted.out.flush().map_err(Exit::Output)?;
-    Ok(counted.bytes)
 }
 
 struct Counted<W: Write> {

@@ -1,4 +1,4 @@
-//! Bars on a terminal: a line an image, drawn ten times a second.
+//! Bars on a terminal: a line for each image, drawn ten times a second.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -11,11 +11,14 @@ use super::image::{Image, State, amount, joined};
 use crate::stderr;
 
 const FRAME: Duration = Duration::from_millis(100);
-/// Where the terminal does not tell its size: columns, rows.
+/// Columns and rows of a terminal that does not report its size.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
 /// The widest bar, columns.
 const MAX_BAR: usize = 60;
+
+/// In fewer columns, the note about a host that is waited for takes the place of the bar.
+const NARROW: usize = 60;
 
 /// Draws the images until the end.
 pub(super) fn draw(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
@@ -52,10 +55,12 @@ impl Lines {
         }
     }
 
-    /// Sees to it that there are so many lines.
+    /// Adds or removes lines, so that there are `wanted`.
     fn fit(&mut self, wanted: usize) {
         while self.lines.len() < wanted {
-            self.lines.push(self.bars.add(ProgressBar::new(0)));
+            // The default style would be drawn for a moment.
+            let line = ProgressBar::new(0).with_style(style("{wide_msg}", true));
+            self.lines.push(self.bars.add(line));
         }
         for line in self.lines.drain(wanted..) {
             self.bars.remove(&line);
@@ -63,26 +68,30 @@ impl Lines {
     }
 }
 
-/// How wide what is, in this frame.
+/// The widths and styles of one frame.
 struct Layout {
+    columns: usize,
+    /// Columns of the names.
     name: usize,
-    /// What is left for the text beside a bar.
+    /// Columns of the text beside a bar.
     room: usize,
     is_ascii: bool,
     running: ProgressStyle,
     done: ProgressStyle,
     failed: ProgressStyle,
+    /// A note without a bar.
+    note: ProgressStyle,
     count: ProgressStyle,
 }
 
 impl Layout {
     fn new(images: &[Image], columns: usize) -> Self {
         let longest = images.iter().map(|image| image.name.chars().count()).max().unwrap_or(0);
-        let name = longest.min(columns * 3 / 10);
+        let name = longest.min(columns * 28 / 100);
         // Percent and bytes; from 60 columns on also rate and time left, from 100 on the host.
         let text = match columns {
-            0..60 => 20,
-            60..100 => 47,
+            0..NARROW => 20,
+            NARROW..100 => 49,
             _ => 72,
         };
         let bar = columns.saturating_sub(name + 3 + text).clamp(6, MAX_BAR);
@@ -93,24 +102,31 @@ impl Layout {
             style(&format!("{{prefix}}  {{bar:{bar}{colour}}} {{wide_msg}}"), is_ascii)
         };
         Layout {
+            columns,
             name,
             room: columns.saturating_sub(name + 3 + bar),
             is_ascii,
             running: style(".cyan/black.bright"),
             done: style(".green/black.bright"),
             failed: style(".red/black.bright"),
+            note: self::style("{prefix}  {wide_msg}", is_ascii),
             count: self::style(if has_colours { "{wide_msg:.dim}" } else { "{wide_msg}" }, is_ascii),
         }
     }
 
     fn draw(&self, line: &ProgressBar, image: &Image, now: Instant) {
+        let name = fitted(&image.name, self.name, self.is_ascii);
+        line.set_prefix(format!("{name:<width$}", width = self.name));
+        if self.columns < NARROW && image.is_waiting(now) {
+            line.set_style(self.note.clone());
+            line.set_message(image.note(now, self.columns.saturating_sub(self.name + 2)));
+            return;
+        }
         line.set_style(match image.state {
             State::Queued | State::Running => self.running.clone(),
             State::Pulled(_) => self.done.clone(),
             State::Failed => self.failed.clone(),
         });
-        let name = fitted(&image.name, self.name, self.is_ascii);
-        line.set_prefix(format!("{name:<width$}", width = self.name));
         line.set_length(image.total.max(1));
         line.set_position(match image.state {
             State::Pulled(_) => image.total.max(1),
@@ -125,7 +141,7 @@ fn style(template: &str, is_ascii: bool) -> ProgressStyle {
     style.progress_chars(if is_ascii { "=>-" } else { "━╾─" })
 }
 
-/// Whether locale and terminal show more than ASCII.
+/// Returns whether locale and terminal can show more than ASCII.
 fn shows_unicode(variable: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(set).and_then(&variable);
@@ -137,8 +153,8 @@ fn shows_unicode(variable: impl Fn(&str) -> Option<String>) -> bool {
     is_utf8 && !["linux", "ansi", "dumb"].contains(&&*terminal) && !terminal.starts_with("vt")
 }
 
-/// The images that have room on the screen, in the order asked: of those that were begun, the done
-/// ones make room first, the earliest before all.
+/// Returns the images that fit on the screen, in the order given. Of those that have begun, the complete ones are
+/// left out first, from the earliest on.
 fn shown(images: &[Image], room: usize) -> Vec<&Image> {
     let mut shown: Vec<_> = images.iter().filter(|image| image.state != State::Queued).collect();
     let mut excess = shown.len().saturating_sub(room);
@@ -151,33 +167,24 @@ fn shown(images: &[Image], room: usize) -> Vec<&Image> {
     shown
 }
 
-/// Tells how many images there are, and how much of all of them.
+/// Returns the parts that describe all images together, the most important first.
 fn summed(images: &[Image], now: Instant) -> Vec<String> {
     let sum = |of: &dyn Fn(&Image) -> u64| images.iter().map(of).fold(0, u64::saturating_add);
     let (done, total) = (sum(&Image::position), sum(&|image| image.total));
-    let mut parts = vec![counted(images)];
+    let has = |state: fn(&State) -> bool| images.iter().filter(|image| state(&image.state)).count();
+    let pulled = has(|state| matches!(state, State::Pulled(_)));
+    let failed = has(|state| *state == State::Failed);
+    let queued = has(|state| *state == State::Queued);
+    let mut parts = vec![format!("{pulled} of {} images", images.len())];
+    parts.extend((failed > 0).then(|| format!("{failed} failed")));
     if total > 0 {
         parts.extend(amount(done, total, sum(&|image| image.per_second(now))));
     }
+    parts.extend((queued > 0).then(|| format!("{queued} waiting")));
     parts
 }
 
-fn counted(images: &[Image]) -> String {
-    let has = |state: fn(&State) -> bool| images.iter().filter(|image| state(&image.state)).count();
-    let done = has(|state| matches!(state, State::Pulled(_)));
-    let failed = has(|state| *state == State::Failed);
-    let queued = has(|state| *state == State::Queued);
-    let mut text = format!("{done} of {} images", images.len());
-    if queued > 0 {
-        text += &format!(", {queued} waiting");
-    }
-    if failed > 0 {
-        text += &format!(", {failed} failed");
-    }
-    text
-}
-
-/// The name, or what fits of its end.
+/// Returns the name, or as much of its end as fits.
 fn fitted(name: &str, width: usize, is_ascii: bool) -> String {
     let length = name.chars().count();
     if length <= width {
@@ -188,7 +195,7 @@ fn fitted(name: &str, width: usize, is_ascii: bool) -> String {
     format!("{cut}{end}")
 }
 
-/// The terminal's columns and rows.
+/// Returns the terminal's columns and rows.
 fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(std::io::stderr()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_is_shown_before_what_is_done() {
+    fn running_images_are_shown_before_complete_ones() {
         let done = State::Pulled(Duration::ZERO);
         let (queued, running) = (State::Queued, State::Running);
         for (states, room, expected) in [
@@ -228,21 +235,26 @@ mod tests {
     }
 
     #[test]
-    fn images_are_counted() {
+    fn the_sum_line_leaves_out_what_does_not_fit() {
         let states = [State::Pulled(Duration::ZERO), State::Failed, State::Queued, State::Running];
-        assert_eq!(counted(&images(&states)), "1 of 4 images, 1 waiting, 1 failed");
-        assert_eq!(counted(&images(&states[..1])), "1 of 1 images");
+        let mut images = images(&states);
+        let sum = |images: &[Image], columns| joined(summed(images, Instant::now()), columns);
+        assert_eq!(sum(&images, 80), "1 of 4 images  1 failed  1 waiting");
+        images[3].total = 25_000_000;
+        assert_eq!(sum(&images, 80), "1 of 4 images  1 failed    0%    0.0/25.0 MB  1 waiting");
+        assert_eq!(sum(&images, 40), "1 of 4 images  1 failed    0%");
+        assert_eq!(sum(&images[..1], 40), "1 of 1 images");
     }
 
     #[test]
-    fn of_a_long_name_the_end_is_shown() {
+    fn the_end_of_a_long_name_is_shown() {
         assert_eq!(fitted("team/app:1.2", 12, false), "team/app:1.2");
         assert_eq!(fitted("team/app:1.2", 8, false), "…app:1.2");
         assert_eq!(fitted("team/app:1.2", 8, true), "~app:1.2");
     }
 
     #[test]
-    fn ascii_is_drawn_where_locale_or_terminal_show_no_more() {
+    fn locale_and_terminal_decide_between_ascii_and_unicode() {
         for (variables, expected) in [
             (&[("LANG", "en_GB.UTF-8"), ("TERM", "xterm-256color")][..], true),
             (&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8"), ("TERM", "xterm")], false),

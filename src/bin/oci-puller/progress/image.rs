@@ -1,4 +1,4 @@
-//! How far one image is.
+//! The progress of one image.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,23 +10,26 @@ use super::rate::Rate;
 use crate::names;
 use crate::units::{Bytes, Share, Time};
 
-/// One image, as its pull reports it.
+/// One image, as the events of its pull describe it.
 pub(super) struct Image {
+    /// The name without its host.
     pub(super) name: String,
+    /// The name as it was given.
+    pub(super) full_name: String,
     pub(super) state: State,
-    /// What it has in all, bytes; 0 while that is not known.
+    /// Its size in bytes; 0 while that is not known.
     pub(super) total: u64,
     host: String,
-    /// Bytes that came over the network and were kept.
+    /// Bytes that were fetched and kept.
     pub(super) fetched: u64,
-    /// Of the bytes that come; `None` before the first.
+    /// Of the fetched bytes; `None` before the first.
     rate: Option<Rate>,
-    /// Bytes of blobs that are whole.
+    /// Bytes of complete blobs.
     finished: u64,
-    /// Bytes of blobs on their way.
+    /// Bytes of incomplete blobs.
     coming: HashMap<Digest, u64>,
     resumed: Option<(Digest, u64)>,
-    /// Whether it is unpacked, and nothing of it fetched.
+    /// Whether it is unpacked and not fetched.
     is_unpacked: bool,
     waiting: Option<Waiting>,
 }
@@ -49,6 +52,7 @@ impl Image {
     pub(super) fn new(name: &str) -> Self {
         Image {
             name: names::brief(name),
+            full_name: name.to_owned(),
             state: State::Queued,
             total: 0,
             host: String::new(),
@@ -62,7 +66,7 @@ impl Image {
         }
     }
 
-    /// Bytes that are there.
+    /// Returns the bytes that are in the store.
     pub(super) fn done(&self) -> u64 {
         self.finished + self.coming.values().sum::<u64>()
     }
@@ -71,12 +75,13 @@ impl Image {
         match event {
             ProgressEvent::Started => self.state = State::Running,
             ProgressEvent::Resolved { host, bytes, .. } => {
-                self.total = *bytes;
+                // The images of several platforms add up.
+                self.total = self.total.saturating_add(*bytes);
                 host.clone_into(&mut self.host);
             }
             ProgressEvent::BlobReused { size, .. } => self.finished += size,
             ProgressEvent::BlobStarted { digest, offset, host, .. } => {
-                // Told again, it may be a little ahead of what was told to have come.
+                // A repeated event may be a little ahead of the bytes that were reported.
                 self.coming.entry(digest.clone()).or_insert(*offset);
                 host.clone_into(&mut self.host);
                 if *offset > 0 {
@@ -125,7 +130,7 @@ impl Image {
         self.state = if is_pulled { State::Pulled(took) } else { State::Failed };
     }
 
-    /// Returns the bytes that a second brings; 0 while that is not known.
+    /// Returns the rate in bytes per second; 0 while it is not known.
     pub(super) fn per_second(&self, now: Instant) -> u64 {
         match (&self.rate, self.state) {
             (Some(rate), State::Running) => rate.per_second(now, self.fetched),
@@ -133,7 +138,7 @@ impl Image {
         }
     }
 
-    /// Returns how much of its total is there, bytes: all of it when it is pulled, for a repeated layer, or one
+    /// Returns the bytes of its total that are in the store: all when it is pulled, because a repeated layer, or one
     /// that another pull fetched, is not counted twice.
     pub(super) fn position(&self) -> u64 {
         match self.state {
@@ -142,19 +147,24 @@ impl Image {
         }
     }
 
-    /// Returns what stands beside its bar, in at most `room` columns: what matters most first, and what has no
-    /// room left out.
+    /// Returns whether it waits for a host.
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        self.state == State::Running && self.waiting.as_ref().is_some_and(|waiting| waiting.until > now)
+    }
+
+    /// Returns the text beside its bar, in at most `room` columns. The most important part comes first; parts that do
+    /// not fit are left out.
     pub(super) fn note(&self, now: Instant, room: usize) -> String {
         let percent = percent(self.position(), self.total);
-        let note = match (self.state, &self.waiting) {
-            (State::Queued, _) => "waits for its turn".to_owned(),
-            (State::Failed, _) => "failed".to_owned(),
+        let text = match (self.state, &self.waiting) {
+            (State::Queued, _) => "waiting for its turn",
+            (State::Failed, _) => "failed",
             (State::Pulled(took), _) => {
                 let size = format!("{:>13}", Bytes(self.total).to_string());
                 return joined([percent, size, format!("done in {}", Time(took))], room);
             }
-            (_, Some(waiting)) if waiting.until > now => waiting.told(now),
-            _ if self.total == 0 => return "resolving".to_owned(),
+            (_, Some(waiting)) if waiting.until > now => return joined(waiting.parts(now), room),
+            _ if self.total == 0 => "resolving",
             _ => {
                 let amount = amount(self.position(), self.total, self.per_second(now));
                 let resumed = self.resumed.as_ref();
@@ -162,12 +172,12 @@ impl Image {
                 return joined(amount.into_iter().chain([self.host.clone()]).chain(resumed), room);
             }
         };
-        // This is worth more than a number: what does not fit is cut.
-        if self.total == 0 { note } else { format!("{percent}  {note}") }
+        let percent = (self.total > 0).then_some(percent);
+        joined(percent.into_iter().chain([text.to_owned()]), room)
     }
 }
 
-/// Tells an amount that grows: percent, bytes, rate and time left.
+/// Returns the parts that describe an amount: percent, bytes, rate and time left.
 pub(super) fn amount(done: u64, total: u64, per_second: u64) -> Vec<String> {
     let mut parts = vec![percent(done, total), format!("{:>13}", Share(done, total).to_string())];
     if per_second > 0 && done < total {
@@ -200,17 +210,18 @@ pub(super) fn joined(parts: impl IntoIterator<Item = String>, room: usize) -> St
 }
 
 impl Waiting {
-    fn told(&self, now: Instant) -> String {
+    /// Returns the parts of the note: when the next try is, at which host, and why.
+    fn parts(&self, now: Instant) -> Vec<String> {
         // Rounded up: "in 0 s" would be now.
         let seconds = self.until.saturating_duration_since(now).as_millis().div_ceil(1000);
         match status_in(&self.reason) {
-            Some(status) => format!("{status}, next try in {seconds} s, {}", self.host),
-            None => format!("next try in {seconds} s, {}: {}", self.host, self.reason),
+            Some(status) => vec![format!("{status}, next try in {seconds} s"), self.host.clone()],
+            None => vec![format!("next try in {seconds} s"), self.host.clone(), self.reason.clone()],
         }
     }
 }
 
-/// The HTTP status that a host refused with; it says the most in the fewest words.
+/// Returns the HTTP status in a reason: it says the most in the fewest words.
 fn status_in(reason: &str) -> Option<&str> {
     reason.split_once("status ").and_then(|(_, status)| status.get(..3))
 }
@@ -226,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_breaks_and_goes_on_is_counted_once() {
+    fn a_resumed_blob_is_counted_once() {
         let (one, two) = (Digest::sha256(b"1"), Digest::sha256(b"2"));
         let mut image = Image::new("app");
         let host = || "h".to_owned();
@@ -269,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_while_it_lasts() {
+    fn a_wait_is_shown_while_it_lasts() {
         let delay = Duration::from_secs(12);
         for (reason, note) in [
-            ("rate limited: status 429: TOOMANYREQUESTS", "429, next try in 12 s, h"),
-            ("host not found: no such name", "next try in 12 s, h: host not found: no such name"),
+            ("rate limited: status 429: TOOMANYREQUESTS", "429, next try in 12 s  h"),
+            ("host not found: no such name", "next try in 12 s  h  host not found: no such name"),
         ] {
             let mut image = Image::new("app");
             events(
@@ -285,6 +296,7 @@ mod tests {
             );
             let now = Instant::now();
             assert_eq!(image.note(now, 80), note);
+            assert!(note.starts_with(&image.note(now, 22)) && image.note(now, 22).ends_with(" s"));
             assert_eq!(image.note(now + delay, 80), "resolving");
         }
     }

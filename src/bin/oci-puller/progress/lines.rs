@@ -1,4 +1,4 @@
-//! What happens, one line each: for logs, and for terminals that have no bars.
+//! Progress as lines, for logs and for terminals that cannot draw bars.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::units::{Bytes, Time};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Tells every 10 s how far each image is, until the end.
+/// Writes every 10 s how far each image is, until the end.
 pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         let now = Instant::now();
@@ -26,7 +26,7 @@ pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>)
     }
 }
 
-/// Tells an event that is worth a line.
+/// Writes the events that are worth a line.
 pub(super) fn event(image: &Image, event: &ProgressEvent) {
     let name = &image.name;
     match event {
@@ -42,7 +42,7 @@ pub(super) fn event(image: &Image, event: &ProgressEvent) {
             say(&format!("{name}: {blob} resumed at {} of {}, from {host}", Bytes(*offset), Bytes(*size)));
         }
         ProgressEvent::BlobRestarted { digest } => {
-            say(&format!("{name}: {} begins again", short(digest.as_str())));
+            say(&format!("{name}: {} restarts at 0", short(digest.as_str())));
         }
         ProgressEvent::Waiting { host, reason, delay } => {
             say(&format!("{name}: {host}: {reason}; next try in {}", Time(*delay)));
@@ -51,7 +51,7 @@ pub(super) fn event(image: &Image, event: &ProgressEvent) {
     }
 }
 
-/// Tells that an image is there.
+/// Writes that an image is pulled.
 pub(super) fn done(image: &Image, pulled: &PulledImage, result: &PullResult) {
     say(&format!(
         "{}: done in {}, {} fetched, {} reused",

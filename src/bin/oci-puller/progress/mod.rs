@@ -1,7 +1,8 @@
-//! Watches the pulls of one run, and shows them: as bars on a terminal, as lines elsewhere.
+//! Shows the progress of pulls on standard error: as bars on a terminal, as lines elsewhere, or as JSON.
 
 mod bars;
 mod image;
+mod json;
 mod lines;
 mod rate;
 mod ticker;
@@ -26,35 +27,50 @@ pub(crate) enum Shown {
     Bars,
     /// A line for each event
     Lines,
+    /// A JSON object for each event and each message; --help lists the fields
+    Json,
     /// Nothing
     None,
 }
 
-/// Watches the pulls of one run.
+/// The form in which progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Nothing,
+    Bars,
+    Lines,
+    Json,
+}
+
+/// Shows the progress of the pulls of one run.
 pub(crate) struct ProgressView {
     images: Arc<Mutex<Vec<Image>>>,
     ticker: Option<Ticker>,
-    has_lines: bool,
+    form: Form,
 }
 
 impl ProgressView {
-    /// Watches the pulls of these images.
+    /// Shows the pulls of these images, until [`end`](Self::end).
     pub(crate) fn new<'a>(images: impl IntoIterator<Item = &'a str>, shown: Shown) -> Arc<Self> {
         let images: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(images.into_iter().map(Image::new).collect()));
-        let can_have_bars =
-            stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let has_bars = shown == Shown::Bars || (shown == Shown::Auto && can_have_bars);
-        let shared = Arc::clone(&images);
-        let ticker = match shown {
-            Shown::None => None,
-            _ if has_bars => Ticker::start(move |stopped| bars::draw(&shared, stopped)),
-            _ => Ticker::start(move |stopped| lines::repeat(&shared, stopped)),
+        let form = match shown {
+            Shown::None => Form::Nothing,
+            Shown::Json => Form::Json,
+            Shown::Bars => Form::Bars,
+            Shown::Auto if can_show_bars() => Form::Bars,
+            Shown::Auto | Shown::Lines => Form::Lines,
         };
-        let has_lines = shown != Shown::None && !has_bars;
-        Arc::new(ProgressView { images, ticker, has_lines })
+        let shared = Arc::clone(&images);
+        let ticker = match form {
+            Form::Nothing => None,
+            Form::Bars => Ticker::start(move |stopped| bars::draw(&shared, stopped)),
+            Form::Lines => Ticker::start(move |stopped| lines::repeat(&shared, stopped)),
+            Form::Json => Ticker::start(move |stopped| json::repeat(&shared, stopped)),
+        };
+        Arc::new(ProgressView { images, ticker, form })
     }
 
-    /// What the pull of the image at this place is to report to.
+    /// Returns the receiver of events of the image at this place.
     pub(crate) fn progress(self: &Arc<Self>, place: usize) -> Arc<dyn Progress> {
         Arc::new(ImageProgress { view: Arc::clone(self), place })
     }
@@ -69,10 +85,10 @@ impl ProgressView {
     pub(crate) fn ended(&self, place: usize, result: &PullResult) {
         self.at(place, |image| {
             image.end(result.outcome.is_ok(), result.pull_duration);
-            if self.has_lines
-                && let Ok(pulled) = &result.outcome
-            {
-                lines::done(image, pulled, result);
+            match (self.form, &result.outcome) {
+                (Form::Lines, Ok(pulled)) => lines::done(image, pulled, result),
+                (Form::Json, _) => json::ended(image, result),
+                _ => {}
             }
         });
     }
@@ -83,7 +99,7 @@ impl ProgressView {
         images.iter().filter(|image| image.state == State::Failed).map(|image| image.fetched).sum()
     }
 
-    /// Takes the bars down, and tells no more lines.
+    /// Stops the regular lines, and removes the bars.
     pub(crate) fn end(&self) {
         if let Some(ticker) = &self.ticker {
             ticker.end();
@@ -92,8 +108,10 @@ impl ProgressView {
 
     fn event(&self, place: usize, event: &ProgressEvent) {
         self.at(place, |image| {
-            if self.has_lines {
-                lines::event(image, event);
+            match self.form {
+                Form::Lines => lines::event(image, event),
+                Form::Json => json::event(image, event),
+                Form::Nothing | Form::Bars => {}
             }
             image.event(event);
         });
@@ -104,6 +122,11 @@ impl ProgressView {
             act(image);
         }
     }
+}
+
+/// Returns whether standard error is a terminal that can draw bars.
+fn can_show_bars() -> bool {
+    stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 struct ImageProgress {

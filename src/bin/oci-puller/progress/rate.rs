@@ -1,11 +1,11 @@
-//! How fast bytes come.
+//! The rate of a download.
 
 use std::time::{Duration, Instant};
 
-/// A rate is taken over one to two spans.
+/// A rate is an average over one to two spans.
 const SPAN: Duration = Duration::from_secs(5);
 
-/// Nothing is told before this time.
+/// There is no rate before this time.
 const LEAST: Duration = Duration::from_millis(500);
 
 /// The rate of a count that grows.
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_forgets_what_was_long_ago() {
+    fn a_rate_forgets_the_distant_past() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let mut rate = Rate::new(began, 0);

@@ -1,4 +1,4 @@
-//! A thread that shows progress from time to time.
+//! The thread that shows progress.
 
 use std::convert::Infallible;
 use std::thread::{self, JoinHandle};
@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-/// The thread, until it is told to stop.
+/// The thread, until it is stopped.
 pub(super) struct Ticker(Mutex<Option<(Sender<Infallible>, JoinHandle<()>)>>);
 
 impl Ticker {
@@ -21,7 +21,7 @@ impl Ticker {
     pub(super) fn end(&self) {
         if let Some((stop, thread)) = self.0.lock().take() {
             drop(stop);
-            // A thread that panicked shows nothing more.
+            // A panic of the thread ends the display only.
             drop(thread.join());
         }
     }

@@ -25,6 +25,7 @@ use crate::pull_all::pull_all;
 use crate::registry_args::RegistryArgs;
 use crate::signals::Signals;
 use crate::signature_args::SignatureArgs;
+use crate::stderr;
 use crate::stores;
 use crate::temp_folder::TempFolder;
 
@@ -64,6 +65,28 @@ With --json and --dry-run, an object for each image and platform:
   size               bytes of manifest, config and layers
   bytes_to_fetch     bytes that the store lacks
   error              as above, in place of the four fields after ok
+
+With --progress json, standard error has an object on each line, with a field
+event and, but for messages, the image as it was given:
+  started            the pull begins
+  resolved           host, manifest_digest, blobs, bytes: the manifest is known
+  other_platform     offered, wanted: the image is for another platform
+  blob_reused        digest, size: the blob is in the store
+  blob_started       digest, size, offset, host: the blob is fetched from offset
+  blob_restarted     digest: the bytes so far are thrown away
+  blob_done          digest: the blob is whole and verified
+  waiting            host, reason, seconds: the time until the next try
+  progress           done, total, bytes_per_second: bytes, every second
+  ended              ok, seconds: the pull is over
+  message            text: a warning, an error or the summary
+
+Credentials: there is no login. The files that docker login, podman login and
+their credential helpers write are read, unless --username, --auth-file or
+--registry-config say otherwise.
+
+Mirrors: hosts.toml files, with --hosts-dir. The registries.conf of podman is
+not read: its short names and rewritten prefixes change which image a name
+stands for.
 
 Examples:
   oci-puller pull alpine ghcr.io/team/app:1.2
@@ -128,6 +151,9 @@ fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
 
 /// Pulls the images that the arguments name.
 pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
+    if args.progress == Shown::Json {
+        stderr::write_json();
+    }
     if args.platforms.all() && args.pull != Choice::Always {
         return Err(usage("pull", "only a registry tells all platforms of an image: use --pull always"));
     }
