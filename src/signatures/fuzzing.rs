@@ -18,14 +18,15 @@ pub fn simple_signing(bytes: &[u8]) {
     let _ = SimpleSignature { payload: bytes.to_vec(), signature: Vec::new() }.claim();
 }
 
-/// Parses a policy. Key files that it names are read.
+/// Parses a policy, and reads the key files that it names.
 pub fn policy_json(bytes: &[u8]) {
     let _ = policy_json::parse(bytes);
 }
 
-/// Parses a SubjectPublicKeyInfo, and verifies with it.
+/// Parses a file of keys or one SubjectPublicKeyInfo, and verifies with each key.
 pub fn spki(bytes: &[u8]) {
-    if let Ok(key) = PublicKey::from_spki(bytes) {
+    let keys = PublicKey::parse_all(bytes).or_else(|_| PublicKey::from_spki(bytes).map(|key| vec![key]));
+    for key in keys.unwrap_or_default() {
         assert!(!key.verifies(b"message", b"signature"));
     }
 }

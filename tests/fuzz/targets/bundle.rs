@@ -1,0 +1,6 @@
+//! No bundle panics, nor does its statement.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| oci_puller::fuzzing::bundle(bytes));

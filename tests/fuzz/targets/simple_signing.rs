@@ -1,0 +1,6 @@
+//! No payload of simple signing panics.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| oci_puller::fuzzing::simple_signing(bytes));
