@@ -75,7 +75,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["inner"],
             &["in_flight", "jobs"],
             &["shared_pull", "verification"],
-            &["responder", "schedule", "token_bucket", "backoff", "records", "metrics"],
+            &["responder", "schedule", "throttle", "backoff", "records", "metrics"],
             &["request", "events", "credential_hash"],
         ],
     ),

@@ -16,7 +16,7 @@ use super::jobs::Workers;
 use super::records::Records;
 use super::request::parse_reference;
 use super::schedule::{PullLimits, Schedule};
-use super::token_bucket::{ThrottleMode, TokenBucket};
+use super::throttle::ThrottleMode;
 use super::verification::{VerificationPolicy, VerificationRule};
 use super::workers;
 use crate::clock::{Clock, SystemClock};
@@ -24,7 +24,7 @@ use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::puller::ImagePuller;
 use crate::service::{ImageService, ImageSpec};
-use crate::sync::{ThreadGroup, Timer};
+use crate::sync::{ThreadGroup, Timer, TokenBucket};
 
 /// The highest number of pulls that may run at a time.
 const MAX_PARALLEL: usize = 4096;
@@ -190,7 +190,7 @@ impl ImageManagerBuilder {
             adopt_leftovers(&*self.service, records);
         }
         let now = self.clock.now();
-        let bucket = (self.qps > 0.0).then(|| TokenBucket::new(self.qps, self.burst, now));
+        let bucket = (self.qps > 0.0).then(|| TokenBucket::full(self.qps, self.burst, now));
         let schedule = Schedule::new(limits, self.aging, now);
         let threads = ThreadGroup::new(workers::STACK_SIZE);
         let inner = Arc::new(ManagerInner {

@@ -20,7 +20,7 @@ use super::shared_pull::{
     Arrival, Notify, ParsedRequest, ProgressFanout, PullOutcome, PullStage, Waiter, WaiterId, WaiterOutcome,
     report,
 };
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::progress::{Progress, ProgressEvent};

@@ -13,7 +13,7 @@ use super::metrics::ManagerMetrics;
 use super::request::{
     EnsureRequest, EnsureResult, EnsuredImage, PrepullRequest, PrepullSummary, parse_reference,
 };
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::service::ImageService;

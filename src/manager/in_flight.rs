@@ -13,10 +13,11 @@ use super::shared_pull::{
     Arrival, Ends, Notify, ParsedRequest, ProgressFanout, PullKey, PullOutcome, PullStage, SharedPull,
     Waiter, WaiterId,
 };
-use super::token_bucket::{ThrottleMode, TokenBucket};
+use super::throttle::ThrottleMode;
 use crate::context::{CancelToken, PullContext};
 use crate::error::ErrorKind;
 use crate::service::PullRequest;
+use crate::sync::TokenBucket;
 
 /// How long a submitted request that is not decided yet holds back the pulls of later requests. Bounds what a
 /// look-up that hangs costs other requests.

@@ -14,7 +14,7 @@ use super::jobs::Workers;
 use super::records::Records;
 use super::request::{EnsureRequest, EnsureResult};
 use super::shared_pull::{Ends, ParsedRequest};
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use super::verification::VerificationRule;
 use crate::clock::Clock;
 use crate::context::PullContext;

@@ -11,7 +11,7 @@ use super::request::EnsureRequest;
 use super::responder::Responder;
 use super::schedule::Rank;
 use super::shared_pull::{Arrival, Ends};
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::{CancelToken, PullContext};
 use crate::puller::PullResult;
 

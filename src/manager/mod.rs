@@ -22,7 +22,7 @@ mod schedule;
 mod shared_pull;
 #[cfg(test)]
 mod tests;
-mod token_bucket;
+mod throttle;
 mod verification;
 mod workers;
 
@@ -30,5 +30,5 @@ pub use builder::ImageManagerBuilder;
 pub use events::{Event, EventReason, EventSink};
 pub use metrics::{Histogram, ManagerMetrics, RequestLabels};
 pub use request::{ImageSource, PREPULL_PRIORITY};
-pub use token_bucket::ThrottleMode;
+pub use throttle::ThrottleMode;
 pub use verification::VerificationPolicy;

@@ -15,7 +15,7 @@ use super::records::PullRecord;
 use super::request::{EnsureRequest, EnsureResult};
 use super::responder::Responder;
 use super::schedule::Rank;
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::{CancelHook, CancelToken, PullContext};
 use crate::error::Error;
 use crate::image::reference::Reference;

@@ -11,7 +11,7 @@ use super::in_flight::InFlight;
 use super::request::{EnsureRequest, parse_reference};
 use super::schedule::{PullLimits, Schedule};
 use super::shared_pull::{Notify, ParsedRequest, PullOutcome};
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 

@@ -33,7 +33,7 @@ use super::request::{EnsureRequest, EnsureResult};
 use super::responder::Responder;
 use super::schedule::Rank;
 use super::shared_pull::{PullOutcome, SharedPull, WaiterOutcome};
-use super::token_bucket::ThrottleMode;
+use super::throttle::ThrottleMode;
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::puller::{ImagePuller, PullResult};

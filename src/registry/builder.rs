@@ -10,7 +10,7 @@ use super::client::{Clients, Service};
 use super::host_limits::HostLimits;
 use super::hosts::Hosts;
 use super::http::{MinRate, ProxyChoice, Resolver, SystemResolver};
-use super::image_service::RegistryImageService;
+use super::image_service::{RegistryImageService, bandwidth_rate};
 use super::open_files::OpenFiles;
 use super::settings::{ChunkPolicy, RegistrySettings, Selection};
 use super::verifier::ImageVerifier;
@@ -328,6 +328,15 @@ impl RegistryImageServiceBuilder {
     /// fewer than are free, of 32 at most 16, so that hosts which hang leave some to the others. Default: 32.
     pub fn downloads(mut self, blobs: usize) -> Self {
         self.downloads = blobs;
+        self
+    }
+
+    /// Limits what all pulls receive together, bytes per second, as
+    /// [`RegistryImageService::bandwidth_limit`] does later. Default: no limit.
+    pub fn bandwidth_limit(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
+        let rate = bandwidth_rate(bytes_per_second.into());
+        let checked = rate.map(|rate| self.settings.bandwidth = rate);
+        self.note(checked);
         self
     }
 

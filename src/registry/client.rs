@@ -16,7 +16,7 @@ use crate::credentials::Credentials;
 use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 use crate::store::Store;
-use crate::sync::{FairShare, PoolUser};
+use crate::sync::{FairShare, PoolUser, RateLimit};
 
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -47,6 +47,8 @@ pub(super) struct Clients {
     trust: Trust,
     proxies: Proxies,
     resolver: Arc<dyn Resolver>,
+    /// Of all bodies, bytes per second.
+    pub(super) bandwidth: Arc<RateLimit>,
     pools: Mutex<Vec<Pool>>,
     /// Those that look names up.
     _threads: PoolUser,
@@ -68,6 +70,7 @@ impl Clients {
             trust: settings.trust.clone(),
             proxies: Proxies::new(&settings.proxy)?,
             resolver,
+            bandwidth: Arc::new(RateLimit::new(settings.bandwidth)),
             pools: Mutex::default(),
             _threads: use_threads(),
         };
@@ -117,7 +120,8 @@ impl Clients {
         }
         let limits = HttpLimits { connect, ..self.limits.clone() };
         let proxy_trust = Trust { client: None, ..self.trust.clone() };
-        let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, Arc::clone(&self.resolver))?;
+        let (resolver, bandwidth) = (Arc::clone(&self.resolver), Arc::clone(&self.bandwidth));
+        let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, resolver, bandwidth)?;
         if pools.len() >= MAX_POOLS {
             pools.remove(0);
         }

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "unpack")]
 use std::io::{self, BufReader, Read};
+use std::time::Duration;
 
 use super::http::HttpBody;
 #[cfg(feature = "unpack")]
@@ -78,6 +79,15 @@ impl BlobBody {
     #[cfg(not(feature = "unpack"))]
     pub(super) fn into_decoded(self, _: u64) -> Result<Self, Error> {
         Ok(self)
+    }
+
+    /// Returns how long the reads have waited for the bandwidth limit; not known of a decoded body.
+    pub(super) fn waited(&self) -> Duration {
+        match self {
+            BlobBody::AsSent(body) => body.waited(),
+            #[cfg(feature = "unpack")]
+            BlobBody::Decoded(_) => Duration::ZERO,
+        }
     }
 
     /// Reads the next bytes; none at the end.

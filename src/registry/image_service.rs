@@ -15,6 +15,9 @@ use crate::service::{ImageFsInfo, ImageInfo, ImageRef, ImageService, ImageSpec, 
 use crate::store::{Store, StoredImage};
 use crate::sync::BlockingPool;
 
+/// Bytes per second.
+const LOWEST_BANDWIDTH: u64 = 1024;
+
 /// Pulls from registries over HTTP into a [`Store`] on disk.
 ///
 /// Cheap to clone; clones share connections, tokens and store.
@@ -101,6 +104,31 @@ impl RegistryImageService {
         listed.map_err(|error| error.with_image(&request.image.image))
     }
 
+    /// Limits what all pulls of this service and its clones receive together, bytes per second; `None` for no
+    /// limit. May be changed while pulls run: those that wait for the limit keep to the new one at once.
+    ///
+    /// Counts what is read from connections, heads included. What is left unused is made up for within a tenth of
+    /// a second. A connection that begins receives up to its socket's buffer ahead, once. The time that a
+    /// pull waits for the limit counts for its deadline, but neither as a host's silence nor for the minimum rate
+    /// ([`slowest`](crate::RegistryImageServiceBuilder::slowest)).
+    /// The option `--limit-rate` of the command sets this limit.
+    ///
+    /// ```no_run
+    /// # let service = oci_puller::RegistryImageService::builder("/var/lib/images").build()?;
+    /// service.bandwidth_limit(2_000_000)?;
+    /// // At night:
+    /// service.bandwidth_limit(None)?;
+    /// # Ok::<(), oci_puller::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a limit below 1024 bytes per second: servers close connections that are read so
+    /// slowly.
+    pub fn bandwidth_limit(&self, bytes_per_second: impl Into<Option<u64>>) -> Result<(), Error> {
+        self.service.clients.bandwidth.set(bandwidth_rate(bytes_per_second.into())?);
+        Ok(())
+    }
+
     /// Returns the store that the images are in.
     pub fn store(&self) -> &Store {
         &self.service.store
@@ -128,6 +156,23 @@ impl RegistryImageService {
         let Some(verifier) = &self.verifier else { return Ok(None) };
         let name = if is_digest(&asked.image) { None } else { Some(Reference::parse(&asked.image)?) };
         verifier::refusal_of_stored(&**verifier, self.store(), found, name.as_ref())
+    }
+}
+
+/// Returns the rate of a limit, bytes per second; 0 for no limit.
+///
+/// # Errors
+/// `InvalidConfig` for a limit that is too low.
+pub(super) fn bandwidth_rate(limit: Option<u64>) -> Result<u64, Error> {
+    match limit {
+        None => Ok(0),
+        Some(rate) if rate >= LOWEST_BANDWIDTH => Ok(rate),
+        Some(rate) => {
+            let message = format!(
+                "a bandwidth limit of {rate} bytes per second is too low; the lowest is {LOWEST_BANDWIDTH}"
+            );
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
     }
 }
 

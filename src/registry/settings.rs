@@ -29,6 +29,8 @@ pub(super) struct RegistrySettings {
     /// The hosts that a token server may be on, besides the registry's own; `None` for any.
     pub(super) token_realms: Option<Vec<String>>,
     pub(super) max_image_size: u64,
+    /// Bytes per second at the start; 0 for no limit.
+    pub(super) bandwidth: u64,
     pub(super) allow_foreign_urls: bool,
     /// `HOST` or `HOST:PORT`, in lower case.
     pub(super) allowed_redirects: Vec<String>,
@@ -61,6 +63,7 @@ impl Default for RegistrySettings {
             chunks: ChunkPolicy { from: 8 * MIB, size: 4 * MIB },
             token_realms: None,
             max_image_size: u64::MAX,
+            bandwidth: 0,
             allow_foreign_urls: false,
             allowed_redirects: Vec::new(),
             stack_size: 256 * 1024,

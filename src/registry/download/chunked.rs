@@ -145,7 +145,7 @@ impl ChunkFetcher<'_, '_> {
         let mut body = BlobBody::AsSent(body);
         let named = |error: Error| error.with_host(&turn.name);
         self.write(&mut body, chunk, reached).map_err(named)?;
-        source.note_body(&turn, chunk.next - from, began);
+        source.note_body(&turn, body.waited(), chunk.next - from, began);
         if chunk.next < chunk.end {
             let message = format!("{} bytes of the range {range} are missing", chunk.end - chunk.next);
             return Err(named(Error::new(ErrorKind::SizeMismatch, message)));

@@ -149,7 +149,7 @@ impl SequentialDownload<'_> {
         self.source.report_start(origin.name(), self.ingest.offset());
         let (began, offset) = (Instant::now(), self.ingest.offset());
         let streamed = self.stream(&mut body, is_redirected);
-        self.source.note_body(&origin.turn, self.ingest.offset() - offset, began);
+        self.source.note_body(&origin.turn, body.waited(), self.ingest.offset() - offset, began);
         if streamed.as_ref().is_err_and(|error| is_too_long(error) || is_decoded) {
             // From its first byte on it is not the blob that was asked for.
             self.restart()?;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Phase};
 use crate::image::manifest::Descriptor;
@@ -94,9 +94,11 @@ impl BlobSource<'_> {
         }
     }
 
-    /// Notes how long a body's bytes took to arrive.
-    pub(super) fn note_body(&self, endpoint: &HostEndpoint, bytes: u64, began: Instant) {
-        self.session.service.host_limits.note_body(&endpoint.name, bytes, began.elapsed());
+    /// Notes how long a body's bytes took to arrive. The time that was `waited` for the bandwidth limit does not
+    /// count.
+    pub(super) fn note_body(&self, endpoint: &HostEndpoint, waited: Duration, bytes: u64, began: Instant) {
+        let time = began.elapsed().saturating_sub(waited);
+        self.session.service.host_limits.note_body(&endpoint.name, bytes, time);
     }
 
     pub(super) fn report_start(&self, host: &str, offset: u64) {

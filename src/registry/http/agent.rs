@@ -20,6 +20,7 @@ use super::transport::{self, ReadLimits};
 use crate::context::PullContext;
 use crate::error::Error;
 use crate::registry::address::AddressRule;
+use crate::sync::RateLimit;
 
 /// From here on, a time is no limit.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -54,6 +55,7 @@ pub(crate) struct Http {
     agent: ureq::Agent,
     proxies: Proxies,
     min_rate: MinRate,
+    bandwidth: Arc<RateLimit>,
 }
 
 impl Http {
@@ -67,6 +69,7 @@ impl Http {
         proxy_trust: &Trust,
         proxies: &Proxies,
         resolver: Arc<dyn Resolver>,
+        bandwidth: Arc<RateLimit>,
     ) -> Result<Self, Error> {
         let config = Config::builder()
             .http_status_as_error(false)
@@ -90,7 +93,7 @@ impl Http {
         };
         let read_limits = ReadLimits { silence: limits.silence, whole: limits.min_rate.time };
         let agent = transport::agent(config, connector, read_limits);
-        Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate })
+        Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate, bandwidth })
     }
 
     /// Sends a request; a reply of any status is one.
@@ -127,7 +130,7 @@ impl Http {
         repeatable: bool,
         build: impl Fn() -> Result<Request<B>, http::Error>,
     ) -> Result<HttpReply, Error> {
-        let (exchange, hook) = HttpExchange::begin(cx, request.addresses)?;
+        let (exchange, hook) = HttpExchange::begin(cx, request.addresses, &self.bandwidth)?;
         // The longest time there is means as long as the connection lives.
         let within = Some(request.within).filter(|within| *within < FOREVER);
         let run = || {
@@ -149,6 +152,7 @@ impl Http {
         let body = HttpBody {
             reader: body.into_reader(),
             meter: RateMeter::new(self.min_rate, Arc::default()),
+            is_paced: true,
             exchange,
             _hook: hook,
         };

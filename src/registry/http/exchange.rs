@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::bandwidth::Pace;
 use crate::context::{CancelHook, PullContext};
 use crate::error::{Error, ErrorKind};
 use crate::registry::address::AddressRule;
+use crate::sync::RateLimit;
 
 /// The longest head of a reply, 1xx replies included, and the longest run of chunk sizes and trailers
 /// without a byte of the body, bytes.
@@ -30,6 +32,7 @@ pub(super) struct HttpExchange {
     cx: PullContext,
     /// Which addresses the request may reach.
     pub(super) addresses: AddressRule,
+    pub(super) pace: Pace,
     /// The sockets that the thread waits on; only while it does.
     waiting_on: Mutex<Vec<Arc<TcpStream>>>,
     progress: Mutex<ExchangeProgress>,
@@ -69,11 +72,13 @@ impl HttpExchange {
     pub(super) fn begin(
         cx: &PullContext,
         addresses: AddressRule,
+        bandwidth: &Arc<RateLimit>,
     ) -> Result<(Arc<Self>, Option<CancelHook>), Error> {
         cx.check()?;
         let exchange = Arc::new(HttpExchange {
             cx: cx.clone(),
             addresses,
+            pace: Pace::new(Arc::clone(bandwidth)),
             waiting_on: Mutex::default(),
             progress: Mutex::new(ExchangeProgress { is_in_head: true, ..ExchangeProgress::default() }),
         });

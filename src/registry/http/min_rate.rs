@@ -28,6 +28,9 @@ struct RateState {
     /// When the current span began; meaningful while there are readers.
     since: Option<Instant>,
     bytes: u64,
+    /// Bodies that wait for the bandwidth limit, and since when there is one. That time does not count.
+    paused: usize,
+    paused_since: Option<Instant>,
     /// Counts the spans that were too slow. They end all bodies that were being read.
     too_slow: u64,
 }
@@ -67,7 +70,9 @@ impl RateMeter {
         let mut state = self.shared.0.lock();
         state.bytes = state.bytes.saturating_add(bytes as u64);
         let came = state.bytes;
-        let is_over = state.since.is_some_and(|since| since.elapsed() >= self.min_rate.time);
+        let now = state.paused_since.unwrap_or_else(Instant::now);
+        let is_over =
+            state.since.is_some_and(|since| now.saturating_duration_since(since) >= self.min_rate.time);
         if came >= self.min_rate.bytes {
             state.restart();
         } else if is_over {
@@ -80,6 +85,34 @@ impl RateMeter {
         let MinRate { bytes, time } = self.min_rate;
         let message = format!("the host sent fewer than {bytes} bytes in {time:?}");
         Err(Error::new(ErrorKind::Timeout, message))
+    }
+}
+
+impl RateMeter {
+    /// Stops the time until the returned guard is dropped: it is not the host that is waited for.
+    pub(super) fn pause(&self) -> Pause<'_> {
+        let mut state = self.shared.0.lock();
+        state.paused += 1;
+        state.paused_since.get_or_insert_with(Instant::now);
+        Pause(&self.shared)
+    }
+}
+
+/// Stops the time of a [`SharedRate`].
+#[derive(Debug)]
+pub(super) struct Pause<'a>(&'a SharedRate);
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.paused -= 1;
+        if state.paused == 0
+            && let Some(paused) = state.paused_since.take()
+        {
+            // A span that has begun meanwhile has lost only a part of the pause.
+            let lost = |since: Instant| since.max(paused).elapsed();
+            state.since = state.since.and_then(|since| since.checked_add(lost(since)));
+        }
     }
 }
 
@@ -126,6 +159,24 @@ mod tests {
         let mut next = RateMeter::new(LONG_AGO, Arc::clone(&shared));
         next.count(1000).unwrap();
         assert_eq!(bodies[2].count(1).unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    #[test]
+    fn a_pause_stops_the_time_for_all_bodies() {
+        let shared = Arc::new(SharedRate::default());
+        let mut bodies: Vec<_> = (0..2).map(|_| RateMeter::new(LONG_AGO, Arc::clone(&shared))).collect();
+        let (slow, paused) = bodies.split_at_mut(1);
+        slow[0].min_rate.time = Duration::from_millis(20);
+        let since = || shared.0.lock().since.unwrap();
+        let before = since();
+        let pauses = [paused[0].pause(), paused[0].pause()];
+        std::thread::sleep(Duration::from_millis(30));
+        slow[0].count(1).unwrap();
+        drop(pauses);
+        slow[0].count(1).unwrap();
+        assert!(since() >= before + Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(slow[0].count(1).unwrap_err().kind(), ErrorKind::Timeout);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! to the pull.
 
 mod agent;
+mod bandwidth;
 mod buffers;
 mod connect;
 mod dial;

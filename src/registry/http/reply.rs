@@ -100,6 +100,7 @@ impl HttpReply {
         let length = self.header("content-length").and_then(|length| length.parse::<usize>().ok());
         if length.is_some_and(|length| length <= SHORT) {
             self.body.exchange.end_within(AT_ONCE);
+            self.body.is_paced = false;
             let _ = self.body.read_to_end(SHORT);
         }
     }
@@ -123,6 +124,8 @@ impl fmt::Debug for HttpReply {
 pub(crate) struct HttpBody {
     pub(super) reader: ureq::BodyReader<'static>,
     pub(super) meter: RateMeter,
+    /// Whether reads wait for the bandwidth limit.
+    pub(super) is_paced: bool,
     pub(super) exchange: Arc<HttpExchange>,
     pub(super) _hook: Option<CancelHook>,
 }
@@ -133,6 +136,9 @@ impl HttpBody {
     /// # Errors
     /// `ConnectionFailed` if it ends too soon, `Timeout`, `Protocol`, `Cancelled`.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if self.is_paced {
+            self.exchange.pace.wait(self.exchange.cx(), &self.meter)?;
+        }
         let reader = &mut self.reader;
         self.exchange.begin_read_of_body();
         let read = self.exchange.during(|| reader.read(buffer));
@@ -141,6 +147,11 @@ impl HttpBody {
             self.meter.count(read)?;
         }
         Ok(read)
+    }
+
+    /// Returns how long the reads have waited for the bandwidth limit: time that the host is not to blame for.
+    pub(crate) fn waited(&self) -> Duration {
+        self.exchange.pace.waited()
     }
 
     /// Reads all that is left.

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{RecvFlags, recv};
 
 use super::exchange::HttpExchange;
@@ -22,12 +23,14 @@ pub(super) struct TcpSocket {
     /// What the socket was last told, so that it is told only what is new.
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
+    /// Set by the bandwidth limit; the system no longer chooses it then.
+    receive_buffer: Option<usize>,
 }
 
 impl TcpSocket {
     /// Wraps a socket that blocks and has no timeouts yet.
     pub(super) fn new(socket: Arc<TcpStream>) -> Self {
-        TcpSocket { socket, until: None, read_timeout: None, write_timeout: None }
+        TcpSocket { socket, until: None, read_timeout: None, write_timeout: None, receive_buffer: None }
     }
 
     /// Returns the time that a read or write may take. Coarse, so that an approaching deadline does not
@@ -47,6 +50,20 @@ impl TcpSocket {
         }
         let grains = left.as_millis().div_ceil(GRAIN);
         Ok(Some(Duration::from_millis(u64::try_from(grains * GRAIN).unwrap_or(u64::MAX))))
+    }
+
+    /// Sets the receive buffer to what the bandwidth limit wants.
+    fn fit_receive_buffer(&mut self, exchange: Option<&HttpExchange>) {
+        let Some(pace) = exchange.map(|exchange| &exchange.pace) else { return };
+        if !pace.is_limited() && self.receive_buffer.is_none() {
+            return;
+        }
+        let size = pace.receive_buffer();
+        if self.receive_buffer != Some(size) {
+            // An error means that the buffer stays as it is.
+            let _ = set_socket_recv_buffer_size(&*self.socket, size);
+            self.receive_buffer = Some(size);
+        }
     }
 
     fn wait<T>(
@@ -70,6 +87,7 @@ impl Read for TcpSocket {
             self.socket.set_read_timeout(timeout)?;
             self.read_timeout = timeout;
         }
+        self.fit_receive_buffer(exchange.as_deref());
         self.wait(exchange.as_deref(), || uninterrupted(|| (&*self.socket).read(buffer)))
     }
 }
@@ -100,6 +118,11 @@ impl ByteStream for TcpSocket {
     }
 
     fn is_idle(&mut self) -> bool {
+        // Without a limit, a new connection is faster: the system chooses its buffer.
+        let is_limited = || HttpExchange::current().is_none_or(|exchange| exchange.pace.is_limited());
+        if self.receive_buffer.is_some() && !is_limited() {
+            return false;
+        }
         let mut byte = [0_u8; 1];
         let probe = recv(&self.socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(probe, Err(rustix::io::Errno::AGAIN))

@@ -143,7 +143,10 @@ impl Transport for HttpTransport {
             (limit, _) => limit.is_some(),
         };
         self.connection.stream.set_limit(if is_silence { limit } else { allowed });
-        let read = self.connection.stream.read(self.buffers.free_input());
+        let free = self.buffers.free_input();
+        let largest = exchange.as_ref().map_or(usize::MAX, |exchange| exchange.pace.largest_read());
+        let room = free.len().min(largest);
+        let read = self.connection.stream.read(free.get_mut(..room).unwrap_or_default());
         let read = read.map_err(|error| match error::is_timeout(&error) {
             true if is_silence => io::Error::other(silent()).into(),
             true => ureq::Error::Timeout(timeout.reason),
@@ -156,6 +159,7 @@ impl Transport for HttpTransport {
                 return Err(io::Error::other(speaks_tls()).into());
             }
             exchange.note_received(read);
+            exchange.pace.charge(read);
         }
         Ok(read > 0)
     }
@@ -248,6 +252,7 @@ mod tests {
     use crate::context::PullContext;
     use crate::registry::address::{AddressClass, AddressRule};
     use crate::registry::http::{Http, HttpLimits, HttpRequest, MinRate, Proxies, SystemResolver, Trust};
+    use crate::sync::RateLimit;
 
     fn http() -> Http {
         let limits = HttpLimits {
@@ -257,7 +262,15 @@ mod tests {
             idle_connections: 4,
         };
         let trust = Trust::default();
-        Http::new(&limits, &trust, &trust, &Proxies::default(), Arc::new(SystemResolver)).unwrap()
+        Http::new(
+            &limits,
+            &trust,
+            &trust,
+            &Proxies::default(),
+            Arc::new(SystemResolver),
+            Arc::new(RateLimit::new(0)),
+        )
+        .unwrap()
     }
 
     /// Answers so many requests on each of its connections and then closes it; returns the first lines of
