@@ -78,7 +78,8 @@ impl Credential {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        // Leaves the hash in its place, which is wiped as it is dropped: it holds a part of the secret.
+        let hex: String = hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect();
         CredentialFingerprint::new(format!("sha256:{hex}"))
     }
 

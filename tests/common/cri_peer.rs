@@ -10,7 +10,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, unbounded};
@@ -66,7 +65,7 @@ pub struct Peer {
     pub calls: Receiver<Call>,
     /// A message for each connection that the client closed.
     pub closed: Receiver<()>,
-    is_over: Arc<AtomicBool>,
+    listener: UnixListener,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -77,13 +76,9 @@ impl Peer {
         let listener = UnixListener::bind(folder.path().join("cri.sock")).unwrap();
         let (call, calls) = unbounded();
         let (close, closed) = unbounded();
-        let (answer, is_over) = (Arc::new(answer), Arc::new(AtomicBool::new(false)));
-        let over = Arc::clone(&is_over);
+        let (answer, accepting) = (Arc::new(answer), listener.try_clone().unwrap());
         let thread = thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::Acquire) {
-                    break;
-                }
+            for stream in accepting.incoming().map_while(Result::ok) {
                 let (answer, call, close) = (Arc::clone(&answer), call.clone(), close.clone());
                 thread::spawn(move || {
                     let mut stream = stream;
@@ -107,7 +102,7 @@ impl Peer {
                 });
             }
         });
-        Peer { folder, calls, closed, is_over, thread: Some(thread) }
+        Peer { folder, calls, closed, listener, thread: Some(thread) }
     }
 
     /// Returns the path of the socket.
@@ -119,8 +114,7 @@ impl Peer {
 /// Stops accepting. The threads of connections end when their clients close them.
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
-        drop(UnixStream::connect(self.path()));
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).unwrap();
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }

@@ -27,14 +27,22 @@ const REQUIRE: &str = "OCI_PULLER_REQUIRE_REAL";
 pub fn trial(name: &str, needs: &'static [&'static str], run: fn()) -> Trial {
     let missing: Vec<&str> = needs.iter().copied().filter(|program| find(program).is_none()).collect();
     if missing.is_empty() {
-        return Trial::test(name, move || {
-            run();
-            Ok(())
-        });
+        return test(name, run);
     }
-    let report = format!("not installed: {}", missing.join(", "));
-    let is_ignored = env::var_os(REQUIRE).is_none();
-    Trial::test(name, move || Err(Failed::from(report))).with_ignored_flag(is_ignored)
+    self::missing(name, format!("not installed: {}", missing.join(", ")), env::var_os(REQUIRE).is_some())
+}
+
+/// Returns a test that can run here.
+pub fn test(name: &str, run: fn()) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// Returns a test that cannot run here: ignored, or failed if what it needs is required.
+pub fn missing(name: &str, report: String, is_required: bool) -> Trial {
+    Trial::test(name, move || Err(Failed::from(report))).with_ignored_flag(!is_required)
 }
 
 /// Where a program is; servers are often in a folder that is not every user's.

@@ -1,5 +1,6 @@
-//! Which messages go to the runtime, what is made of its answers, and how calls end.
+//! The messages to a runtime, the results of its answers, and the ends of calls.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::thread;
@@ -16,21 +17,23 @@ use crate::peer::{self, Answer, Peer, field, image, number, status};
 use crate::{SOON, Test, service};
 
 pub const TESTS: &[Test] = &[
-    ("a_pull_passes_image_sandbox_and_annotations_on", &[], passes_on),
-    ("each_credential_is_tried_in_order_then_none", &[], credentials),
-    ("the_error_of_a_refused_pull_lists_every_try", &[], every_try),
-    ("an_empty_ref_id_or_size_is_a_protocol_error", &[], empty_parts),
-    ("an_image_that_is_absent_is_no_error", &[], absent),
+    ("pulls_send_image_sandbox_and_annotations", &[], passes_on),
+    ("pulls_try_each_credential_in_order_and_then_none", &[], credentials),
+    ("the_error_of_a_refused_pull_lists_every_attempt", &[], every_try),
+    ("empty_refs_ids_and_sizes_are_protocol_errors", &[], empty_parts),
+    ("absent_images_have_no_ref_and_are_removed", &[], absent),
     ("images_and_file_systems_are_listed", &[], lists),
     ("a_runtime_without_cri_v1_is_unsupported", &[], unsupported),
-    ("a_cancel_answers_at_once_and_closes_the_call", &[], cancel),
-    ("a_deadline_is_told_to_the_runtime_and_ends_the_call", &[], deadline),
-    ("a_call_without_an_answer_times_out_but_not_a_pull", &[], call_timeout),
-    ("a_socket_that_is_missing_or_refused_can_be_retried", &[], no_socket),
+    ("a_cancelled_call_returns_and_closes_its_connection", &[], cancel),
+    ("a_deadline_is_sent_to_the_runtime_and_ends_the_call", &[], deadline),
+    ("the_call_timeout_limits_calls_except_pulls", &[], call_timeout),
+    ("missing_and_refused_sockets_are_retryable", &[], no_socket),
+    ("a_socket_without_permission_is_denied", &[], no_permission),
+    ("a_service_uses_the_socket_that_replaced_another", &[], replaced),
     ("a_runtime_that_does_not_accept_times_out_and_can_be_cancelled", &[], full_backlog),
-    ("a_request_waits_for_the_window_of_its_peer", &[], windows),
-    ("many_calls_run_side_by_side", &[], many),
-    ("the_command_pulls_lists_and_removes", &[], command),
+    ("requests_larger_than_the_window_wait_for_it", &[], windows),
+    ("calls_run_in_parallel", &[], many),
+    ("the_command_pulls_lists_and_removes_images_of_a_runtime", &[], command),
 ];
 
 fn passes_on() {
@@ -198,7 +201,7 @@ fn cancel() {
     let (ended, at) = pull.join().unwrap();
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(at - cancelled < Duration::from_secs(2), "{:?}", at - cancelled);
-    peer.closed.recv_timeout(SOON).expect("the runtime learns of it");
+    peer.closed.recv_timeout(SOON).expect("the runtime sees the end of the connection");
 }
 
 fn deadline() {
@@ -234,20 +237,38 @@ fn no_socket() {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ConnectionFailed, true));
     assert_eq!(error.host(), path.to_str());
     assert!(error.message().contains("does not exist"), "{error}");
-    // A file that nothing listens on any more.
+    // A socket that no process listens on.
     drop(UnixListener::bind(&path).unwrap());
     let error = service(&path).version(&PullContext::new()).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ConnectionFailed, true));
+}
 
-    // Permissions do not bind root.
-    let listener = UnixListener::bind(folder.path().join("denied.sock")).unwrap();
-    let denied = folder.path().join("denied.sock");
-    std::fs::set_permissions(&denied, PermissionsExt::from_mode(0o000)).unwrap();
-    if !rustix::process::geteuid().is_root() {
-        let error = service(&denied).version(&PullContext::new()).unwrap_err();
-        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, false));
-    }
-    drop(listener);
+fn no_permission() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = folder.path().join("denied.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+    let denied = path.clone();
+    let call = thread::spawn(move || {
+        // Permissions do not bind root: this thread becomes another user.
+        if rustix::process::geteuid().is_root() {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+        }
+        service(&denied).version(&PullContext::new()).unwrap_err()
+    });
+    let error = call.join().unwrap();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, false), "{error}");
+    assert_eq!(error.host(), path.to_str());
+}
+
+fn replaced() {
+    let [first, second] = ["sha256:1", "sha256:2"].map(|id| Peer::start(move |_| image(id, 7, "").into()));
+    let (service, cx) = (service(&first.path()), PullContext::new());
+    let id = || service.image_ref(&cx, &"app".into()).unwrap().unwrap();
+    assert_eq!(id().as_str(), "sha256:1");
+    fs::rename(second.path(), first.path()).unwrap();
+    assert_eq!(id().as_str(), "sha256:2");
 }
 
 fn full_backlog() {

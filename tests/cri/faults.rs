@@ -1,4 +1,4 @@
-//! Peers that break HTTP/2, HPACK, gRPC or protobuf, or that answer without end: each call fails with `Protocol`, soon.
+//! Peers that break HTTP/2, HPACK, gRPC or protobuf, or send without end: each call fails with `Protocol`, soon.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::{Test, service};
 
 pub const TESTS: &[Test] = &[
     ("broken_answers_are_protocol_errors", &[], broken),
-    ("answers_without_end_are_cut", &[], endless),
-    ("a_peer_that_speaks_something_else_is_told_apart", &[], other_protocols),
-    ("a_reset_or_a_goodbye_before_the_answer_is_an_error", &[], ends),
-    ("what_http2_allows_is_accepted", &[], allowed),
+    ("endless_answers_are_protocol_errors", &[], endless),
+    ("other_protocols_are_named", &[], other_protocols),
+    ("resets_and_closed_connections_are_errors", &[], ends),
+    ("everything_that_http2_allows_is_accepted", &[], allowed),
 ];
 
 /// Calls a peer that answers with these bytes and keeps the connection open.
@@ -57,7 +57,7 @@ fn broken() {
         ("a frame of 17 KiB", frame(DATA, 0, 1, &vec![0; 17 << 10])),
         ("data before headers", data(&prefixed(b""))),
         ("data of another stream", [head(), frame(DATA, 0, 3, b"x")].concat()),
-        ("a push", frame(PUSH_PROMISE, END_HEADERS, 1, &head_fields)),
+        ("a push promise", frame(PUSH_PROMISE, END_HEADERS, 1, &head_fields)),
         ("settings of a stream", frame(SETTINGS, 0, 1, &[])),
         ("settings of 5 bytes", frame(SETTINGS, 0, 0, &[0; 5])),
         ("a window of 2^31", frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0])),
@@ -73,7 +73,7 @@ fn broken() {
         ("a header block that is cut", frame(HEADERS, END_HEADERS, 1, &[0, 9, b'x'])),
         ("a wrong Huffman code", frame(HEADERS, END_HEADERS, 1, &[0, 0x84, 0xff, 0xff, 0xff, 0xff, 0])),
         (
-            "a second header block amid the data",
+            "a second header block before the end",
             [head(), frame(HEADERS, END_HEADERS, 1, &head_fields)].concat(),
         ),
         ("no content type", trailers(&[(":status", "200"), ("grpc-status", "0")])),
@@ -112,7 +112,7 @@ fn other_protocols() {
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP/2"),
         (b"\0\0\0\0\0\0\0\0\0\0\0\0", "does not speak HTTP/2"),
     ] {
-        // The peer of this test writes settings before its answer: a listener of its own does not.
+        // `Peer` writes settings before its answer; this listener does not.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cri.sock");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -141,7 +141,7 @@ fn ends() {
         let error = answer_to(bytes).unwrap_err();
         assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{error}");
     }
-    // A runtime that dies amid its answer.
+    // A runtime that ends in the middle of its answer.
     for bytes in [Vec::new(), head(), [head(), data(&prefixed(b"")[..3])].concat()] {
         let peer = Peer::start(move |_| bytes.clone().into());
         let error = service(&peer.path()).image_ref(&PullContext::new(), &"app".into()).unwrap_err();
@@ -167,7 +167,7 @@ fn allowed() {
             "a ping and unknown frames",
             [frame(PING, 0, 0, &[7; 8]), frame(99, 0, 9, b"?"), head(), data(&image), trailers(OK)].concat(),
         ),
-        ("a graceful goodbye", [goaway, head(), data(&image), trailers(OK)].concat()),
+        ("a graceful GOAWAY", [goaway, head(), data(&image), trailers(OK)].concat()),
         ("priorities", [frame(2, 0, 1, &[0; 5]), with_priority, data(&image), trailers(OK)].concat()),
         ("a header block in parts", [split, data(&image), trailers(OK)].concat()),
         ("early hints", [early_hints, head(), data(&image), trailers(OK)].concat()),
