@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// Reads a file of at most `limit` bytes. A FIFO or a device is refused: it may keep its reader waiting
-/// for ever, and be opened only when somebody writes to it.
+/// Reads a file of at most `limit` bytes. A FIFO or a device is refused: opening or reading it may block
+/// for ever.
 ///
 /// # Errors
-/// What opening and reading it fails with; `InvalidInput` if it is no regular file, `FileTooLarge`.
+/// Errors of opening and reading; `InvalidInput` if it is not a regular file, `FileTooLarge`.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(open(path, flags, Mode::empty())?);

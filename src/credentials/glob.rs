@@ -1,13 +1,13 @@
 //! Patterns for one part of a host name: Go's
-//! [`filepath.Match`](https://pkg.go.dev/path/filepath#Match), which is what kubelet compares with.
+//! [`filepath.Match`](https://pkg.go.dev/path/filepath#Match), which kubelet uses.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Whether the whole of `text` matches `pattern`; a malformed pattern matches nothing.
+/// Returns whether the whole of `text` matches `pattern`; a malformed pattern matches nothing.
 ///
-/// `*` is any run of characters, `?` any one, `[a-z]` and `[^a-z]` one of a class or outside of it,
-/// and `\` takes the next character as it is. No character stands for a `/`.
+/// `*` matches any run of characters, `?` any character, `[a-z]` and `[^a-z]` a character inside or outside of a
+/// class, and `\` makes the next character literal. `*` and `?` do not match a `/`.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     parse(pattern).is_some_and(|pieces| run(&pieces, text))
 }
@@ -50,7 +50,7 @@ fn parse(pattern: &str) -> Option<Vec<Piece>> {
     Some(pieces)
 }
 
-/// What follows a `[`: at least one range, then `]`.
+/// Parses a class behind its `[`: at least one range, then `]`.
 fn class(rest: &mut Peekable<Chars<'_>>) -> Option<Set> {
     let negated = rest.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
@@ -64,7 +64,7 @@ fn class(rest: &mut Peekable<Chars<'_>>) -> Option<Set> {
     }
 }
 
-/// One end of a range; `-` and `]` only behind a `\`.
+/// Parses one end of a range; `-` and `]` need a `\` before them.
 fn class_char(rest: &mut Peekable<Chars<'_>>) -> Option<char> {
     match rest.next()? {
         '-' | ']' => None,
@@ -73,7 +73,7 @@ fn class_char(rest: &mut Peekable<Chars<'_>>) -> Option<char> {
     }
 }
 
-/// Goes back to the last star only: no pattern costs more than its length times the text's.
+/// Matches with backtracking to the last star only: the cost is at most the pattern's length times the text's.
 fn run(pieces: &[Piece], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
     let (mut piece, mut at) = (0, 0);
@@ -94,7 +94,7 @@ fn run(pieces: &[Piece], text: &str) -> bool {
             _ => {}
         }
         match last_star {
-            // The star takes one character more.
+            // The star matches one more character.
             Some((star, from)) if text.get(from).is_some_and(|&c| c != '/') => {
                 last_star = Some((star, from + 1));
                 piece = star + 1;

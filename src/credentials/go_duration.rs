@@ -1,4 +1,4 @@
-//! Durations as Go writes them: `300ms`, `1.5s`, `2h45m`.
+//! Durations in the syntax of Go: `300ms`, `1.5s`, `2h45m`.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ const UNITS: [(&str, u64); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// By the rules of Go's [`time.ParseDuration`](https://pkg.go.dev/time#ParseDuration), but never
-/// negative; `None` for anything else.
+/// Parses a duration by the rules of Go's [`time.ParseDuration`](https://pkg.go.dev/time#ParseDuration); `None` for
+/// a negative one, and for any other text.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -35,7 +35,7 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(nanoseconds))
 }
 
-/// A decimal number times `scale`, cut off below the nanosecond.
+/// Returns a decimal number times `scale`, truncated to whole nanoseconds.
 fn scaled(number: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -45,7 +45,7 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     let mut digit_scale = scale;
     let mut parts: u64 = 0;
     for digit in fraction.bytes() {
-        // What is lost here is less than one nanosecond a digit.
+        // The division truncates less than one nanosecond for each digit.
         parts += u64::from(digit - b'0') * digit_scale / 10;
         digit_scale /= 10;
     }

@@ -1,22 +1,22 @@
-//! Addresses by where they are: on the public internet, or inside.
+//! Classes of addresses: public, private, loopback, link-local.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Why an address or a URL is not used; printed after the host.
+/// The reason why an address or a URL is not used; printed after the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UrlRefusal(pub(crate) &'static str);
 
-/// Where an address is.
+/// The class of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressClass {
-    /// On the public internet, as far as an address tells.
+    /// On the public internet.
     Public,
     /// Inside a network: private, shared or reserved ranges.
     Private,
     /// This machine.
     Loopback,
-    /// This link, where the metadata services of clouds are; also what no host can have.
+    /// On this link, where the metadata services of clouds are; also addresses that no host can have.
     LinkLocal,
 }
 
@@ -41,7 +41,7 @@ impl AddressClass {
         written_address(host).map(AddressClass::of)
     }
 
-    /// Tells whether a server at an address of class `self` may name an address of class `other`.
+    /// Returns whether a server at an address of class `self` may name an address of class `other`.
     pub(crate) fn may_name(self, other: AddressClass) -> bool {
         use AddressClass::{LinkLocal, Loopback, Private, Public};
         match other {
@@ -53,23 +53,22 @@ impl AddressClass {
     }
 }
 
-/// Which addresses a request may reach.
+/// The addresses that a request may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressRule {
     /// All: the user named the host.
     Any,
-    /// Those that a server may name which is itself at an address of this class. `Public` where that is
-    /// not known.
+    /// Those that a server at an address of this class may name; `Public` if its address is not known.
     NamedBy(AddressClass),
 }
 
 impl AddressRule {
-    /// Judges an address that a connection is about to be made to. `is_written` tells that the URL holds
-    /// an address and no name, `is_verified` that the connection is HTTPS with a certificate verified for
-    /// the name: no inner service can be impersonated then, and split DNS goes on to work.
+    /// Checks the address of a connection. `is_written` means that the URL holds an address and not a name,
+    /// `is_verified` that the connection is HTTPS with a certificate verified for the name: then no inner service can
+    /// be impersonated, and split DNS works.
     ///
     /// # Errors
-    /// Why the address is not used.
+    /// The reason why the address is not used.
     pub(crate) fn check(
         self,
         address: IpAddr,
@@ -89,7 +88,7 @@ impl AddressRule {
     }
 }
 
-/// Tells whether a name stands for this machine by
+/// Returns whether a name is `localhost` or below it, by
 /// [RFC 6761](https://www.rfc-editor.org/rfc/rfc6761#section-6.3).
 pub(crate) fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -98,8 +97,8 @@ pub(crate) fn is_localhost(host: &str) -> bool {
             && host.get(host.len() - 10..).is_some_and(|end| end.eq_ignore_ascii_case(".localhost"))
 }
 
-/// Returns the address that the host of a URL is, if it is one and no name, in any spelling that the
-/// system's resolver takes.
+/// Parses the host of a URL that is an address, in any spelling that the system's resolver accepts; `None` for a
+/// name.
 pub(crate) fn written_address(host: &str) -> Option<IpAddr> {
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(v6) => {
@@ -110,8 +109,8 @@ pub(crate) fn written_address(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// Reads an IPv4 address as `inet_aton` does: one to four numbers, decimal, octal or hexadecimal, of
-/// which the last fills all bytes that are left.
+/// Parses an IPv4 address like `inet_aton`: one to four numbers, decimal, octal or hexadecimal; the last one fills all
+/// remaining bytes.
 fn address_v4(host: &str) -> Option<Ipv4Addr> {
     let numbers = host.split('.').map(number).collect::<Option<Vec<u32>>>()?;
     let (&last, leading) = numbers.split_last()?;
@@ -139,7 +138,7 @@ fn number(text: &str) -> Option<u32> {
 /// [registry of special-purpose addresses](https://www.iana.org/assignments/iana-ipv4-special-registry).
 fn class_of_v4(v4: Ipv4Addr) -> AddressClass {
     match v4.octets() {
-        // Linux connects to this machine by the unspecified address.
+        // Linux connects the unspecified address to this machine.
         [127, ..] | [0, 0, 0, 0] => AddressClass::Loopback,
         [169, 254, ..] => AddressClass::LinkLocal,
         // Multicast, reserved, broadcast, and "this network".

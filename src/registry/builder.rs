@@ -20,11 +20,11 @@ use crate::image::platform::Platform;
 use crate::store::{Durability, SMALL, Store, StoreBuilder};
 use crate::sync::FairShare;
 
-/// No number of connections, downloads or tries above this makes sense.
+/// Maximum number of connections, downloads or tries.
 const MAX_COUNT: usize = 4096;
 
 impl RegistryImageService {
-    /// Begins to build a service whose images are in `store_dir`, which is made if it is not there.
+    /// Returns a builder of a service whose images are in `store_dir`, which is created if it does not exist.
     pub fn builder(store_dir: impl Into<PathBuf>) -> RegistryImageServiceBuilder {
         RegistryImageServiceBuilder::new(store_dir.into())
     }
@@ -43,7 +43,7 @@ pub struct RegistryImageServiceBuilder {
     #[cfg(feature = "unpack")]
     layers: Option<crate::unpack::LayerStore>,
     resolver: Arc<dyn Resolver>,
-    /// The first setting that was wrong; told by `build`.
+    /// The error of the first setting that is wrong; `build` returns it.
     refused: Option<Error>,
 }
 
@@ -104,7 +104,7 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// What a pull that succeeded survives. Default: the loss of power.
+    /// Sets what a successful pull survives. Default: the loss of power.
     pub fn durability(self, durability: Durability) -> Self {
         self.store(|store| store.durability(durability))
     }
@@ -123,32 +123,32 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Believes any certificate of `host` (`HOST` or `HOST:PORT`), a registry or a mirror: anyone on the way
-    /// can read what it is sent, credentials too. What is pulled by a digest is verified all the same. Default:
-    /// none.
+    /// Accepts any certificate of `host` (`HOST` or `HOST:PORT`), a registry or a mirror: an attacker on the network
+    /// can read what it is sent, including credentials. Content that is pulled by a digest is still verified.
+    /// Default: none.
     pub fn insecure_skip_verify(mut self, host: impl AsRef<str>) -> Self {
         self.hosts.add_skip_verify(host.as_ref());
         self
     }
 
-    /// Tries the mirror at `url` before the registry itself; several in the order given.
+    /// Tries the mirror at `url` before the registry itself; several mirrors in the order of the calls.
     pub fn mirror(mut self, registry: impl AsRef<str>, url: impl AsRef<str>) -> Self {
         let added = self.hosts.add_mirror(registry.as_ref(), url.as_ref());
         self.note(added);
         self
     }
 
-    /// Reads containerd's `hosts.toml` files in `dir`, which has a folder for each registry. Read anew
-    /// for each pull. Default: none.
+    /// Reads containerd's `hosts.toml` files in `dir`, which has a folder for each registry, for each pull. Default:
+    /// none.
     pub fn hosts_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.hosts.set_directory(dir);
         self
     }
 
     /// Trusts these certificates, a PEM file's bytes, besides the usual authorities: the public ones, or
-    /// with the feature `platform-verifier` the system's. An authority vouches for what it signed; any of
-    /// them may also be a server's own certificate, self-signed for one, and vouches for that server then.
-    /// One that cannot be used is passed over with a warning in the log, if the file holds others.
+    /// with the feature `platform-verifier` the system's. A certificate may be that of an authority, or a server's
+    /// own, for example a self-signed one. One that cannot be used is skipped with a warning in the log, if the
+    /// file holds others.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.settings.trust.authorities.push(pem.into());
         self
@@ -160,21 +160,21 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Asks every host through the HTTP proxy at `url`, `[http[s]://][USER:PASSWORD@]HOST[:PORT]`, with
+    /// Sends requests to every host through the HTTP proxy at `url`, `[http[s]://][USER:PASSWORD@]HOST[:PORT]`, with
     /// user and password percent-encoded.
     ///
-    /// Default: the proxies of the environment, by the rules that Go's programs follow. `HTTPS_PROXY` is
-    /// for HTTPS and `HTTP_PROXY` for plain HTTP, `ALL_PROXY` for what these leave; upper case first, then
-    /// lower case. `NO_PROXY` excepts hosts, separated by commas: an address, a network (`10.0.0.0/8`),
-    /// `example.com` (also what is below it), `.example.com` or `*.example.com` (only what is below it),
-    /// each of these but a network with `:PORT`, or `*` for all. Loopback addresses and `localhost` are
-    /// never asked through these proxies. SOCKS proxies are refused.
+    /// Default: the proxies of the environment, by the rules of Go's programs. `HTTPS_PROXY` is for HTTPS,
+    /// `HTTP_PROXY` for plain HTTP, and `ALL_PROXY` for a scheme whose variable is not set; upper case first, then
+    /// lower case. `NO_PROXY` lists exceptions, separated by commas: an address, a network (`10.0.0.0/8`),
+    /// `example.com` (with its subdomains), `.example.com` or `*.example.com` (only the subdomains), each of these
+    /// except a network with an optional `:PORT`, or `*` for all. Loopback addresses and `localhost` are never asked
+    /// through these proxies. SOCKS proxies are refused.
     pub fn proxy(self, url: impl Into<String>) -> Self {
         self.proxy_with(url, "")
     }
 
-    /// Asks hosts through the HTTP proxy at `url`, but for those in `no_proxy`, which is written as
-    /// `NO_PROXY` is.
+    /// Sends requests through the HTTP proxy at `url`, except to the hosts in `no_proxy`, which has the syntax of
+    /// `NO_PROXY`.
     pub fn proxy_with(mut self, url: impl Into<String>, no_proxy: impl Into<String>) -> Self {
         self.settings.proxy = ProxyChoice::Url { url: url.into(), no_proxy: no_proxy.into() };
         self
@@ -186,7 +186,7 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Looks names up with `resolver`. Default: the system's.
+    /// Resolves names with `resolver`. Default: the system's resolver.
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
@@ -194,8 +194,8 @@ impl RegistryImageServiceBuilder {
 
     // ---- credentials ----
 
-    /// Uses `credential` for the images that `key` fits: `HOST[:PORT][/PATH]`, where the host's parts
-    /// may be patterns, as in `*.example.com`.
+    /// Uses `credential` for the images that match `key`: `HOST[:PORT][/PATH]`, where the labels of the host may be
+    /// patterns, as in `*.example.com`.
     pub fn credential(mut self, key: impl AsRef<str>, credential: Credential) -> Self {
         let added = self.credentials.add_static(key.as_ref(), credential);
         self.note(added);
@@ -208,15 +208,15 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Reads Docker's `config.json` and podman's `auth.json` where those programs have them:
-    /// `$DOCKER_CONFIG` or `~/.docker`, `$REGISTRY_AUTH_FILE` or `$XDG_RUNTIME_DIR/containers`. Read again
-    /// when they change; the credential helpers they name are run. Default: not read.
+    /// Reads Docker's `config.json` and podman's `auth.json` at their default paths: `$DOCKER_CONFIG` or `~/.docker`,
+    /// `$REGISTRY_AUTH_FILE` or `$XDG_RUNTIME_DIR/containers`. Reads them again when they change, and runs the
+    /// credential helpers that they name. Default: not read.
     pub fn default_credential_files(mut self) -> Self {
         self.credentials.add_default_files();
         self
     }
 
-    /// Asks the exec credential providers of this kubelet
+    /// Asks the exec credential providers of a kubelet's
     /// [`CredentialProviderConfig`](https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/)
     /// whose programs are in `bin_dir`, for the images that it matches. The file is JSON, or YAML with the feature
     /// `yaml`. It is read now. The plugins are asked after the files, for at most 60 s, and their answers are kept as
@@ -227,20 +227,20 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Reads this `config.json` of Docker's, which must be there.
+    /// Reads this `config.json` of Docker, which must exist.
     pub fn docker_config(mut self, path: impl Into<PathBuf>) -> Self {
         self.credentials.add_file(FileKind::Docker, path);
         self
     }
 
-    /// Reads this `auth.json` of podman's, which must be there.
+    /// Reads this `auth.json` of podman, which must exist.
     pub fn podman_auth(mut self, path: impl Into<PathBuf>) -> Self {
         self.credentials.add_file(FileKind::Podman, path);
         self
     }
 
     /// Restricts the hosts of token servers to these (`HOST` or `HOST:PORT`) and the registry's own; several
-    /// calls add up. A registry that names another one fails with `InvalidConfig`.
+    /// calls add up. A pull from a registry that names another host fails with `InvalidConfig`.
     ///
     /// Default: a registry may name a token server on any host, as Docker Hub and GitLab do. Credentials that
     /// were found for the registry are shown to that server, on another host by HTTPS only.
@@ -249,7 +249,7 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How long a credential helper may take. Default: 30 s.
+    /// Sets how long a credential helper may take. Default: 30 s.
     pub fn helper_timeout(mut self, timeout: Duration) -> Self {
         self.credentials.set_helper_timeout(timeout);
         self
@@ -261,7 +261,7 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Asks `verifier` whether an image may be pulled, before its blobs are. Default: all may.
+    /// Asks `verifier` whether an image may be pulled, before its blobs are fetched. Default: all may.
     pub fn verifier(mut self, verifier: impl ImageVerifier + 'static) -> Self {
         self.verifier = Some(Arc::new(verifier));
         self
@@ -276,8 +276,8 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Fetches layers that no host has from the URLs in their descriptors: anonymously, over HTTPS unless
-    /// the registry is asked without TLS, and not from private addresses. Default: such URLs are ignored.
+    /// Fetches layers that no host has from the URLs in their descriptors: anonymously, by HTTPS unless the registry is
+    /// asked without TLS, and not from private addresses. Default: such URLs are ignored.
     pub fn allow_foreign_urls(mut self) -> Self {
         self.settings.allow_foreign_urls = true;
         self
@@ -296,16 +296,16 @@ impl RegistryImageServiceBuilder {
 
     // ---- bounds ----
 
-    /// How many connections a host is asked on at a time, by all pulls together; where it answers within
-    /// 2 ms, no more than two for each processor. Default: 16.
+    /// Sets how many connections to a host all pulls together use at a time; to a host that answers within 2 ms, at most
+    /// two for each processor. Default: 16.
     pub fn connections_per_host(mut self, connections: usize) -> Self {
         self.connections_per_host = connections;
         self.settings.limits.idle_connections = connections;
         self
     }
 
-    /// How many blobs, or chunks of blobs, one pull fetches at a time; from a host that answers within
-    /// 2 ms no more than two for each processor, and up to 128 KiB one after the other. Default: 16.
+    /// Sets how many blobs, or chunks of blobs, one pull fetches at a time. From a host that answers within 2 ms, at most
+    /// two for each processor, and images of up to 128 KiB sequentially. Default: 16.
     pub fn downloads_per_pull(mut self, blobs: usize) -> Self {
         self.settings.downloads_per_pull = blobs;
         self
@@ -340,13 +340,13 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How large an image may be, bytes; config and layers, each counted once. Default: no limit.
+    /// Sets the maximum size of an image, bytes: config and layers, each counted once. Default: no limit.
     pub fn max_image_size(mut self, bytes: u64) -> Self {
         self.settings.max_image_size = bytes;
         self
     }
 
-    /// The stack of each thread that fetches blobs, bytes. Default: 256 KiB.
+    /// Sets the stack size of each thread that fetches blobs, bytes. Default: 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
         self
@@ -354,14 +354,14 @@ impl RegistryImageServiceBuilder {
 
     // ---- time ----
 
-    /// How long a host's name may take to be looked up, and then how long a connection may take to be
-    /// made, TLS included. Default: 10 s each.
+    /// Sets how long the lookup of a host's name may take, and again how long a connection may take, TLS included.
+    /// Default: 10 s each.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.limits.connect = timeout;
         self
     }
 
-    /// How long a host may take to answer with the head of its reply; while another host is left, at most the
+    /// Sets how long a host may take to answer with the head of its reply; while another host is left, at most the
     /// [`failover_timeout`](Self::failover_timeout). A limit that passes is a failed try. `Duration::MAX` waits as
     /// long as the connection lives, or the pull.
     ///
@@ -371,14 +371,14 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// The same for all that is no blob, manifests above all. Default: as
+    /// Sets the same for requests other than those of blobs, mainly manifests. Default: the
     /// [`response_timeout`](Self::response_timeout) if that is set, else 60 s.
     pub fn manifest_response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response.other = Some(timeout);
         self
     }
 
-    /// How long a host may take to answer with the head of its reply while another host that may serve the same
+    /// Sets how long a host may take to answer with the head of its reply while another host that may serve the same
     /// was not asked yet. In the last of the [`tries`](Self::tries), each host has its whole
     /// [`response_timeout`](Self::response_timeout). Default: 30 s.
     pub fn failover_timeout(mut self, timeout: Duration) -> Self {
@@ -386,45 +386,45 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// How long a host may be silent in the middle of a body. Default: 30 s.
+    /// Sets how long a host may be silent in the middle of a body. Default: 30 s.
     pub fn silence_timeout(mut self, timeout: Duration) -> Self {
         self.settings.limits.silence = timeout;
         self
     }
 
-    /// Gives connections to a host up when all those of a pull together bring fewer than `bytes` in `time`.
-    /// Default: 60 KiB in 60 s.
+    /// Sets the minimum rate: the connections of a pull to one host fail when together they receive fewer than `bytes`
+    /// in `time`. Default: 60 KiB in 60 s.
     pub fn slowest(mut self, bytes: u64, time: Duration) -> Self {
         self.settings.limits.min_rate = MinRate { bytes, time };
         self
     }
 
-    /// How often the hosts are tried for a manifest or a blob; a try that brought 1 MiB forward does
-    /// not count. Default: 5.
+    /// Sets how often the hosts are tried for a manifest or a blob; a try that received 1 MiB of new bytes does not
+    /// count. Default: 5.
     pub fn tries(mut self, rounds: u32) -> Self {
         self.settings.retry.tries = rounds;
         self
     }
 
-    /// The delay before the second try, doubled before each further one up to `cap`; up to half of
-    /// each is left to chance. Default: 0.5 s, 30 s.
+    /// Sets the delay before the second try, which doubles before each further one up to `cap`; up to half of each delay
+    /// is random. Default: 0.5 s, 30 s.
     pub fn retry_delay(mut self, base: Duration, cap: Duration) -> Self {
         self.settings.retry.base = base;
         self.settings.retry.cap = cap;
         self
     }
 
-    /// For how long at most a host's `Retry-After` is followed. Default: 120 s.
+    /// Sets the longest `Retry-After` of a host that is followed. Default: 120 s.
     pub fn max_retry_after(mut self, limit: Duration) -> Self {
         self.settings.retry.max_retry_after = limit;
         self
     }
 
-    /// The service.
+    /// Builds the service.
     ///
     /// # Errors
-    /// `InvalidConfig` for a setting that makes no sense, with its name; `Store` and `DiskFull` if the
-    /// store cannot be opened.
+    /// `InvalidConfig` for a setting that is not possible, with its name; `Store` and `DiskFull` if the store cannot
+    /// be opened.
     pub fn build(mut self) -> Result<RegistryImageService, Error> {
         if let Some(error) = self.refused {
             return Err(error);

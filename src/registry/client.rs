@@ -1,4 +1,4 @@
-//! What all pulls of a service share, and its connections: one pool for each distinct TLS setting.
+//! The shared state of all pulls of a service, with its connections: one pool for each distinct TLS setting.
 
 use std::fmt;
 use std::path::Path;
@@ -21,10 +21,10 @@ use crate::sync::{FairShare, PoolUser, RateLimit};
 /// Largest certificate or key file, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-/// Pools of connections that are kept for different TLS settings.
+/// Maximum number of connection pools.
 const MAX_POOLS: usize = 64;
 
-/// What all pulls of a service share.
+/// The shared state of all pulls of a service.
 pub(super) struct Service {
     pub(super) settings: RegistrySettings,
     pub(super) hosts: Hosts,
@@ -34,7 +34,7 @@ pub(super) struct Service {
     /// The pulls that may have open files, which the registries share.
     pub(super) pulls: FairShare,
     pub(super) store: Store,
-    /// What images are unpacked into.
+    /// The store that images are unpacked into.
     #[cfg(feature = "unpack")]
     pub(super) layers: Option<crate::unpack::LayerStore>,
     pub(super) clients: Clients,
@@ -43,18 +43,18 @@ pub(super) struct Service {
 /// The connections of a service.
 pub(super) struct Clients {
     limits: HttpLimits,
-    /// What hosts without settings of their own are trusted by.
+    /// The trust for hosts without settings of their own.
     trust: Trust,
     proxies: Proxies,
     resolver: Arc<dyn Resolver>,
     /// Of all bodies, bytes per second.
     pub(super) bandwidth: Arc<RateLimit>,
     pools: Mutex<Vec<Pool>>,
-    /// Those that look names up.
+    /// Keeps the lookup threads.
     _threads: PoolUser,
 }
 
-/// Connections that are made with the same settings.
+/// The connections with the same settings.
 struct Pool {
     trust: Trust,
     connect: Duration,
@@ -62,6 +62,10 @@ struct Pool {
 }
 
 impl Clients {
+    /// Creates the connections of a service.
+    ///
+    /// Creates the connections of a service.
+    ///
     /// # Errors
     /// `InvalidConfig` if a certificate, a key or the proxy cannot be used.
     pub(super) fn new(settings: &RegistrySettings, resolver: Arc<dyn Resolver>) -> Result<Self, Error> {
@@ -78,7 +82,7 @@ impl Clients {
         Ok(clients)
     }
 
-    /// Returns the connections to a host: those of the service, or of its own where its settings differ.
+    /// Returns the connections to a host, with its own TLS settings.
     ///
     /// # Errors
     /// `InvalidConfig` if a certificate or a key cannot be read or used.

@@ -1,5 +1,5 @@
-//! What keeps us polite and patient: a host's slots, its gate after a 429, and the delays between
-//! tries.
+//! Limits for each host: its connections, the time after a 429 in which it is not asked, and the delays
+//! between tries.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,51 +14,50 @@ use crate::error::{Error, ErrorKind};
 use crate::progress::ProgressEvent;
 use crate::sync::{FairShare, Permit, Semaphore, Share};
 
-/// A host that failed is tried after the others for this long.
+/// How long a host that failed is tried after the others.
 const QUARANTINE: Duration = Duration::from_secs(60);
 
-/// No more hosts than this are remembered, unless they are being asked.
+/// Maximum number of hosts that are remembered, besides those that are being asked.
 const MAX_HOSTS: usize = 4096;
 
-/// How often, and after what delays, something is tried again.
+/// The number of tries, and the delays between them.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryPolicy {
     /// Rounds over all hosts.
     pub(crate) tries: u32,
     /// The delay after the first round.
     pub(crate) base: Duration,
-    /// No delay of our own is longer.
+    /// The longest delay that this client chooses.
     pub(crate) cap: Duration,
-    /// No `Retry-After` is followed for longer.
+    /// The longest `Retry-After` that is followed.
     pub(crate) max_retry_after: Duration,
 }
 
 impl RetryPolicy {
-    /// The delay after this many rounds that failed: doubled each time, and up to half of it left to
-    /// chance, lest all who failed together come back together.
+    /// Returns the delay after so many failed rounds. It doubles with each round, and up to half of it is random,
+    /// so that clients which failed together do not return together.
     pub(crate) fn delay_after(&self, rounds: u32) -> Duration {
         let doubled = self.base.saturating_mul(1 << rounds.saturating_sub(1).min(16));
         doubled.min(self.cap).mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 }
 
-/// Where a host answers within this time, many connections gain nothing: on a machine that has nothing
-/// else to do a thread starts in a twentieth of it, on a busy one that is what it takes.
+/// The round-trip time up to which many connections gain nothing: a thread starts in a twentieth of it on an idle
+/// machine, and takes about as long on a busy one.
 const NEAR_RTT: Duration = Duration::from_millis(2);
 
-/// A near host's connection brings more bytes a second than this; 100 Mbit/s are half of it.
+/// The rate above which a host counts as near; twice that of 100 Mbit/s.
 const NEAR_BYTES_PER_SECOND: f64 = 25e6;
 
-/// Bodies from so many bytes on tell how fast a connection is. How long a shorter one takes tells rather
-/// how busy this machine is.
+/// Minimum size of a body for a bandwidth sample, bytes. The time of a shorter one depends more on the load of this
+/// machine.
 const MIN_BANDWIDTH_SAMPLE: u64 = 256 << 10;
 
 /// All hosts of a service.
 #[derive(Debug)]
 pub(crate) struct HostLimits {
     slots_per_host: usize,
-    /// How many of a host's slots are of use while it answers [`NEAR_RTT`]: what bounds the pulls is then
-    /// this machine.
+    /// The slots of a host that answers within [`NEAR_RTT`]: there this machine is the bottleneck.
     slots_if_near: usize,
     /// The downloads of all pulls, which the hosts share.
     downloads: FairShare,
@@ -73,20 +72,20 @@ struct HostState {
     rtt: Mutex<RttEstimate>,
 }
 
-/// How far away a host is.
+/// The estimated round-trip time of a host.
 #[derive(Debug, Default)]
 struct RttEstimate {
-    /// How long it takes to answer; `None` before it was asked.
+    /// `None` before the first response.
     rtt: Option<Duration>,
-    /// There while it answers [`NEAR_RTT`], and disconnected when it does no more.
+    /// Present while the host answers within [`NEAR_RTT`]; disconnected when it no longer does.
     near: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
 #[derive(Debug, Default)]
 struct Times {
-    /// Nobody asks the host before.
+    /// The host is not asked before.
     closed_until: Option<Instant>,
-    /// What it answered when it asked for that.
+    /// The response that asked for it.
     closed_because: String,
     /// The host is tried last until then.
     quarantined_until: Option<Instant>,
@@ -98,12 +97,12 @@ pub(crate) struct HostPermit {
     _slot: Permit,
     _if_near: Option<Permit>,
     _download: Option<Share>,
-    /// A host that is being asked is remembered.
+    /// Keeps the host remembered while it is being asked.
     _state: Arc<HostState>,
 }
 
 impl HostLimits {
-    /// Limits connections to `slots_per_host`, of a near host to `if_near`, and the transfers of blobs from all
+    /// Creates limits: connections to `slots_per_host`, of a near host to `if_near`, and the transfers of blobs from all
     /// hosts to `downloads`.
     pub(crate) fn new(slots_per_host: usize, if_near: usize, downloads: usize) -> Self {
         let slots_if_near = if_near.clamp(1, slots_per_host.max(1));
@@ -133,17 +132,17 @@ impl HostLimits {
         }
     }
 
-    /// Whether the host may have a further download now.
+    /// Returns whether the host may have a further download now.
     pub(crate) fn has_free_download(&self, host: &str) -> bool {
         self.downloads.has_free(host)
     }
 
-    /// For how long the host asks to be left alone, if it does.
+    /// Returns for how long the host has asked not to be asked, if it has.
     pub(crate) fn closed_for(&self, host: &str) -> Option<Duration> {
         self.state(host).closed_for()
     }
 
-    /// Closes the host's gate for every pull of the service; `reason` is what the host answered.
+    /// Stops requests to the host for every pull of the service; `reason` is what the host answered.
     pub(crate) fn close(&self, host: &str, delay: Duration, reason: &str) {
         let until = Some(Instant::now() + delay);
         let state = self.state(host);
@@ -154,10 +153,14 @@ impl HostLimits {
         }
     }
 
+    /// Has the host tried after the others for a while.
+    /// Has the host tried after the others for a while.
     pub(crate) fn quarantine(&self, host: &str) {
         self.state(host).times.lock().quarantined_until = Some(Instant::now() + QUARANTINE);
     }
 
+    /// Ends the quarantine of a host that has succeeded.
+    /// Ends the quarantine of a host that has succeeded.
     pub(crate) fn release(&self, host: &str) {
         self.state(host).times.lock().quarantined_until = None;
     }
@@ -166,8 +169,8 @@ impl HostLimits {
         self.state(host).times.lock().quarantined_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Notes how long the host took to answer. What is no blob counts only until it was asked for one:
-    /// those may have a longer way.
+    /// Notes how long the host took to answer. Requests other than those of blobs count only before the first
+    /// blob: blobs may come from elsewhere.
     pub(crate) fn note_answer(&self, host: &str, time: Duration, is_blob: bool) {
         let state = self.state(host);
         let mut rtt = state.rtt.lock();
@@ -176,8 +179,8 @@ impl HostLimits {
         }
     }
 
-    /// Notes how long so many bytes of a blob took to come. A host that brings them slowly is no near
-    /// one, however soon it answers; that it does not says nothing: a broad way may be a long one.
+    /// Notes how long the bytes of a blob took to arrive. A host with a low rate is not near, however soon it
+    /// answers. A high rate does not make a host near.
     pub(crate) fn note_body(&self, host: &str, bytes: u64, time: Duration) {
         let late = time.saturating_sub(Duration::from_secs_f64(bytes as f64 / NEAR_BYTES_PER_SECOND));
         if bytes >= MIN_BANDWIDTH_SAMPLE && late > NEAR_RTT {
@@ -185,12 +188,12 @@ impl HostLimits {
         }
     }
 
-    /// Whether the host answers within [`NEAR_RTT`], as far as is known.
+    /// Returns whether the host is known to answer within [`NEAR_RTT`].
     pub(crate) fn is_near(&self, host: &str) -> bool {
         self.state(host).is_near()
     }
 
-    /// Returns how long the host takes to answer, as far as is known.
+    /// Returns the estimated round-trip time; `None` if the host has not answered yet.
     pub(crate) fn round_trip(&self, host: &str) -> Option<Duration> {
         self.state(host).rtt.lock().rtt
     }
@@ -219,7 +222,7 @@ impl HostState {
         self.rtt.lock().near.is_some()
     }
 
-    /// Waits for one of the fewer slots, as long as the host is near.
+    /// Waits for one of the slots of a near host, or until the host is no longer near.
     fn acquire_if_near(&self, cx: &PullContext) -> Result<Option<Permit>, Error> {
         let near = self.rtt.lock().near.as_ref().map(|(_, near)| near.clone());
         let Some(near) = near else { return Ok(None) };
@@ -244,7 +247,7 @@ impl HostState {
 impl RttEstimate {
     fn note(&mut self, time: Duration) {
         let rtt = match self.rtt {
-            // A slow answer weighs little: on a busy machine what was slow may have been this side.
+            // A slow response has little weight: a busy machine may have delayed it on this side.
             Some(before) if before < time => before + (time - before) / 8,
             _ => time,
         };
@@ -291,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    /// After how many milliseconds something came, and whether it was a blob.
+    /// Response times in milliseconds, and whether each was of a blob.
     type Answers = &'static [(u64, bool)];
 
     fn answered(answers: Answers) -> bool {
@@ -303,17 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_near_as_its_blobs_come() {
+    fn the_response_times_of_blobs_decide_whether_a_host_is_near() {
         let cases: &[(Answers, bool, &str)] = &[
-            (&[], false, "nothing is known"),
-            (&[(1, false)], true, "a manifest is all that is known"),
-            (&[(1, true)], true, "a blob came soon"),
-            (&[(20, true)], false, "a blob came late"),
-            (&[(1, false), (20, true)], false, "only the manifest is near"),
-            (&[(1, false), (20, true), (1, false)], false, "a manifest says nothing of blobs"),
-            (&[(1, true), (8, true)], true, "one late answer may be this machine's fault"),
-            (&[(1, true), (8, true), (8, true)], false, "two are not"),
-            (&[(20, true), (1, true)], true, "one that is soon is the host's own"),
+            (&[], false, "no response yet"),
+            (&[(1, false)], true, "only a manifest so far"),
+            (&[(1, true)], true, "a fast blob"),
+            (&[(20, true)], false, "a slow blob"),
+            (&[(1, false), (20, true)], false, "a fast manifest and a slow blob"),
+            (&[(1, false), (20, true), (1, false)], false, "a later manifest does not count"),
+            (&[(1, true), (8, true)], true, "one slow response"),
+            (&[(1, true), (8, true), (8, true)], false, "two slow responses"),
+            (&[(20, true), (1, true)], true, "a fast response after a slow one"),
         ];
         for (answers, soon, why) in cases {
             assert_eq!(answered(answers), *soon, "{why}: {answers:?}");
@@ -321,19 +324,19 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_that_comes_late_makes_a_host_far_and_none_makes_one_near() {
+    fn a_slow_large_body_makes_a_host_far_and_no_body_makes_one_near() {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
-        // After how many milliseconds it answered, and so many bytes came.
+        // Response time in milliseconds, bytes of the body, its time in milliseconds.
         let cases = [
             (1, MIB, 200, false, "40 Mbit/s"),
             (1, MIB, 84, false, "100 Mbit/s"),
             (1, 16 * MIB, 1342, false, "100 Mbit/s for a while"),
             (1, 256 * KIB, 84, false, "25 Mbit/s"),
             (1, MIB, 30, true, "280 Mbit/s"),
-            (1, 16 * MIB, 20, true, "what a machine brings to itself"),
-            (1, 10 * KIB, 20, true, "little, read late by a busy machine"),
-            (20, 16 * MIB, 20, false, "a long way, and a broad one"),
+            (1, 16 * MIB, 20, true, "from this machine"),
+            (1, 10 * KIB, 20, true, "a small body on a busy machine"),
+            (20, 16 * MIB, 20, false, "a long and fast way"),
         ];
         for (answered, bytes, came, soon, what) in cases {
             let host_limits = HostLimits::new(16, 4, 32);
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_near_gives_out_fewer_slots() {
+    fn a_near_host_has_fewer_slots() {
         let host_limits = HostLimits::new(3, 2, 32);
         let hurried = PullContext::new().with_timeout(Duration::from_millis(20));
         let fits = |count: usize| {
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_one_of_the_fewer_slots_waits_no_more_when_the_host_turns_far() {
+    fn a_wait_for_a_slot_of_a_near_host_ends_when_the_host_is_no_longer_near() {
         let host_limits = HostLimits::new(2, 1, 32);
         let cx = PullContext::new().with_timeout(Duration::from_secs(20));
         host_limits.note_answer("host", Duration::from_millis(1), true);

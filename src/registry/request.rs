@@ -1,4 +1,4 @@
-//! One request to one host: admitted, authorised, redirected; and the response of it all, or an error.
+//! One request to one host, with its admission, its authorization and its redirects.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Phase};
 
 pub(super) use super::session::{HostEndpoint, HostTurn, PullSession};
 
-/// What is asked of a host.
+/// A request to a host.
 #[derive(Clone, Copy)]
 pub(super) struct ApiRequest<'a> {
     pub(super) target: RequestTarget<'a>,
@@ -23,18 +23,18 @@ pub(super) struct ApiRequest<'a> {
     /// The `Range` header: `bytes=…`.
     pub(super) range: Option<&'a str>,
     pub(super) phase: Phase,
-    /// The statuses that are no error, besides 200, and 206 and 416 for a range.
+    /// Further statuses that are not errors, besides 200, and 206 and 416 for a range.
     pub(super) tolerated: &'a [u16],
     /// Another host was not asked yet.
     pub(super) others_left: bool,
 }
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Clone, Copy)]
 pub(super) enum RequestTarget<'a> {
     /// A path of the host's API below the repository's name, like `manifests/latest`.
     Api(&'a str),
-    /// A link that the host answered for a path of its API, for the next page of a list.
+    /// A path of the API, and the link to the next page that the host returned for it.
     Link(&'a str, &'a str),
     /// A URL of a layer's descriptor.
     Foreign(&'a str),
@@ -63,14 +63,14 @@ impl<'a> ApiRequest<'a> {
     }
 }
 
-/// What a host answered.
+/// The response of a host.
 pub(super) struct ApiResponse {
     pub(super) reply: HttpReply,
     permit: HostPermit,
     /// The host that answered, after redirects.
     host: String,
     is_at_host: bool,
-    /// From the request to the head of the response, without the wait for a permit; redirects included.
+    /// The time from the request to the head of the response, with redirects and without the wait for a permit.
     took: Duration,
 }
 
@@ -103,7 +103,7 @@ impl ApiResponse {
         error.with_host(self.host)
     }
 
-    /// Whether a host that was redirected to refuses, as one does whose signed URL has expired.
+    /// Returns whether the target of a redirect refuses the request, for example because a signed URL has expired.
     fn is_refused_elsewhere(&self) -> bool {
         !self.is_at_host && matches!(self.reply.status(), 401 | 403 | 410)
     }
@@ -119,11 +119,11 @@ struct Hop<'a> {
     request: &'a ApiRequest<'a>,
 }
 
-/// What came of a credential.
+/// The result of a request with a credential.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum AuthOutcome {
     Answered(ApiResponse),
-    /// The host told, for the first time, how it wants to be asked.
+    /// The host has sent its first challenge.
     Challenged(Error),
     Refused(Error),
 }
@@ -152,8 +152,8 @@ impl PullSession<'_> {
         })
     }
 
-    /// Sends a request, at first to where the endpoint redirected the same blob before. What a host that was
-    /// redirected to refuses is asked for anew at the endpoint, once: a signed URL expires.
+    /// Sends a request, at first to the known target of a redirect of the same blob. If the target refuses it, sends it
+    /// to the endpoint again, once: a signed URL expires.
     fn with_fresh_redirect(
         &self,
         endpoint: &HostEndpoint,
@@ -174,7 +174,7 @@ impl PullSession<'_> {
         response.discard();
         let again = self.follow_redirects(endpoint, request, self.url(endpoint, request.target)?)?;
         if again.is_refused_elsewhere() {
-            // It says nothing about our credentials.
+            // This error is not about the credentials for the endpoint.
             let error = again.into_error();
             let host = error.host().unwrap_or_default().to_owned();
             let message =
@@ -211,7 +211,7 @@ impl PullSession<'_> {
         Err(final_protocol_error(&format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    /// Sends one hop, with what its origin asks for: what belongs to one origin is shown to no other.
+    /// Sends one hop with the credentials of its origin, and of no other origin.
     fn send_authorized(&self, hop: Hop<'_>) -> Result<ApiResponse, Error> {
         if matches!(hop.request.target, RequestTarget::Foreign(_)) {
             // A layer's own URL is asked anonymously.
@@ -225,8 +225,8 @@ impl PullSession<'_> {
         self.with_credentials(&origin, hop, false)
     }
 
-    /// Shows one credential after the other, none last, until the host takes one. When all are refused, the
-    /// error is that of the best one.
+    /// Tries one credential after the other, anonymous last, until the host accepts one. If all are refused, returns the
+    /// error of the first one.
     fn with_credentials(
         &self,
         origin: &Origin,
@@ -257,8 +257,8 @@ impl PullSession<'_> {
         }
     }
 
-    /// Shows one credential, or none. A challenge is learned from once, and a token that was good before is
-    /// renewed once.
+    /// Sends the request with one credential, or anonymously. Handles one challenge, and renews a token that was accepted
+    /// before once.
     fn with_token(
         &self,
         origin: &Origin,
@@ -276,7 +276,7 @@ impl PullSession<'_> {
                 Err(error) if is_refusal(&error) => return Ok(AuthOutcome::Refused(error)),
                 Err(error) => return Err(error),
             };
-            // Without a credential this is the request that was refused already.
+            // The same request was refused already.
             if let (None, Some(refusal)) = (&shown, challenge) {
                 return Ok(AuthOutcome::Refused(refusal.clone()));
             }
@@ -286,14 +286,14 @@ impl PullSession<'_> {
                 401 | 403 | 404 => tokens.learn(token_scope, &response.reply),
                 _ => ChallengeOutcome::NotUnderstood,
             };
-            // Many hosts deny that an image is there before they know who asks.
+            // Many hosts answer an anonymous request with 403 or 404 instead of 401.
             let is_challenge = challenge.is_none()
                 && (status == 401 || (shown.is_none() && learned != ChallengeOutcome::NotUnderstood));
             let is_unasked = shown.is_none() && learned == ChallengeOutcome::NotUnderstood;
             if is_unasked && matches!(status, 403 | 404) && !hop.request.tolerated.contains(&status) {
                 return self.with_unsolicited(origin, hop, response);
             }
-            // An expired URL, or a storage service that speaks its own language.
+            // An expired URL, or a storage service with its own protocol.
             let is_foreign_refusal = !is_at_host && is_unasked;
             if !matches!(status, 401 | 403) && !is_challenge || is_foreign_refusal {
                 self.note_shown(&response, shown.as_ref(), credential);
@@ -302,7 +302,7 @@ impl PullSession<'_> {
             let refusal = response.into_error();
             match (&shown, learned) {
                 (_, ChallengeOutcome::New) if is_challenge => return Ok(AuthOutcome::Challenged(refusal)),
-                // Another thread was the first to learn of it.
+                // Another thread has handled the challenge.
                 (None, ChallengeOutcome::Known) if is_challenge => {
                     return Ok(AuthOutcome::Challenged(refusal));
                 }
@@ -315,8 +315,7 @@ impl PullSession<'_> {
         }
     }
 
-    /// Shows a password that was not asked for, after a 403 or 404 without a challenge: some registries hide
-    /// so what an anonymous client may not see.
+    /// Sends a password without a challenge, after a 403 or 404: some registries hide images from anonymous clients so.
     fn with_unsolicited(
         &self,
         origin: &Origin,
@@ -331,7 +330,7 @@ impl PullSession<'_> {
                 _ => AuthOutcome::Answered(response),
             });
         };
-        // The permit of the first response is given back before another one is waited for.
+        // Returns the permit of the first response before it waits for another one.
         let refusal = response.into_error();
         let again = self.send(hop, Some(&shown), &origin.http, true)?;
         match again.reply.status() {
@@ -362,7 +361,7 @@ impl PullSession<'_> {
         }
     }
 
-    /// Sends one hop. The endpoint's own headers are shown to no other host.
+    /// Sends one hop. The endpoint's own headers are sent to no other host.
     fn send(
         &self,
         hop: Hop<'_>,
@@ -376,7 +375,7 @@ impl PullSession<'_> {
         headers.extend(request.accept.map(|accept| ("accept", accept)));
         headers.extend(request.range.map(|range| ("range", range)));
         if is_at_host {
-            // A token or a password that the host asked for replaces a configured one.
+            // A credential for a challenge replaces a configured header.
             let own = endpoint.host.headers.iter();
             let own = own.filter(|(name, _)| shown.is_none() || !name.eq_ignore_ascii_case("authorization"));
             headers.extend(own.map(|(name, value)| (name.as_str(), value.expose())));
@@ -395,7 +394,7 @@ impl PullSession<'_> {
         Ok(ApiResponse { reply, permit, host, is_at_host, took: asked.elapsed() })
     }
 
-    /// Returns the URL of a request. A mirror is told whose image it is, as containerd tells it.
+    /// Returns the URL of a request. A URL of a mirror names the registry, as in containerd.
     fn url(&self, endpoint: &HostEndpoint, target: RequestTarget<'_>) -> Result<(Uri, AddressRule), Error> {
         let path = match target {
             RequestTarget::Api(path) => path,
@@ -417,8 +416,8 @@ impl PullSession<'_> {
     }
 }
 
-/// Returns where the endpoint redirected the same blob to before. It is judged again, for the rule depends on
-/// the endpoint's address.
+/// Returns the target of an earlier redirect of the same blob. It is checked again, since the rule depends on the
+/// endpoint's address.
 fn known_redirect(endpoint: &HostEndpoint, request: &ApiRequest<'_>) -> Option<(Uri, AddressRule)> {
     let url = endpoint.redirects.lock().get(blob_path(request)?).cloned()?;
     let addresses = endpoint.url_policy().check(&url).ok()?;
@@ -437,7 +436,7 @@ fn forget_redirect(endpoint: &HostEndpoint, request: &ApiRequest<'_>) {
     }
 }
 
-/// Returns the path of a blob, which is asked for in chunks. A manifest is asked for once.
+/// Returns the path of a blob, which may be requested in chunks. A manifest is requested once.
 fn blob_path<'a>(request: &ApiRequest<'a>) -> Option<&'a str> {
     match request.target {
         RequestTarget::Api(path) if request.is_for_blob() => Some(path),
@@ -449,13 +448,13 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Denied)
 }
 
-/// Adds which credentials were tried.
+/// Adds the sources of the credentials that were tried.
 fn with_sources(refusal: &Error, refused: &[String]) -> Error {
     let tried = if refused.is_empty() { "no credentials".to_owned() } else { refused.join(", ") };
     refusal.clone().with_message(format!("{} (tried: {tried})", refusal.message()))
 }
 
-/// Adds what to look for: a challenge that is not understood is no question of credentials.
+/// Adds that the challenge is not supported.
 fn not_understood(refusal: &Error) -> Error {
     let message =
         format!("{}; the host asks for a kind of authentication that is not supported", refusal.message());
@@ -474,7 +473,7 @@ fn refused_url(refusal: UrlRefusal) -> Error {
     final_protocol_error(&refusal.to_string())
 }
 
-/// What a server wrote will be no better in a moment.
+/// Returns the error of a wrong response, which a retry does not change.
 fn final_protocol_error(message: &str) -> Error {
     Error::new(ErrorKind::Protocol, message).with_retryable(false)
 }

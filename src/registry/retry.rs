@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 64;
 /// What is attempted at each host.
 pub(super) struct HostAttempts<'a> {
     phase: Phase,
-    /// Selects the hosts that may be asked.
+    /// Selects the hosts.
     may: fn(&Host) -> bool,
     /// The offset in bytes that a transfer has reached, for one that continues where it broke. Bytes that
     /// were discarded and came again do not count.
@@ -122,10 +122,10 @@ fn one_round<T>(
     }
 }
 
-/// Returns an error for a host that asked to be left alone. It is passed over while other hosts can be asked.
+/// Returns an error for a host that asked to be tried later. It is skipped while there are other hosts.
 fn leave_alone(session: &PullSession<'_>, endpoint: &HostEndpoint) -> Option<Error> {
     let delay = session.service.host_limits.closed_for(&endpoint.name)?;
-    let error = Error::new(ErrorKind::RateLimited, "the host asked to be left alone");
+    let error = Error::new(ErrorKind::RateLimited, "the host asked to be tried later");
     Some(error.with_host(&endpoint.name).with_retry_after(delay))
 }
 

@@ -28,9 +28,9 @@ pub(super) struct PullSession<'a> {
     pub(super) reference: &'a Reference,
     pub(super) endpoints: Arc<[HostEndpoint]>,
     pull_secrets: &'a [PullSecret],
-    /// The credential that a host took last.
+    /// The credential that a host accepted last.
     accepted: Arc<Mutex<Option<CredentialFingerprint>>>,
-    /// The rates of what this pull reads, by host.
+    /// The rates of this pull, by host.
     rates: Arc<Mutex<HashMap<String, Arc<SharedRate>>>>,
 }
 
@@ -39,13 +39,13 @@ pub(super) struct HostEndpoint {
     pub(super) host: Host,
     /// `HOST[:PORT]`, for errors and progress.
     pub(super) name: String,
-    /// Where its API is.
+    /// The origin of its API.
     pub(super) origin: Arc<Origin>,
     /// The hosts that it redirected to, by scheme, host and port.
     redirect_origins: Mutex<HashMap<String, Arc<Origin>>>,
-    /// Where it redirects paths of its API to, while that answers.
+    /// The targets of redirects by path of its API, while they answer.
     pub(super) redirects: Mutex<HashMap<String, Uri>>,
-    /// It refused this pull, or sent a wrong answer: the other blobs are asked of other hosts first.
+    /// Whether it refused this pull or sent a wrong response: then other hosts are tried first.
     pub(super) has_failed: AtomicBool,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct HostEndpoint {
 #[derive(Clone, Copy)]
 pub(super) struct HostTurn<'a> {
     pub(super) endpoint: &'a HostEndpoint,
-    /// Another host was not asked yet: it may be quicker.
+    /// Whether another host was not tried yet.
     pub(super) others_left: bool,
 }
 
@@ -72,14 +72,14 @@ pub(super) struct Origin {
     pub(super) http: Http,
     /// For token servers on other hosts: none of this host's own TLS settings.
     token_server: Http,
-    /// The hosts that it may name wherever they are: the configured ones, and the exceptions.
+    /// The hosts that it may name at any address: the configured ones, and the exceptions.
     allowed_hosts: Arc<[String]>,
     /// The address that it answered from last; unknown behind a proxy.
     pub(super) peer: Mutex<Option<IpAddr>>,
     /// The host by which credentials are looked up.
     domain: String,
     repository: String,
-    /// Whether credentials may be shown without a challenge: to the registry itself.
+    /// Whether it is the registry itself, which may be sent credentials without a challenge.
     is_registry_itself: bool,
     access: Mutex<RemainingCredentials>,
 }
@@ -90,7 +90,7 @@ struct RemainingCredentials {
     left: Option<VecDeque<FoundCredential>>,
     /// The credential helpers that failed, and why.
     failed: Vec<String>,
-    /// Whether a credential was shown without a challenge.
+    /// Whether a credential was sent without a challenge.
     was_unsolicited: bool,
 }
 
@@ -133,12 +133,12 @@ impl<'a> PullSession<'a> {
         }
     }
 
-    /// Returns the rate of all that this pull reads from a host.
+    /// Returns the shared rate of this pull from a host.
     pub(super) fn rate_of(&self, host: &str) -> Arc<SharedRate> {
         Arc::clone(self.rates.lock().entry(host.to_owned()).or_default())
     }
 
-    /// Returns the credential that the hosts took last; `None` if they asked for none.
+    /// Returns the credential that the hosts accepted last; `None` if the pull was anonymous.
     pub(super) fn accepted(&self) -> Option<CredentialFingerprint> {
         self.accepted.lock().clone()
     }
@@ -147,8 +147,8 @@ impl<'a> PullSession<'a> {
         *self.accepted.lock() = credential.map(Credential::fingerprint);
     }
 
-    /// Returns the best credential that was not refused; `None` for an anonymous request, also as long as
-    /// the host has not challenged: many never do.
+    /// Returns the best credential that was not refused; `None` for an anonymous request, and before the first
+    /// challenge of the host.
     pub(super) fn next_credential(&self, origin: &Origin) -> Result<Option<FoundCredential>, Error> {
         if !self.service.tokens.knows(self.token_scope(origin)) {
             return Ok(None);
@@ -157,8 +157,7 @@ impl<'a> PullSession<'a> {
         Ok(origin.access.lock().left.as_ref().and_then(|left| left.front().cloned()))
     }
 
-    /// Returns a user and a password that were found for the registry itself and that it has not asked for;
-    /// once for a pull.
+    /// Returns a user and a password for the registry itself that were not sent yet; once for a pull.
     pub(super) fn unsolicited_credential(&self, origin: &Origin) -> Result<Option<FoundCredential>, Error> {
         if !origin.is_registry_itself || self.service.tokens.knows(self.token_scope(origin)) {
             return Ok(None);

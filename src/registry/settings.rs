@@ -10,11 +10,11 @@ use crate::image::platform::Platform;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What the builder was told, or else the defaults.
+/// The settings of the builder.
 #[derive(Clone, Debug)]
 pub(super) struct RegistrySettings {
     pub(super) platform: Platform,
-    /// Whether the caller asked for the platform.
+    /// Whether the caller has set the platform.
     pub(super) is_platform_explicit: bool,
     pub(super) selection: Selection,
     pub(super) limits: HttpLimits,
@@ -23,7 +23,7 @@ pub(super) struct RegistrySettings {
     pub(super) trust: Trust,
     pub(super) proxy: ProxyChoice,
     pub(super) downloads_per_pull: usize,
-    /// How many downloads keep this machine busy, where no time is lost on the way.
+    /// The number of downloads that keep this machine busy when the network is no bottleneck.
     pub(super) side_by_side: usize,
     pub(super) chunks: ChunkPolicy,
     /// The hosts that a token server may be on, besides the registry's own; `None` for any.
@@ -120,7 +120,7 @@ impl ResponseTimes {
     }
 }
 
-/// When a blob is fetched in chunks, several at a time.
+/// Which blobs are fetched in chunks, several at a time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChunkPolicy {
     /// The smallest blob that is fetched in chunks, bytes.

@@ -1,9 +1,9 @@
-//! Which URLs of servers are asked: a token server, a redirect's target, a layer's own URL.
+//! The rules for URLs that servers name: token servers, targets of redirects, URLs of layers.
 //!
-//! A URL that a server wrote must not make this machine ask its own network, or a cloud's metadata
-//! service, in the server's name. Its host is judged here as it is written, in every spelling that the
-//! system's resolver takes. A name is judged by the [`AddressRule`] that this returns: where this machine
-//! resolves the name, by each address before the connection is made.
+//! A URL of a server must not make this machine send requests to its own network or to a cloud's metadata service. Its
+//! host is checked here as it is written, in every spelling that the system's resolver accepts. A name is checked
+//! with the returned [`AddressRule`]: if this machine resolves the name, each address is checked before the
+//! connection is made.
 
 use std::net::IpAddr;
 
@@ -11,23 +11,23 @@ use super::address::{AddressClass, AddressRule, UrlRefusal, written_address};
 use super::http::Uri;
 use super::http::uri::Scheme;
 
-/// Redirects of one request that are followed.
+/// Maximum number of redirects of one request.
 pub(crate) const MAX_REDIRECTS: usize = 10;
 
-/// The rules for what one registry or mirror may name.
+/// The rules for the URLs that one registry or mirror names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UrlPolicy<'a> {
     /// The root of its API.
     registry: &'a Uri,
-    /// Where the registry is.
+    /// The class of its address.
     class: AddressClass,
     /// `HOST` and `HOST:PORT` that may be named wherever they are.
     allowed: &'a [String],
 }
 
 impl<'a> UrlPolicy<'a> {
-    /// Returns the rules for the registry at `registry`, a URL that the user named. `peer` is the address
-    /// that it answered from; unknown behind a proxy.
+    /// Returns the rules for the registry at `registry`, a URL of the user. `peer` is the address that it answered from;
+    /// unknown behind a proxy.
     pub(crate) fn new(registry: &'a Uri, peer: Option<IpAddr>) -> Self {
         let written = registry.host().and_then(AddressClass::of_host);
         let class = written.or(peer.map(AddressClass::of)).unwrap_or(AddressClass::Public);
@@ -39,24 +39,23 @@ impl<'a> UrlPolicy<'a> {
         UrlPolicy { allowed, ..self }
     }
 
-    /// Returns the rules for the URLs of layers. Not the registry has written them, but whoever made the
-    /// image.
+    /// Returns the rules for the URLs of layers, which the author of the image has written, and not the registry.
     pub(crate) fn for_foreign_layers(self) -> Self {
         UrlPolicy { class: AddressClass::Public, ..self }
     }
 
-    /// Judges a token server, or the URL of a layer.
+    /// Checks the URL of a token server or of a layer.
     ///
     /// # Errors
-    /// Why it is not asked.
+    /// The reason why it is not used.
     pub(crate) fn check(&self, url: &Uri) -> Result<AddressRule, UrlRefusal> {
         self.check_from(self.registry, url)
     }
 
-    /// Judges where a redirect leads: the `Location` of the answer of `from`.
+    /// Returns the target of a redirect: the `Location` of the response of `from`.
     ///
     /// # Errors
-    /// Why it is not followed.
+    /// The reason why it is not followed.
     pub(crate) fn next_hop(
         &self,
         from: &Uri,
@@ -64,7 +63,7 @@ impl<'a> UrlPolicy<'a> {
     ) -> Result<(Uri, AddressRule), UrlRefusal> {
         let to = location
             .and_then(|location| resolve(from, location))
-            .ok_or(UrlRefusal("a redirect leads nowhere: its Location is no URL"))?;
+            .ok_or(UrlRefusal("a redirect has no target: its Location is not a URL"))?;
         let rule = self.check_from(from, &to)?;
         Ok((to, rule))
     }
@@ -72,7 +71,7 @@ impl<'a> UrlPolicy<'a> {
     fn check_from(&self, from: &Uri, url: &Uri) -> Result<AddressRule, UrlRefusal> {
         check_form(url)?;
         if is_plain(url) && !is_plain(from) {
-            return Err(UrlRefusal("what was asked over HTTPS does not lead to plain HTTP"));
+            return Err(UrlRefusal("a URL of a host that is asked by HTTPS must not be plain HTTP"));
         }
         if same_origin(url, self.registry) {
             return Ok(AddressRule::Any);
@@ -97,14 +96,14 @@ impl<'a> UrlPolicy<'a> {
     }
 }
 
-/// Tells whether a status redirects the same request to another URL.
+/// Returns whether a status redirects the same request to another URL.
 pub(crate) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Returns where the link to the next page of a list leads: always to the origin of `base`, whatever scheme
-/// and port the link names, for registries behind a proxy name their inner ones. `None` for another host.
-/// A query parameter `ns` of `base` is kept.
+/// Returns the URL of the next page of a list. It is at the origin of `base`, whatever scheme and port the link has,
+/// since registries behind a proxy name their inner ones. `None` for another host. Keeps a query parameter `ns` of
+/// `base`.
 pub(crate) fn next_page(base: &Uri, link: &str) -> Option<Uri> {
     let to = resolve(base, link.as_bytes())?;
     let is_same_host = to.host().zip(base.host()).is_some_and(|(to, from)| to.eq_ignore_ascii_case(from));
@@ -121,7 +120,7 @@ pub(crate) fn next_page(base: &Uri, link: &str) -> Option<Uri> {
     Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
 }
 
-/// Tells whether both have the same scheme, host and port: what belongs to one may be shown to the other.
+/// Returns whether both have the same scheme, host and port.
 pub(crate) fn same_origin(one: &Uri, other: &Uri) -> bool {
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
@@ -133,9 +132,9 @@ pub(crate) fn host_and_port(url: &Uri) -> String {
     format!("{host}:{}", port(url).unwrap_or_default())
 }
 
-/// Completes a `Location` by [RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5).
-/// Bytes that no URL may hold, like blanks, quotes and UTF-8, are percent-encoded behind the host. `None`
-/// for one that is no URL.
+/// Resolves a `Location` by [RFC 3986, section 5](https://www.rfc-editor.org/rfc/rfc3986#section-5).
+/// Percent-encodes bytes behind the host that are not allowed in a URL, like blanks, quotes and UTF-8. `None` if it is
+/// not a URL.
 fn resolve(base: &Uri, location: &[u8]) -> Option<Uri> {
     let (scheme, authority) = (base.scheme()?, base.authority()?);
     let location = location.trim_ascii();
@@ -154,7 +153,7 @@ fn resolve(base: &Uri, location: &[u8]) -> Option<Uri> {
     let target = match target.bytes().next() {
         None => "/".to_owned(),
         Some(b'/') => target,
-        // Behind the base's own host a query replaces its query; behind another it follows a slash.
+        // A query alone replaces the query of the base; behind another host it follows a slash.
         Some(b'?') if location.first() == Some(&b'?') => format!("{}{target}", base.path()),
         Some(b'?') => format!("/{target}"),
         Some(_) => {
@@ -172,7 +171,7 @@ fn split_target(location: &[u8], at: usize) -> Option<(String, &[u8])> {
     Some((std::str::from_utf8(origin).ok().filter(|origin| origin.is_ascii())?.to_owned(), target))
 }
 
-/// Percent-encodes what no URL may hold. A `%` stays: what a server has signed is not changed. `None` if
+/// Percent-encodes bytes that are not allowed in a URL. A `%` stays, so that a signed URL is not changed. `None` if
 /// there are control characters.
 fn encoded(target: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(target.len());
@@ -222,7 +221,7 @@ fn port(url: &Uri) -> Option<u16> {
     url.port_u16().or_else(|| Some(if is_plain(url) { 80 } else { 443 }))
 }
 
-/// For a fuzz target: what is judged must be a URL that can be asked.
+/// For a fuzz target: an accepted target must be a URL that can be asked.
 #[cfg(fuzzing)]
 pub(super) fn fuzz_location(location: &[u8]) {
     let base = Uri::from_static("https://r.io/v2/app/blobs/x");

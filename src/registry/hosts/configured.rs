@@ -31,15 +31,15 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Looks for `hosts.toml` in `directory`, which has a folder for each registry.
+    /// Sets the folder of `hosts.toml` files, which has a folder for each registry.
     pub(crate) fn set_directory(&mut self, directory: impl Into<PathBuf>) {
         self.directory = Some(directory.into());
     }
 
-    /// Tries the mirror at `url` for the images of `registry`, before the hosts of its `hosts.toml`.
+    /// Adds the mirror at `url` for the images of `registry`; it is tried before the hosts of its `hosts.toml`.
     ///
     /// # Errors
-    /// `InvalidConfig` if `url` is none.
+    /// `InvalidConfig` if `url` is not a URL of a host.
     pub(crate) fn add_mirror(&mut self, registry: &str, url: &str) -> Result<(), Error> {
         let location = Location::parse(url, false, |host| self.default_scheme(host)).map_err(|why| {
             Error::new(ErrorKind::InvalidConfig, format!("mirror {url:?} for {registry}: {why}"))
@@ -48,22 +48,22 @@ impl Hosts {
         Ok(())
     }
 
-    /// Asks `host`, `HOST` or `HOST:PORT`, without TLS.
+    /// Has `host`, `HOST` or `HOST:PORT`, asked without TLS.
     pub(crate) fn add_plain_http(&mut self, host: &str) {
         self.plain_http.push(host.to_owned());
     }
 
-    /// Asks `host`, `HOST` or `HOST:PORT`, with TLS, which is the default but for loopback hosts.
+    /// Has `host`, `HOST` or `HOST:PORT`, asked with TLS, which is the default for hosts that are not loopback.
     pub(crate) fn add_tls(&mut self, host: &str) {
         self.tls.push(host.to_owned());
     }
 
-    /// Believes any certificate of `host`, `HOST` or `HOST:PORT`.
+    /// Accepts any certificate of `host`, `HOST` or `HOST:PORT`.
     pub(crate) fn add_skip_verify(&mut self, host: &str) {
         self.skip_verify.push(host.to_owned());
     }
 
-    /// The hosts for the images of `domain`, in the order to try. The files are read anew each time.
+    /// Returns the hosts for the images of `domain`, in the order to try. The files are read each time.
     ///
     /// # Errors
     /// `InvalidConfig` for a `hosts.toml` that cannot be read or is wrong, with its path and line.
@@ -81,7 +81,8 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// The `server` of the file, or else the registry by its own name; both as the file's top has it.
+    /// Returns the `server` of the file, or else the registry by its own name, with the settings of the file's top
+    /// level.
     fn last_host(&self, domain: &str, server: Option<Location>, root: file::HostSettings) -> Host {
         let location = server.unwrap_or_else(|| Location::of_registry(self.default_scheme(domain), domain));
         root.applied_to(location.with_authority_instead_of(DOCKER_HUB, DOCKER_HUB_HOST))
@@ -93,8 +94,8 @@ impl Hosts {
         host.location.is_same_server(&own)
     }
 
-    /// Plain HTTP is for hosts that the builder was told of, and for those on this machine, where no
-    /// one listens on the wire.
+    /// Returns the scheme of a host that is written without one: plain HTTP for hosts that the builder lists and for
+    /// loopback hosts, whose traffic leaves no machine.
     pub(super) fn default_scheme(&self, host: &str) -> Scheme {
         let (name, port) = location::split_port(host);
         let by_default = location::is_loopback(name) && port != Some("443");
@@ -141,7 +142,7 @@ impl Hosts {
     }
 }
 
-/// Whether the list has `host` (`HOST` or `HOST:PORT`) as it is, or without its port.
+/// Returns whether the list has `host` (`HOST` or `HOST:PORT`), with or without its port.
 fn is_listed(list: &[String], host: &str) -> bool {
     let (name, _) = location::split_port(host);
     list.iter().any(|entry| entry == host || entry == name)

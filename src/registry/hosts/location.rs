@@ -1,11 +1,11 @@
-//! Where a registry's API is: scheme, host with port, and path.
+//! The location of a registry's API: scheme, host with port, and path.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::registry::http::uri::{Authority, PathAndQuery};
 
-/// How a host is spoken to.
+/// The scheme of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scheme {
     Http,
@@ -38,16 +38,16 @@ pub(crate) struct Location {
 }
 
 impl Location {
-    /// A registry's own place, by its name in a reference.
+    /// Returns the location of a registry with this name in a reference.
     pub(crate) fn of_registry(scheme: Scheme, domain: &str) -> Self {
         Location { scheme, authority: domain.to_owned(), path: "/v2".to_owned() }
     }
 
-    /// Reads `[SCHEME://]HOST[:PORT][/PATH]`. `/v2` is put behind the path unless it ends so, or
-    /// unless `override_path` says that it is all there is.
+    /// Parses `[SCHEME://]HOST[:PORT][/PATH]`. Appends `/v2` to the path, unless it ends so or `override_path` is
+    /// set.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why it is not a location.
     pub(crate) fn parse(
         url: &str,
         override_path: bool,
@@ -56,7 +56,7 @@ impl Location {
         let (scheme, rest) = match url.split_once("://") {
             Some(("http", rest)) => (Some(Scheme::Http), rest),
             Some(("https", rest)) => (Some(Scheme::Https), rest),
-            Some(_) => return Err("only http:// and https:// are known"),
+            Some(_) => return Err("only http:// and https:// are supported"),
             None => (None, url),
         };
         let without_query = rest.split(['?', '#']).next().unwrap_or_default();
@@ -68,17 +68,19 @@ impl Location {
             path.push_str("/v2");
         }
         if !path.is_empty() && PathAndQuery::try_from(path.as_str()).is_err() {
-            return Err("the path has characters that no URL has");
+            return Err("the path has characters that are not allowed in a URL");
         }
         let scheme = scheme.unwrap_or_else(|| default_scheme(authority));
         Ok(Location { scheme, authority: authority.to_owned(), path })
     }
 
-    /// `HOST[:PORT]`, as it was written.
+    /// Returns `HOST[:PORT]`, as it was written.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
+    /// Replaces the authority `old` by `new`.
+    /// Replaces the authority `old` by `new`.
     pub(super) fn with_authority_instead_of(mut self, old: &str, new: &str) -> Self {
         if self.authority == old {
             self.authority = new.to_owned();
@@ -86,7 +88,7 @@ impl Location {
         self
     }
 
-    /// Whether both are one server: by the same name, or by names that differ in what is left out.
+    /// Returns whether both are the same server; a port that is left out is the default of the scheme.
     pub(super) fn is_same_server(&self, other: &Location) -> bool {
         self.authority.eq_ignore_ascii_case(&other.authority) || self.host_and_port() == other.host_and_port()
     }
@@ -107,15 +109,15 @@ fn check_authority(authority: &str) -> Result<(), &'static str> {
     if authority.contains('@') {
         return Err("it must not hold a user or a password");
     }
-    let parsed: Authority = authority.parse().map_err(|_| "a host is wanted")?;
+    let parsed: Authority = authority.parse().map_err(|_| "it names no host")?;
     match split_port(authority) {
-        _ if parsed.host().is_empty() => Err("a host is wanted"),
+        _ if parsed.host().is_empty() => Err("it names no host"),
         (_, Some(_)) if parsed.port_u16().is_none() => Err("the port is not a number up to 65535"),
         _ => Ok(()),
     }
 }
 
-/// Without empty names, `.` and `..`; without a slash at the end.
+/// Removes empty segments, `.`, `..` and the slash at the end.
 fn clean(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for name in path.split('/') {
@@ -128,7 +130,7 @@ fn clean(path: &str) -> String {
     kept.iter().flat_map(|name| ["/", name]).collect()
 }
 
-/// The host, and the port if one is written.
+/// Returns the host, and the port if there is one.
 pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -136,7 +138,7 @@ pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether the host, without port, is this machine by its very name.
+/// Returns whether a host without port is `localhost` or a loopback address.
 pub(super) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"

@@ -1,4 +1,4 @@
-//! Requests: each has one reply, and each wait ends with the pull that it is for.
+//! Sends requests. Each has one reply, and each wait ends with the pull.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,30 +22,30 @@ use crate::error::Error;
 use crate::registry::address::AddressRule;
 use crate::sync::RateLimit;
 
-/// From here on, a time is no limit.
+/// A limit of this length or more is no limit.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// How long things may take.
+/// The limits of connections.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HttpLimits {
-    /// Looking a name up; and then connecting, TLS included.
+    /// For a name lookup, and again for the connection with TLS.
     pub(crate) connect: Duration,
     /// Between one byte and the next.
     pub(crate) silence: Duration,
-    /// A slower body is given up.
+    /// The minimum rate of bodies.
     pub(crate) min_rate: MinRate,
-    /// Connections kept open for a host while they are idle.
+    /// Maximum number of idle connections to a host.
     pub(crate) idle_connections: usize,
 }
 
-/// What is asked, of whom, and for how long.
+/// A request.
 #[derive(Clone, Copy)]
 pub(crate) struct HttpRequest<'a> {
     pub(crate) url: &'a Uri,
-    /// Which addresses the URL's host may have.
+    /// The addresses that the URL's host may have.
     pub(crate) addresses: AddressRule,
     pub(crate) headers: &'a [(&'a str, &'a str)],
-    /// From the request to the end of the reply's head.
+    /// The time from the request to the end of the reply's head.
     pub(crate) within: Duration,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// Prepares connections to hosts that are trusted by `trust`, and to proxies by `proxy_trust`.
+    /// Creates a pool of connections to hosts with `trust`, and to proxies with `proxy_trust`.
     ///
     /// # Errors
     /// `InvalidConfig` if a certificate or a key cannot be used.
@@ -96,7 +96,7 @@ impl Http {
         Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate, bandwidth })
     }
 
-    /// Sends a request; a reply of any status is one.
+    /// Sends a request, and returns a reply of any status.
     ///
     /// # Errors
     /// `HostNotFound`, `ConnectionFailed`, `Tls`, `Timeout`, `Protocol`, `Cancelled`.
@@ -122,7 +122,7 @@ impl Http {
         })
     }
 
-    /// Sends the request, and once more on a new connection where a kept one turned out to be closed.
+    /// Sends the request; repeats it once on a new connection if an idle one turns out to be closed.
     fn ask<B: AsSendBody>(
         &self,
         cx: &PullContext,
@@ -131,7 +131,7 @@ impl Http {
         build: impl Fn() -> Result<Request<B>, http::Error>,
     ) -> Result<HttpReply, Error> {
         let (exchange, hook) = HttpExchange::begin(cx, request.addresses, &self.bandwidth)?;
-        // The longest time there is means as long as the connection lives.
+        // The longest time means as long as the connection lives.
         let within = Some(request.within).filter(|within| *within < FOREVER);
         let run = || {
             let request = build().map_err(ureq::Error::from)?;
@@ -139,7 +139,7 @@ impl Http {
             exchange.during(|| self.agent.run(request))
         };
         let reply = match run() {
-            // Not for a time-out: the server may be at work.
+            // Not for a timeout: the server may be processing the request.
             Err(error) if error::is_closed(&error) && exchange.failed_on_idle_connection(repeatable) => {
                 exchange.restart();
                 run()

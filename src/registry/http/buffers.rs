@@ -1,23 +1,22 @@
-//! The memory of a connection.
+//! The buffers of a connection.
 
-/// Size of the buffer for a request, bytes: a token may be as long as a token server's answer, 64 KiB. Pages
-/// that are not written to take no memory.
+/// Size of the buffer for a request, bytes: a token may be as long as a token server's answer, 64 KiB. Untouched pages
+/// take no memory.
 const OUTPUT: usize = 80 * 1024;
 
-/// Size of the buffer for a reply, bytes; measured: 64 KiB costs a third more time on a large layer, and
-/// more than this gains nothing.
+/// Size of the buffer for a reply, bytes. Measured: 64 KiB takes a third more time for a large layer, and more than
+/// 128 KiB gains nothing.
 const INPUT: usize = 128 * 1024;
 
-/// The buffers of a connection. Each is allocated when it is first used, and its pages when they are
-/// written to: most connections transfer little. (Smaller reads do not help: a server that meets a small
-/// window at first waits 40 ms for a delayed acknowledgement.)
+/// The buffers of a connection. Each is allocated at its first use: most connections transfer little. (Smaller reads
+/// do not help: a server that sees a small window waits 40 ms for a delayed acknowledgement.)
 pub(super) struct ConnectionBuffers {
     output: Vec<u8>,
     input: Vec<u8>,
-    /// The bytes that came and were not consumed yet are `input[consumed..filled]`.
+    /// Received bytes that are not consumed yet are `input[consumed..filled]`.
     consumed: usize,
     filled: usize,
-    /// The unconsumed bytes were looked at, and were too few to be consumed.
+    /// The unconsumed bytes were too few at the last look.
     wants_more: bool,
 }
 
@@ -38,7 +37,7 @@ impl ConnectionBuffers {
         self.input.get(self.consumed..self.filled).unwrap_or_default()
     }
 
-    /// Returns the room for further input.
+    /// Returns the free space for further input.
     pub(super) fn free_input(&mut self) -> &mut [u8] {
         if self.input.is_empty() {
             self.input = vec![0; INPUT];
@@ -64,7 +63,7 @@ impl ConnectionBuffers {
         (self.input.get_mut(self.filled..).unwrap_or_default(), &mut self.output)
     }
 
-    /// Tells whether the input may be worth another look.
+    /// Returns whether there is input that was not looked at yet.
     pub(super) fn has_new_input(&self) -> bool {
         self.consumed < self.filled && !self.wants_more
     }

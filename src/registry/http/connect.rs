@@ -1,5 +1,4 @@
-//! Making a connection, from a URL to a stream that HTTP can be spoken on: directly or by a proxy, with
-//! TLS where the URL wants it.
+//! Makes the connection for a URL: directly or through a proxy, with TLS for `https`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,21 +18,21 @@ use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind};
 use crate::registry::address::{AddressRule, written_address};
 
-/// Makes connections, all with the same settings.
+/// Makes connections with the same settings.
 pub(super) struct Connector {
     pub(super) resolver: Arc<dyn Resolver>,
     pub(super) proxies: Proxies,
     /// For the hosts that URLs name.
     pub(super) tls: Arc<ClientConfig>,
-    /// For proxies: a host's own settings are not theirs.
+    /// For proxies, which a host's own settings do not cover.
     pub(super) proxy_tls: Arc<ClientConfig>,
     /// Whether `tls` verifies certificates.
     pub(super) is_verifying: bool,
-    /// How long a name may take to be looked up, and then a connection to be made.
+    /// The limit of a name lookup, and again of the connection.
     pub(super) timeout: Duration,
 }
 
-/// A connection, and what is known of it.
+/// A connection, and how it was made.
 pub(super) struct HttpConnection {
     pub(super) stream: Box<dyn ByteStream>,
     pub(super) route: ConnectionRoute,
@@ -41,7 +40,7 @@ pub(super) struct HttpConnection {
     pub(super) is_secure: bool,
 }
 
-/// How a connection reaches its host.
+/// The route of a connection to its host.
 pub(super) enum ConnectionRoute {
     /// Without a proxy.
     Direct {
@@ -53,11 +52,11 @@ pub(super) enum ConnectionRoute {
     },
     /// A tunnel through a proxy.
     Tunnel,
-    /// By a proxy that is told the whole URL.
+    /// Through a proxy that is sent the whole URL.
     Forwarded(Forwarding),
 }
 
-/// What a request to a forwarding proxy holds in addition.
+/// The additions to a request for a forwarding proxy.
 pub(super) struct Forwarding {
     /// Stands before the path in the request line: `http://HOST[:PORT]`.
     pub(super) origin: String,
@@ -134,12 +133,12 @@ impl Connector {
     }
 }
 
-/// Returns the port of a URL, which may be the scheme's own.
+/// Returns the port of a URL, by default that of its scheme.
 pub(super) fn port_of(url: &Uri) -> u16 {
     url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 })
 }
 
-/// When a connection has to be made.
+/// The end of the time for a connection.
 #[derive(Clone, Copy)]
 struct Deadline(Instant, Duration);
 
@@ -162,7 +161,7 @@ impl ConnectionRoute {
         }
     }
 
-    /// Judges a connection that was made for an exchange with another rule.
+    /// Checks a connection, which may have been made for another exchange, against a rule.
     ///
     /// # Errors
     /// `Protocol`.

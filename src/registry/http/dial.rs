@@ -1,8 +1,8 @@
-//! Connecting to a host of several addresses, as "Happy Eyeballs"
-//! ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305)) has it: the next address is tried when the one
-//! before has failed, or has not answered for 250 ms. The first that connects wins; the others are closed.
+//! Connects to a host with several addresses by "Happy Eyeballs"
+//! ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305)): tries the next address when the previous one has failed, or
+//! has not answered for 250 ms. Keeps the first connection, and closes the others.
 //!
-//! The sockets do not block, so that one thread waits for all of them.
+//! The sockets are non-blocking, so that one thread waits for all of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind};
 /// The "Connection Attempt Delay" of RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// TCP keep-alive: a peer that vanished is noticed after 30 s and three probes 10 s apart.
+/// TCP keep-alive: detects a vanished peer after 30 s and three probes 10 s apart.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 3;
@@ -29,7 +29,7 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 /// Connects to the first of `addresses` that answers within `limit`.
 ///
 /// # Errors
-/// `Timeout`, `ConnectionFailed`; `Cancelled` when the current exchange is.
+/// `Timeout`, `ConnectionFailed`; `Cancelled` if the current exchange is cancelled.
 pub(super) fn dial(addresses: &[SocketAddr], limit: Duration) -> Result<(Arc<TcpStream>, SocketAddr), Error> {
     let exchange = HttpExchange::current();
     let limit = exchange.as_ref().and_then(|exchange| exchange.within(Some(limit))).unwrap_or(limit);
@@ -121,8 +121,7 @@ impl Race {
         Ok(None)
     }
 
-    /// Keeps the failure that says most: that there is no way to an address family says nothing of the
-    /// host.
+    /// Keeps the most useful failure: a missing route to an address family says nothing about the host.
     fn note_failure(&mut self, address: SocketAddr, error: io::Error) {
         self.next_attempt = Instant::now();
         let is_no_route = |error: &io::Error| {
@@ -146,7 +145,7 @@ fn failed(address: SocketAddr, error: &io::Error) -> Error {
     Error::new(ErrorKind::ConnectionFailed, format!("{address}: {error}"))
 }
 
-/// Returns the addresses in their order, but the families in turn, beginning with that of the first.
+/// Returns the addresses in their order, with the families in turn, beginning with that of the first.
 fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let Some(first) = addresses.first() else { return VecDeque::new() };
     let (preferred, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
@@ -160,7 +159,7 @@ fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     ordered
 }
 
-/// Begins to connect. Tells whether that is done already.
+/// Starts to connect, and returns whether the connection is made already.
 fn start(address: SocketAddr) -> io::Result<(Arc<TcpStream>, bool)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -172,7 +171,7 @@ fn start(address: SocketAddr) -> io::Result<(Arc<TcpStream>, bool)> {
     }
 }
 
-/// Returns the places of the sockets that are connected or have failed; none when `until` comes first.
+/// Returns the indexes of the sockets that are connected or have failed; none when `until` comes first.
 fn wait_for_any(sockets: &[Arc<TcpStream>], until: Option<Instant>) -> io::Result<Vec<usize>> {
     let mut watched: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
     loop {
@@ -190,7 +189,7 @@ fn wait_for_any(sockets: &[Arc<TcpStream>], until: Option<Instant>) -> io::Resul
     }
 }
 
-/// Makes a connected socket block, send at once, and notice a peer that vanished.
+/// Makes a connected socket blocking, without delay (Nagle), and with keep-alive.
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nonblocking(false)?;
     socket.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Name look-ups, bounded in time and in threads.
+//! Name lookups, with limits for their time and their threads.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -12,24 +12,24 @@ use crate::error::{Error, ErrorKind};
 use crate::registry::address::{AddressRule, written_address};
 use crate::sync::{BlockingPool, PoolUser};
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// The threads of this process that may hang in a look-up.
+/// The threads of this process for lookups, which may block.
 static LOOKUPS: BlockingPool = BlockingPool::new("dns", 4);
 
-/// Keeps the threads that look names up, until dropped.
+/// Keeps the lookup threads, until dropped.
 pub(crate) fn use_threads() -> PoolUser {
     LOOKUPS.enter()
 }
 
-/// Finds the addresses of a host. It may block: it is called on a thread of a small pool, and its caller
-/// waits no longer than the connect timeout and the pull's deadline allow.
+/// Finds the addresses of a host. It may block: it is called on a thread of a small pool, and the pull waits no
+/// longer than its connect timeout and its deadline allow.
 pub trait Resolver: Send + Sync + 'static {
     /// Returns the addresses of `host`, in the order to try, with `port`.
     ///
     /// # Errors
-    /// Whatever the look-up failed with.
+    /// The error of the lookup.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
@@ -39,7 +39,7 @@ impl<R: Resolver + ?Sized> Resolver for Arc<R> {
     }
 }
 
-/// The system's own look-up, `getaddrinfo`.
+/// The system's resolver, `getaddrinfo`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
@@ -49,8 +49,8 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Returns the addresses of the host of a URL, within `limit`. All of them keep `rule`: the connection is
-/// made to one of just these, so that a name that changes its addresses meanwhile gains nothing.
+/// Returns the addresses of the host of a URL, within `limit`. Each of them obeys `rule`. The connection is made to
+/// one of these, so that a name whose addresses change in between cannot evade the rule.
 ///
 /// # Errors
 /// `HostNotFound`, `Timeout`, `Cancelled`, `ResourceExhausted`; `Protocol` for an address that the rule
@@ -94,7 +94,7 @@ fn look_up(
     let (resolver, name) = (Arc::clone(resolver), host.to_owned());
     let job = move || drop(answer.send(resolver.resolve(&name, port)));
     LOOKUPS.run(job).map_err(|error| {
-        Error::new(ErrorKind::ResourceExhausted, "no thread could be started to look a name up")
+        Error::new(ErrorKind::ResourceExhausted, "no thread could be started for a name lookup")
             .with_source(error)
     })?;
     let cx = HttpExchange::current().map(|exchange| exchange.cx().clone()).unwrap_or_default();
@@ -105,15 +105,16 @@ fn look_up(
             Ok(addresses)
         }
         Ok(Some(Err(error))) => Err(not_found(host, error)),
-        Ok(None) => Err(Error::new(ErrorKind::HostNotFound, format!("{host}: the look-up panicked"))),
+        Ok(None) => Err(Error::new(ErrorKind::HostNotFound, format!("{host}: the lookup panicked"))),
         Err(ended) => {
             cx.check()?;
-            Err(Error::new(ended.kind(), format!("the name {host} was not looked up in time")))
+            Err(Error::new(ended.kind(), format!("the lookup of the name {host} timed out")))
         }
     }
 }
 
-/// A name that does not exist will not exist in a second; a name server that is out of reach may be back.
+/// Returns the error of a failed lookup. It is retryable only if the name server failed, and not if the name does
+/// not exist.
 fn not_found(host: &str, error: io::Error) -> Error {
     let text = error.to_string();
     let is_passing = text.contains("Temporary failure") || text.contains("ry again");

@@ -1,9 +1,8 @@
-//! One request and its reply, as the sockets see it.
+//! One request and its reply, for the sockets.
 //!
-//! A pooled connection serves one pull after another and passes no connector again, so a socket cannot
-//! know which pull it works for. A blocking call stays on its thread, however: [`HttpExchange::during`] notes
-//! the exchange in a thread-local variable, and the socket looks it up at each read and write. A cancel
-//! shuts down the sockets that its own pull waits on, and no others.
+//! A pooled connection serves one pull after another, and a socket does not know which pull it serves. A blocking
+//! call stays on its thread: [`HttpExchange::during`] sets the exchange in a thread-local variable, and the socket
+//! reads it at each read and write. A cancel shuts down the sockets that its own pull waits on, and no others.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,8 +18,8 @@ use crate::error::{Error, ErrorKind};
 use crate::registry::address::AddressRule;
 use crate::sync::RateLimit;
 
-/// The longest head of a reply, 1xx replies included, and the longest run of chunk sizes and trailers
-/// without a byte of the body, bytes.
+/// Maximum size of the head of a reply, 1xx replies included, and of a run of chunk sizes and trailers without a
+/// byte of the body; bytes.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 thread_local! {
@@ -30,22 +29,22 @@ thread_local! {
 /// One request of one pull, and its reply.
 pub(super) struct HttpExchange {
     cx: PullContext,
-    /// Which addresses the request may reach.
+    /// The addresses that the request may reach.
     pub(super) addresses: AddressRule,
     pub(super) pace: Pace,
-    /// The sockets that the thread waits on; only while it does.
+    /// The sockets that the thread is waiting on.
     waiting_on: Mutex<Vec<Arc<TcpStream>>>,
     progress: Mutex<ExchangeProgress>,
 }
 
-/// How far an exchange has come.
+/// The progress of an exchange.
 #[derive(Clone, Copy, Default)]
 pub(super) struct ExchangeProgress {
     /// A connection serves the exchange.
     pub(super) is_connected: bool,
     /// That connection served another exchange before.
     pub(super) is_reused: bool,
-    /// Only a new connection will do.
+    /// Idle connections are not accepted.
     pub(super) wants_new: bool,
     /// Bytes of the request that were written to the socket.
     pub(super) sent: u64,
@@ -53,19 +52,19 @@ pub(super) struct ExchangeProgress {
     pub(super) received: u64,
     /// The address at the other end; unknown behind a proxy.
     pub(super) peer: Option<IpAddr>,
-    /// Bytes that came since the reply's last byte of use: of its head, of chunk sizes, of trailers.
+    /// Bytes received since the last byte of the body: of the head, of chunk sizes, of trailers.
     framing: usize,
-    /// Since when such a part is being received.
+    /// When the first of these bytes was received.
     framing_since: Option<Instant>,
-    /// The request is on its way, or the head of its reply.
+    /// The request is being sent, or the head of its reply received.
     is_in_head: bool,
-    /// When the exchange ends, apart from its pull.
+    /// A deadline of the exchange, besides that of its pull.
     ends_at: Option<Instant>,
 }
 
 impl HttpExchange {
-    /// Begins an exchange for the pull of `cx`. The hook interrupts it when the pull is cancelled, and is
-    /// kept as long as the exchange.
+    /// Begins an exchange for the pull of `cx`. The hook interrupts it when the pull is cancelled; it must live as
+    /// long as the exchange.
     ///
     /// # Errors
     /// `Cancelled` or `Timeout` if the pull has ended.
@@ -93,7 +92,7 @@ impl HttpExchange {
         Ok((exchange, hook))
     }
 
-    /// Returns the exchange that this thread works on.
+    /// Returns the current exchange of this thread.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.with_borrow(Clone::clone)
     }
@@ -134,7 +133,7 @@ impl HttpExchange {
         wait: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         self.waiting_on.lock().extend_from_slice(sockets);
-        // A later cancel finds the sockets; an earlier one is found here.
+        // A later cancel finds the sockets; an earlier one is detected here.
         let waited = self.cx.check().map_err(io::Error::other).and_then(|()| wait());
         self.waiting_on.lock().clear();
         match self.cx.check() {
@@ -149,7 +148,7 @@ impl HttpExchange {
         [limit, own, self.cx.remaining()].into_iter().flatten().min()
     }
 
-    /// Ends the exchange after `time`, if it has not ended before.
+    /// Limits the rest of the exchange to `time`.
     pub(super) fn end_within(&self, time: Duration) {
         self.progress.lock().ends_at = Instant::now().checked_add(time);
     }
@@ -166,15 +165,14 @@ impl HttpExchange {
         };
     }
 
-    /// Tells whether the exchange may have failed only because the server had closed an idle connection,
-    /// so that repeating it changes nothing: no byte of a reply came, and if the request is not
-    /// `repeatable`, none of it was sent either.
+    /// Returns whether the exchange may have failed because the server had closed an idle connection, so that it can
+    /// be repeated: no byte of a reply was received and, unless the request is `repeatable`, none of it was sent.
     pub(super) fn failed_on_idle_connection(&self, repeatable: bool) -> bool {
         let progress = self.progress.lock();
         progress.is_reused && progress.received == 0 && (repeatable || progress.sent == 0)
     }
 
-    /// Begins anew. Idle connections are refused until a new one was made.
+    /// Restarts the exchange. It accepts only a new connection.
     pub(super) fn restart(&self) {
         *self.progress.lock() =
             ExchangeProgress { wants_new: true, is_in_head: true, ..ExchangeProgress::default() };
@@ -184,14 +182,14 @@ impl HttpExchange {
         self.progress.lock().sent += bytes as u64;
     }
 
-    /// Notes bytes that were read from the connection, and not yet what they are.
+    /// Notes bytes that were read from the connection; they count as framing until the body is read on.
     pub(super) fn note_received(&self, bytes: usize) {
         let mut progress = self.progress.lock();
         progress.received += bytes as u64;
         progress.framing = progress.framing.saturating_add(bytes);
     }
 
-    /// Notes that the body is read on: its framing may take its time, and its length, anew.
+    /// Notes that the body is read on, which restarts the limits of framing.
     pub(super) fn begin_read_of_body(&self) {
         let mut progress = self.progress.lock();
         progress.is_in_head = false;
@@ -199,9 +197,8 @@ impl HttpExchange {
         progress.framing_since = Some(Instant::now());
     }
 
-    /// Returns how long the next read may take. A head waits for its first byte as long as the reply may
-    /// take (`None` here); whatever has begun to come may be silent for `silence`, and must be complete
-    /// `whole` after its first byte.
+    /// Returns the limit of the next read. The first byte of a head has the limit of the reply (`None` here). A part
+    /// that has begun may be silent for `silence`, and must be complete `whole` after its first byte.
     ///
     /// # Errors
     /// `Protocol` if the head or the framing is too long, `Timeout` if it took too long.
@@ -224,7 +221,7 @@ impl HttpExchange {
         let since = *progress.framing_since.get_or_insert_with(Instant::now);
         let left = whole.saturating_sub(since.elapsed());
         if left.is_zero() {
-            let message = format!("the reply came too slowly: a part of it was not complete after {whole:?}");
+            let message = format!("the reply is too slow: a part of it was not complete after {whole:?}");
             return Err(Error::new(ErrorKind::Timeout, message));
         }
         Ok(Some(silence.min(left)))

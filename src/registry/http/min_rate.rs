@@ -1,7 +1,7 @@
 //! The minimum rate of bodies.
 //!
-//! It is judged over all bodies that one pull reads from one host: connections that share a slow link are slow
-//! because of each other, and not because the host drips.
+//! It is measured over all bodies that one pull reads from one host, since connections that share a slow link slow each
+//! other down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub(crate) struct MinRate {
     pub(crate) time: Duration,
 }
 
-/// What the bodies bring together that one pull reads from one host.
+/// The rate of all bodies that one pull reads from one host.
 #[derive(Debug, Default)]
 pub(crate) struct SharedRate(Mutex<RateState>);
 

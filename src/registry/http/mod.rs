@@ -1,9 +1,9 @@
-//! HTTP, and the only room that knows ureq: one request, one reply, each wait cut short by the context
-//! of the pull that it is for.
+//! HTTP over ureq, which no other module names: one request and its reply, whose waits end with the context of the
+//! pull.
 //!
-//! From the top: `agent` sends requests, `reply` reads what comes back, `transport` is ureq's seam,
-//! `connect` makes connections by `proxy`, `dns`, `dial`, `tcp` and `tls`, and `exchange` ties all of it
-//! to the pull.
+//! From the top: `agent` sends requests, `reply` reads replies, `transport` implements ureq's transport,
+//! `connect` makes connections with `proxy`, `dns`, `dial`, `tcp` and `tls`, and `exchange` connects all of them
+//! with the pull.
 
 mod agent;
 mod bandwidth;
@@ -30,5 +30,5 @@ pub(crate) use proxy::fuzz_exceptions as fuzz_no_proxy;
 pub(crate) use proxy::{Proxies, ProxyChoice};
 pub(crate) use reply::{HttpBody, HttpReply};
 pub(crate) use tls::Trust;
-// The types that URLs and headers are made of.
+// The types of URLs and headers.
 pub(super) use ureq::http::{HeaderName, HeaderValue, StatusCode, Uri, uri};

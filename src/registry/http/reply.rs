@@ -1,4 +1,4 @@
-//! A reply: its head, and a body that is still to be read.
+//! A reply: its head, and a body that is not read yet.
 
 use std::fmt;
 use std::io::Read;
@@ -15,12 +15,12 @@ use super::proxy;
 use crate::context::CancelHook;
 use crate::error::{Error, ErrorKind};
 
-/// What a server answered.
+/// The reply of a server.
 pub(crate) struct HttpReply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) peer: Option<IpAddr>,
-    /// The forwarding proxy that the reply came through.
+    /// The forwarding proxy that passed the reply on.
     pub(super) proxy: Option<String>,
     pub(super) body: HttpBody,
 }
@@ -33,9 +33,8 @@ impl HttpReply {
         Some(encoding.escape_debug().take(40).collect())
     }
 
-    /// Returns the refusal of a forwarding proxy, if that has written the reply and not the host behind it:
-    /// 407 is a proxy's alone, and its other errors are marked, by Squid or by
-    /// [RFC 9209](https://www.rfc-editor.org/rfc/rfc9209).
+    /// Returns the error of a forwarding proxy, if the proxy has written the reply and not the host behind it: only a
+    /// proxy answers 407, and Squid and [RFC 9209](https://www.rfc-editor.org/rfc/rfc9209) mark other errors.
     pub(super) fn refusal_of_proxy(&self) -> Option<Error> {
         let reason = self.header("x-squid-error").or_else(|| self.header("proxy-status"));
         let is_own = self.status == 407 || (reason.is_some() && matches!(self.status, 403 | 500..));
@@ -60,12 +59,12 @@ impl HttpReply {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Returns a header's value, whatever its bytes are.
+    /// Returns a header's value as bytes.
     pub(crate) fn header_bytes(&self, name: &str) -> Option<&[u8]> {
         self.headers.get(name).map(|value| value.as_bytes())
     }
 
-    /// Returns all values of a header that may stand more than once.
+    /// Returns all values of a header that may occur more than once.
     pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
     }
@@ -79,7 +78,7 @@ impl HttpReply {
         self.body
     }
 
-    /// Judges the body's rate together with that of all bodies in `rate`.
+    /// Measures the body's rate together with that of all bodies in `rate`.
     pub(crate) fn share_rate(&mut self, rate: &Arc<SharedRate>) {
         self.body.meter.join(rate);
     }
@@ -92,8 +91,8 @@ impl HttpReply {
         self.body.read_to_end(limit)
     }
 
-    /// Drops a body of no interest. A short one is read if it comes at once, so that its connection can
-    /// be used again; a failure shows at the connection's next use.
+    /// Discards the body. Reads a short one that arrives at once, so that its connection can be used again; the
+    /// connection's next use shows a failure.
     pub(crate) fn discard(mut self) {
         const SHORT: usize = 16 * 1024;
         const AT_ONCE: Duration = Duration::from_millis(500);
@@ -120,7 +119,7 @@ impl fmt::Debug for HttpReply {
     }
 }
 
-/// A body that is being read. Dropped before its end it closes its connection.
+/// A body that is being read. Dropping it before its end closes the connection.
 pub(crate) struct HttpBody {
     pub(super) reader: ureq::BodyReader<'static>,
     pub(super) meter: RateMeter,
@@ -154,7 +153,7 @@ impl HttpBody {
         self.exchange.pace.waited()
     }
 
-    /// Reads all that is left.
+    /// Reads the rest.
     ///
     /// # Errors
     /// `Protocol` if it is longer than `limit` bytes; else as [`read`](Self::read).

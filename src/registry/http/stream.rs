@@ -1,4 +1,4 @@
-//! What HTTP goes over: a socket, or TLS on top of another stream.
+//! The stream below HTTP: a socket, or TLS over another stream.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -6,12 +6,11 @@ use std::time::Duration;
 
 /// A connection's byte stream in both directions.
 pub(super) trait ByteStream: Read + Write + fmt::Debug + Send + Sync {
-    /// Limits all that is read and written until the next call together; `None` leaves only the pull's
-    /// deadline. TLS may read several records, and write some, before a read has something to return.
+    /// Limits the total time of reads and writes until the next call; `None` leaves only the pull's deadline. TLS may
+    /// read and write several records before a read returns.
     fn set_limit(&mut self, limit: Option<Duration>);
 
-    /// Tells whether an idle connection can serve another exchange: it is open, and nothing waits to be
-    /// read.
+    /// Returns whether an idle connection can serve another exchange: it is open, and has no bytes to read.
     fn is_idle(&mut self) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! A TCP socket that a cancel and a deadline interrupt.
+//! A TCP socket whose reads and writes end with a cancel or a deadline.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,15 +12,15 @@ use rustix::net::{RecvFlags, recv};
 use super::exchange::HttpExchange;
 use super::stream::ByteStream;
 
-/// A socket cannot be told to wait for no time at all.
+/// The shortest timeout of a socket, which cannot be zero.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// A connected socket. Each read and write belongs to the exchange that is the thread's current one.
+/// A connected socket. Each read and write belongs to the current exchange of the thread.
 pub(super) struct TcpSocket {
     socket: Arc<TcpStream>,
-    /// When the reads and writes have to be done.
+    /// The deadline of reads and writes.
     until: Option<Instant>,
-    /// What the socket was last told, so that it is told only what is new.
+    /// The timeouts that are set, so that only changes cost a system call.
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
     /// Set by the bandwidth limit; the system no longer chooses it then.
@@ -28,13 +28,13 @@ pub(super) struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// Wraps a socket that blocks and has no timeouts yet.
+    /// Wraps a blocking socket without timeouts.
     pub(super) fn new(socket: Arc<TcpStream>) -> Self {
         TcpSocket { socket, until: None, read_timeout: None, write_timeout: None, receive_buffer: None }
     }
 
-    /// Returns the time that a read or write may take. Coarse, so that an approaching deadline does not
-    /// cost a system call for each read.
+    /// Returns the timeout of a read or write. It is coarse, so that an approaching deadline does not cost a system call
+    /// for each read.
     ///
     /// # Errors
     /// `TimedOut` if there is no time left.
@@ -79,7 +79,7 @@ impl TcpSocket {
 }
 
 impl Read for TcpSocket {
-    /// Linux does not restart a read that has a time limit, so a signal must not end it.
+    /// Reads again after a signal: Linux does not restart a read with a timeout.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let exchange = HttpExchange::current();
         let timeout = self.timeout(exchange.as_deref())?;

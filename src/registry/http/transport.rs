@@ -1,12 +1,12 @@
-//! The one file that uses ureq's transport seam, `ureq::unversioned`, which is outside of its semver.
-//! ureq speaks HTTP/1.1 and keeps idle connections; names, sockets, proxies and TLS are this crate's.
+//! Implements ureq's transport. Only this file uses `ureq::unversioned`, which its semver does not cover. ureq speaks
+//! HTTP/1.1 and keeps idle connections; names, sockets, proxies and TLS belong to this crate.
 //!
-//! It relies on the following; the test at the end fails where ureq changes it.
-//! - The pool asks `is_open` before it hands out an idle connection, and when it takes one back; an idle
-//!   connection passes no connector again. It keys connections by scheme and authority.
+//! It relies on the following; the test at the end fails if ureq changes it.
+//! - The pool calls `is_open` before it hands out an idle connection, and when it takes one back; it does not call a
+//!   connector for an idle connection. It keys connections by scheme and authority.
 //! - A request's line and headers are written to `output` and passed to `transmit_output` from the first
 //!   byte on, before anything is read.
-//! - A reply is read by `await_input` alone, on the thread that called `Agent::run` or reads the body.
+//! - Only `await_input` reads a reply, on the thread that called `Agent::run` or reads the body.
 //! - An `io::Error` that wraps an error of this crate comes back as `ureq::Error::Io`.
 
 use std::fmt;
@@ -30,7 +30,7 @@ pub(super) fn agent(config: Config, connector: connect::Connector, limits: ReadL
     ureq::Agent::with_parts(config, TransportConnector { connector: Arc::new(connector), limits }, NoResolver)
 }
 
-/// How long a reply may take once it has begun.
+/// The limits of a reply that has begun.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadLimits {
     /// Between one byte and the next.
@@ -39,7 +39,7 @@ pub(super) struct ReadLimits {
     pub(super) whole: Duration,
 }
 
-/// Names are looked up by the connector, and so only for new connections.
+/// The connector resolves names, and so only for new connections.
 #[derive(Debug)]
 struct NoResolver;
 
@@ -49,7 +49,7 @@ impl Resolver for NoResolver {
     }
 }
 
-/// Hands ureq the connections that this crate makes.
+/// Gives ureq the connections that this crate makes.
 struct TransportConnector {
     connector: Arc<connect::Connector>,
     limits: ReadLimits,
@@ -79,17 +79,17 @@ impl fmt::Debug for TransportConnector {
     }
 }
 
-/// A connection as ureq sees it. Each exchange on it is the current one of the thread that uses it.
+/// A connection for ureq. It serves the current exchange of the thread that uses it.
 struct HttpTransport {
     connection: HttpConnection,
     limits: ReadLimits,
     buffers: ConnectionBuffers,
-    /// It has begun to serve an exchange.
+    /// Whether it has served an exchange.
     has_served: bool,
 }
 
 impl HttpTransport {
-    /// Begins an exchange, unless that is done: its request may come in several parts.
+    /// Begins an exchange at the first part of its request. Returns whether this is the first part.
     ///
     /// # Errors
     /// `Protocol` if the exchange must not use a connection to this address.
@@ -210,7 +210,7 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-/// Returns the first part of a request as a forwarding proxy wants it, by
+/// Returns the first part of a request in the form for a forwarding proxy, by
 /// [RFC 9112, section 3.2.2](https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2).
 fn forwarded(part: &[u8], forwarding: &Forwarding) -> Option<Vec<u8>> {
     let method = part.iter().position(|&byte| byte == b' ')? + 1;
@@ -229,16 +229,16 @@ fn forwarded(part: &[u8], forwarding: &Forwarding) -> Option<Vec<u8>> {
 }
 
 fn silent() -> Error {
-    Error::new(ErrorKind::Timeout, "the server fell silent")
+    Error::new(ErrorKind::Timeout, "the server sent nothing for too long")
 }
 
-/// Tells whether a reply begins as a record of TLS does: an alert or a handshake message.
+/// Returns whether a reply begins like a record of TLS: an alert or a handshake message.
 fn is_tls_record(reply: &[u8]) -> bool {
     matches!(reply, [0x15 | 0x16, 3, ..])
 }
 
 fn speaks_tls() -> Error {
-    let message = "the server speaks TLS, and was asked by plain HTTP; it is to be asked by HTTPS";
+    let message = "the server speaks TLS, and was asked by plain HTTP; use HTTPS";
     Error::new(ErrorKind::Tls, message).with_retryable(false)
 }
 
@@ -273,8 +273,8 @@ mod tests {
         .unwrap()
     }
 
-    /// Answers so many requests on each of its connections and then closes it; returns the first lines of
-    /// the requests, by connection.
+    /// Answers the given number of requests on each connection, and closes it. Returns the first lines of the requests,
+    /// by connection.
     fn server(connections: &'static [usize]) -> (SocketAddr, JoinHandle<Vec<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn ureq_does_what_this_file_relies_on() {
-        // The second connection takes the request that the first one was closed for.
+        // The second connection serves the request after the first one was closed.
         let (address, served) = server(&[2, 1]);
         let http = http();
         for path in ["/one", "/two", "/three"] {

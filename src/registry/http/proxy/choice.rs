@@ -7,14 +7,14 @@ use super::url::Proxy;
 use crate::error::Error;
 use crate::registry::address::is_localhost;
 
-/// Which proxy requests go through, as the builder was told.
+/// The builder's choice of a proxy.
 #[derive(Clone, Default)]
 pub(crate) enum ProxyChoice {
-    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     #[default]
     Environment,
     None,
-    /// This proxy, but for the hosts that are excepted in the form of `NO_PROXY`.
+    /// This proxy, except for the hosts in `no_proxy`, in the syntax of `NO_PROXY`.
     Url {
         url: String,
         no_proxy: String,
@@ -38,7 +38,7 @@ pub(crate) struct Proxies {
     for_https: Option<Proxy>,
     for_http: Option<Proxy>,
     exceptions: Exceptions,
-    /// This machine itself is never asked through a proxy.
+    /// Whether loopback hosts are asked without the proxy.
     excepts_loopback: bool,
 }
 
@@ -88,7 +88,7 @@ impl Proxies {
         })
     }
 
-    /// Returns the proxy for a URL's host; `None` if it is asked directly. No name is looked up for it.
+    /// Returns the proxy for a URL's host; `None` if it is asked directly. Resolves no name.
     pub(in crate::registry::http) fn for_url(&self, is_https: bool, host: &str, port: u16) -> Option<&Proxy> {
         let proxy = if is_https { self.for_https.as_ref() } else { self.for_http.as_ref() }?;
         let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_variable_and_all_proxy_is_for_what_is_left() {
+    fn each_scheme_has_its_variable_and_all_proxy_is_the_fallback() {
         for (variables, https, http) in [
             (&[][..], None, None),
             (&[("HTTPS_PROXY", "s:1")], Some("s:1"), None),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_asked_directly_whatever_the_environment_says() {
+    fn loopback_hosts_are_asked_without_the_proxy_of_the_environment() {
         let proxies = proxies(&[("ALL_PROXY", "http://p:1")]).unwrap();
         for url in [
             "http://localhost:5000",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_builders_proxy_is_for_every_host_that_it_does_not_except() {
+    fn the_builders_proxy_is_for_every_host_except_those_listed() {
         let proxies = |no_proxy: &str| {
             let (url, no_proxy) = ("http://p:1".to_owned(), no_proxy.to_owned());
             Proxies::new(&ProxyChoice::Url { url, no_proxy }).unwrap()

@@ -1,4 +1,4 @@
-//! `NO_PROXY`: the hosts that are asked directly.
+//! `NO_PROXY`: the hosts that are asked without the proxy.
 
 use std::net::IpAddr;
 
@@ -19,13 +19,13 @@ enum Exception {
 }
 
 impl Exceptions {
-    /// Reads entries separated by commas. An entry that means nothing is passed over, as Go does.
+    /// Parses entries separated by commas. Ignores an invalid entry, as Go does.
     pub(super) fn parse(list: &str) -> Self {
         Exceptions(list.split(',').filter_map(|entry| exception(entry.trim())).collect())
     }
 
-    /// Tells whether a host is among them: its name, in lower case and without a dot at its end, its
-    /// address if it is one, and the port that is asked.
+    /// Returns whether the list has a host: its name, in lower case and without a dot at its end, its address if it is
+    /// one, and the port.
     pub(super) fn contain(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
         self.0.iter().any(|exception| exception.fits(host, address, port))
     }
@@ -79,7 +79,7 @@ fn exception(entry: &str) -> Option<Exception> {
     matches!(&exception, Exception::Domain { name, .. } if !name.is_empty()).then_some(exception)
 }
 
-/// Returns the address that a host is, if it is one.
+/// Parses a host that is an address.
 pub(super) fn address(host: &str) -> Option<IpAddr> {
     let without_zone = host.split('%').next()?;
     without_zone.parse().ok().map(|address: IpAddr| address.to_canonical())

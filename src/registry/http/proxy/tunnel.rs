@@ -9,7 +9,7 @@ use crate::registry::http::error;
 use crate::registry::http::exchange::MAX_HEAD;
 
 impl Proxy {
-    /// Has the proxy connect `stream` to a host.
+    /// Asks the proxy to connect `stream` to a host.
     ///
     /// # Errors
     /// `ConnectionFailed` if the proxy refuses, with its status; `Timeout`, `Protocol`.
@@ -57,7 +57,7 @@ pub(in crate::registry::http) fn refusal(status: u16, reason: Option<&str>) -> E
         403 => message.push_str("; the proxy does not allow this host or port"),
         _ => {}
     }
-    // What a proxy forbids will not be allowed in a moment.
+    // A retry does not change what a proxy forbids.
     let may_pass = matches!(status, 408 | 429 | 500..);
     Error::new(ErrorKind::ConnectionFailed, message).with_retryable(may_pass)
 }
@@ -66,8 +66,8 @@ fn in_words(status: u16) -> Option<&'static str> {
     ureq::http::StatusCode::from_u16(status).ok()?.canonical_reason()
 }
 
-/// Reads up to the blank line; not further, for what follows is the host's. A head is short, and read
-/// once a connection.
+/// Reads up to the blank line, and no further: the bytes behind it are the host's. A head is short, and is read once
+/// for a connection.
 fn read_head(stream: &mut impl Read) -> Result<Vec<u8>, Error> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -109,7 +109,7 @@ fn header(head: &[u8], name: &str) -> Option<String> {
 }
 
 fn no_http() -> Error {
-    Error::new(ErrorKind::Protocol, "its answer is no HTTP").with_retryable(false)
+    Error::new(ErrorKind::Protocol, "its answer is not HTTP").with_retryable(false)
 }
 
 #[cfg(test)]
@@ -172,8 +172,8 @@ mod tests {
             ("HTTP/1.1 407 x\r\n\r\n", "status 407 Proxy Authentication Required", false),
             ("HTTP/1.1 503 x\r\nX-Squid-Error: ERR_DNS_FAIL 0\r\n\r\n", "(ERR_DNS_FAIL 0)", true),
             ("HTTP/1.1 502\r\n\r\n", "status 502 Bad Gateway", true),
-            ("SSH-2.0-OpenSSH_9.2\r\n", "no HTTP", false),
-            ("HTTP/1.1 99 x\r\n\r\n", "no HTTP", false),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "not HTTP", false),
+            ("HTTP/1.1 99 x\r\n\r\n", "not HTTP", false),
             ("HTTP/1.1 200 O", "closed the connection", true),
             ("", "closed the connection", true),
         ] {

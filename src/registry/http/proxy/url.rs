@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 /// An HTTP proxy.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    /// Reached by TLS.
+    /// Whether it is reached by TLS.
     is_secure: bool,
     host: String,
     port: u16,
@@ -21,8 +21,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Reads `[http[s]://][USER[:PASSWORD]@]HOST[:PORT]`, where user and password may be
-    /// percent-encoded. The URL is not repeated in an error, for it may hold a password.
+    /// Parses `[http[s]://][USER[:PASSWORD]@]HOST[:PORT]`, where user and password may be percent-encoded. No error
+    /// holds the URL, which may have a password.
     pub(super) fn parse(variable: &str, url: &str) -> Result<Self, Error> {
         let invalid = |why: &str| Error::new(ErrorKind::InvalidConfig, format!("{variable}: {why}"));
         let (is_secure, rest) = match url.split_once("://") {
@@ -71,7 +71,7 @@ impl Proxy {
         self.authorization.as_ref()
     }
 
-    /// Says that it is the proxy that failed.
+    /// Adds that the proxy failed, and its name.
     pub(in crate::registry::http) fn named(&self, error: Error) -> Error {
         let message = format!("the proxy {self}: {}", error.message());
         let named = Error::new(error.kind(), message).with_retryable(error.is_retryable());

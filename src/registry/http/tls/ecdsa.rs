@@ -1,5 +1,5 @@
-//! The ECDSA that ring lacks and OpenSSL and Go have: P-521, and the smaller curves with SHA-512. It is
-//! for verifying signatures of certificates and handshakes only.
+//! ECDSA that ring lacks, and OpenSSL and Go have: P-521, and the smaller curves with SHA-512. It verifies signatures
+//! of certificates and handshakes.
 
 use std::sync::LazyLock;
 
@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 type SignatureAlgorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// What a signature scheme may be verified by.
+/// The algorithms of a signature scheme.
 type Mapping = (SignatureScheme, &'static [SignatureAlgorithm]);
 
-/// By the scheme that TLS 1.2 names the hash with, and TLS 1.3 the curve too.
+/// By scheme, which names the hash in TLS 1.2, and also the curve in TLS 1.3.
 static ADDED: [(SignatureScheme, SignatureAlgorithm); 5] = [
     (SignatureScheme::ECDSA_NISTP521_SHA512, &Ecdsa { curve: &P521, hash: &SHA512 }),
     (SignatureScheme::ECDSA_NISTP384_SHA384, &Ecdsa { curve: &P521, hash: &SHA384 }),
@@ -86,7 +86,7 @@ static P384: Curve = Curve {
 static P521: Curve = Curve {
     id: alg_id::ECDSA_P521,
     verify: |key, hash, signature| {
-        // A hash shorter than the field, 66 bytes, is the number that it stands for.
+        // A hash shorter than the field of 66 bytes is padded on the left.
         let mut number = [0; 66];
         for (to, from) in number.iter_mut().rev().zip(hash.iter().rev()) {
             *to = *from;

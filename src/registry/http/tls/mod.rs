@@ -1,4 +1,4 @@
-//! TLS by rustls: which servers a connection trusts, and what it shows of itself.
+//! TLS by rustls: the servers that a connection trusts, and its client certificate.
 
 #[cfg(feature = "ecdsa")]
 mod ecdsa;
@@ -24,7 +24,7 @@ use super::error;
 use super::stream::ByteStream;
 use crate::error::{Error, ErrorKind};
 
-/// Returns what connections are made with. Sessions are resumed, as far as the servers allow.
+/// Returns the configuration of connections. Sessions are resumed if the server allows it.
 ///
 /// # Errors
 /// `InvalidConfig` if a certificate or a key cannot be read, or do not belong together.
@@ -72,7 +72,7 @@ impl TlsStream {
         limit: Duration,
     ) -> Result<Self, Error> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|_| Error::new(ErrorKind::Tls, "the host has no name for TLS"))?;
+            .map_err(|_| Error::new(ErrorKind::Tls, "the name of the host is not valid for TLS"))?;
         let mut session = ClientConnection::new(Arc::clone(config), name).map_err(of_rustls)?;
         below.set_limit(Some(limit));
         session.complete_io(&mut below).map_err(|error| error::of_io(ours(error)))?;
@@ -112,7 +112,7 @@ impl fmt::Debug for TlsStream {
     }
 }
 
-/// Translates what rustls hands through as an error of the connection.
+/// Translates a TLS error that rustls wraps in an I/O error.
 fn ours(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(tls) => io::Error::other(of_rustls(tls.clone())),
@@ -120,7 +120,7 @@ fn ours(error: io::Error) -> io::Error {
     }
 }
 
-/// A certificate that is no good will be no better in a moment; a record that was damaged may be.
+/// Translates an error of rustls. Only a damaged record is retryable.
 fn of_rustls(error: rustls::Error) -> Error {
     let may_pass = error == rustls::Error::DecryptError;
     let message = match &error {

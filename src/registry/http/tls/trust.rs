@@ -1,4 +1,4 @@
-//! Certificates and keys from PEM files: what is trusted, and what this side shows.
+//! Certificates and keys from PEM files: the trusted ones, and those of the client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::verifier::ServerVerifier;
 use super::x509::Certificate;
 use crate::error::{Error, ErrorKind};
 
-/// What a TLS connection is made with; PEM files, read already.
+/// The trust and the client certificate of a TLS connection, as the contents of PEM files.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct Trust {
-    /// Certificates that are trusted, besides those that are trusted anyway.
+    /// Certificates that are trusted besides the usual ones.
     pub(crate) authorities: Vec<Vec<u8>>,
-    /// Certificate and key that this side shows.
+    /// Certificate and key of the client.
     pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
     /// Accepts any certificate.
     pub(crate) skip_verify: bool,
@@ -30,7 +30,7 @@ impl fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// Returns the verifier that believes what is trusted here.
+    /// Returns the verifier for this trust.
     ///
     /// # Errors
     /// `InvalidConfig` for a file without a usable certificate.
@@ -38,7 +38,7 @@ impl Trust {
         let (mut authorities, mut given) = (Vec::new(), Vec::new());
         for pem in &self.authorities {
             for (certificate, is_authority) in usable(pem)? {
-                // One that is no authority must not become one: others signed by its key stay strangers.
+                // A certificate that is not an authority must not become a trust anchor for others.
                 if is_authority {
                     authorities.push(certificate.clone());
                 }
@@ -48,7 +48,7 @@ impl Trust {
         Ok(ServerVerifier { authorities: verifier_of(authorities, provider)?, given })
     }
 
-    /// Returns the chain and the key that this side shows.
+    /// Returns the chain and the key of the client.
     ///
     /// # Errors
     /// `InvalidConfig` with the reason if they cannot be read.
@@ -76,7 +76,7 @@ impl Trust {
 /// A certificate with its chain, and its key.
 type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// Says why rustls cannot use a client's certificate with its key.
+/// Returns the error of a client certificate and key that rustls cannot use.
 pub(super) fn unusable_client(error: &rustls::Error) -> Error {
     let why = match error {
         rustls::Error::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
@@ -87,8 +87,8 @@ pub(super) fn unusable_client(error: &rustls::Error) -> Error {
     invalid(format!("a client's certificate and key cannot be used: {why}"))
 }
 
-/// Returns the certificates of a PEM file, and whether each is an authority. One that cannot be used does
-/// not make the others useless.
+/// Returns the certificates of a PEM file, and whether each is an authority. Skips one that cannot be used, unless
+/// there is no other.
 fn usable(pem: &[u8]) -> Result<Vec<(CertificateDer<'static>, bool)>, Error> {
     let (mut usable, mut reason) = (Vec::new(), None);
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -108,7 +108,7 @@ fn usable(pem: &[u8]) -> Result<Vec<(CertificateDer<'static>, bool)>, Error> {
             Err(invalid("a file of certificates to be trusted holds no PEM certificate".to_owned()))
         }
         Some(reason) => {
-            log::warn!("a certificate to be trusted is passed over: {reason}");
+            log::warn!("a certificate to be trusted is skipped: {reason}");
             Ok(usable)
         }
         None => Ok(usable),

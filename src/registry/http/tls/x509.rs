@@ -1,4 +1,4 @@
-//! The fields of a certificate that decide how it is trusted, read from its DER
+//! Reads the fields of a certificate that decide how it is trusted
 //! ([RFC 5280, section 4.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1)).
 
 use std::ops::Range;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_certificate_says_of_itself() {
+    fn authority_and_purpose_are_read() {
         let leaf = Certificate::read(&made(|_| {})).unwrap();
         assert!(!leaf.is_authority && leaf.is_for_servers);
         for (constraints, is_authority) in [
