@@ -124,6 +124,8 @@ fn what_a_broken_pull_has_of_a_blob_is_kept_chunk_by_chunk_for_the_next() {
     let failed = builder(&dir).build().unwrap().pull(&*name).unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::NotFound);
     registry.clear_faults();
+    // What is still on its way to the first pull is counted to that one.
+    assert!(registry.wait_until(|stats| stats.connections_open == 0, Duration::from_secs(20)));
 
     let before = registry.stats().body_bytes;
     let service = builder(&dir).build().unwrap();

@@ -87,14 +87,8 @@ impl<S: ImageService> Pull<'_, S> {
     pub(super) fn send_result(self, pulled: Result<PulledImage, Error>, image_size: Option<u64>) -> bool {
         self.pulls.counts.running.fetch_sub(1, Ordering::Relaxed);
         self.pulls.count(pulled.is_ok());
-        let result = PullResult {
-            id: self.request.id,
-            image: self.request.image,
-            outcome: pulled,
-            image_size,
-            wait_duration: self.wait_duration,
-            pull_duration: self.begun_at.elapsed(),
-        };
+        let durations = (self.wait_duration, self.begun_at.elapsed());
+        let result = PullResult::new(self.request, pulled, image_size, durations);
         deliver(&self.results, result, self.pulls.closing());
         drop_foreign(self.cx);
         self.panicked
@@ -278,14 +272,7 @@ fn refused(pending: Pending, error: Error) -> (Sender<PullResult>, PullResult) {
     let Pending { cx, request, results, asked_at } = pending;
     drop_foreign(cx);
     let error = error.with_image(&request.image.image).with_phase(Phase::Queued);
-    let result = PullResult {
-        id: request.id,
-        image: request.image,
-        outcome: Err(error),
-        image_size: None,
-        wait_duration: asked_at.elapsed(),
-        pull_duration: Duration::ZERO,
-    };
+    let result = PullResult::new(request, Err(error), None, (asked_at.elapsed(), Duration::ZERO));
     (results, result)
 }
 

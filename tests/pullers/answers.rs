@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use oci_puller::clock::Clock;
 use oci_puller::{
-    CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PullContext, PullRequest, SerialImagePuller,
+    CancelToken, ErrorKind, ImagePuller, ParallelImagePuller, PodSandboxConfig, PullContext, PullRequest,
+    PullSecret, SerialImagePuller,
 };
 use proptest::prelude::*;
 
@@ -46,6 +47,31 @@ fn each_outcome_of_the_service_becomes_one_result() {
                 bench.name
             );
             assert_silent(&answers);
+        }
+    }
+}
+
+#[test]
+fn a_result_gives_the_request_back_whole() {
+    let cancelled = CancelToken::new();
+    cancelled.cancel();
+    for bench in both() {
+        for (image, cx) in [
+            ("alpine", PullContext::new()),
+            ("fail/alpine", PullContext::new()),
+            ("alpine", PullContext::new().with_cancel(&cancelled)),
+        ] {
+            let secret = PullSecret::docker_config_json("{}");
+            let request = PullRequest::new(7, image)
+                .with_pull_secrets([secret])
+                .with_pod_sandbox_config(PodSandboxConfig::default())
+                .with_artifact_type("text/plain");
+            let asked = format!("{request:?}");
+            let (results, answers) = unbounded();
+            bench.puller.pull_image(cx, request, results);
+            let request = next(&answers).into_request();
+            assert_eq!(format!("{request:?}"), asked);
+            assert_eq!(request.pull_secrets[0].data[".dockerconfigjson"].as_bytes(), b"{}");
         }
     }
 }

@@ -105,10 +105,7 @@ impl SequentialDownload<'_> {
     fn try_origin(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         self.keeps_encoded = false;
         let outcome = match self.try_once(origin) {
-            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
-                self.source.report_restart();
-                self.try_once(origin)
-            }
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => self.try_once(origin),
             outcome => outcome,
         };
         outcome.map_err(|error| self.instead.explain(error).with_host(origin.name()))
@@ -122,6 +119,7 @@ impl SequentialDownload<'_> {
     fn commit(&mut self) -> Result<(), Error> {
         let committed = self.ingest.commit();
         if committed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DigestMismatch) {
+            self.source.report_restart(self.source.blob.size);
             self.resumed = 0;
         }
         committed
@@ -238,7 +236,7 @@ impl SequentialDownload<'_> {
 
     fn restart(&mut self) -> Result<(), Error> {
         if self.ingest.offset() > 0 {
-            self.source.report_restart();
+            self.source.report_restart(self.ingest.offset());
         }
         self.resumed = 0;
         self.ingest.restart()

@@ -110,7 +110,8 @@ impl BlobSource<'_> {
         });
     }
 
-    pub(super) fn report_restart(&self) {
-        self.session.cx.report(&ProgressEvent::BlobRestarted { digest: self.blob.digest.clone() });
+    /// Reports that `bytes` of the blob are thrown away.
+    pub(super) fn report_restart(&self, bytes: u64) {
+        self.session.cx.report(&ProgressEvent::BlobRestarted { digest: self.blob.digest.clone(), bytes });
     }
 }

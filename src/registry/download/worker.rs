@@ -122,7 +122,7 @@ impl<'a> Worker<'_, '_, 'a> {
         }
         match ingest.commit() {
             Err(error) if error.kind() == ErrorKind::DigestMismatch => {
-                source.report_restart();
+                source.report_restart(source.blob.size);
                 sequential::complete(source, ingest, 0, &|bytes| self.on_bytes(bytes))
             }
             outcome => outcome.map(|()| had),

@@ -51,7 +51,7 @@ impl Lines {
         }
         if let (1, Some(line)) = (count, self.lines.last()) {
             line.set_style(layout.count.clone());
-            line.set_message(joined(summed(images, now), columns));
+            line.set_message(joined(summed(images), columns));
         }
     }
 
@@ -127,9 +127,9 @@ impl Layout {
             State::Pulled(_) => self.done.clone(),
             State::Failed => self.failed.clone(),
         });
-        line.set_length(image.total.max(1));
+        line.set_length(image.total().max(1));
         line.set_position(match image.state {
-            State::Pulled(_) => image.total.max(1),
+            State::Pulled(_) => image.total().max(1),
             _ => image.position(),
         });
         line.set_message(image.note(now, self.room));
@@ -168,9 +168,9 @@ fn shown(images: &[Image], room: usize) -> Vec<&Image> {
 }
 
 /// Returns the parts that describe all images together, the most important first.
-fn summed(images: &[Image], now: Instant) -> Vec<String> {
+fn summed(images: &[Image]) -> Vec<String> {
     let sum = |of: &dyn Fn(&Image) -> u64| images.iter().map(of).fold(0, u64::saturating_add);
-    let (done, total) = (sum(&Image::position), sum(&|image| image.total));
+    let (done, total) = (sum(&Image::position), sum(&|image| image.total()));
     let has = |state: fn(&State) -> bool| images.iter().filter(|image| state(&image.state)).count();
     let pulled = has(|state| matches!(state, State::Pulled(_)));
     let failed = has(|state| *state == State::Failed);
@@ -178,7 +178,7 @@ fn summed(images: &[Image], now: Instant) -> Vec<String> {
     let mut parts = vec![format!("{pulled} of {} images", images.len())];
     parts.extend((failed > 0).then(|| format!("{failed} failed")));
     if total > 0 {
-        parts.extend(amount(done, total, sum(&|image| image.per_second(now))));
+        parts.extend(amount(done, total, sum(&|image| image.per_second())));
     }
     parts.extend((queued > 0).then(|| format!("{queued} waiting")));
     parts
@@ -205,6 +205,9 @@ fn size() -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use oci_puller::image::Digest;
+    use oci_puller::progress::ProgressEvent;
+
     use super::*;
 
     fn images(states: &[State]) -> Vec<Image> {
@@ -238,9 +241,14 @@ mod tests {
     fn the_sum_line_leaves_out_what_does_not_fit() {
         let states = [State::Pulled(Duration::ZERO), State::Failed, State::Queued, State::Running];
         let mut images = images(&states);
-        let sum = |images: &[Image], columns| joined(summed(images, Instant::now()), columns);
+        let sum = |images: &[Image], columns| joined(summed(images), columns);
         assert_eq!(sum(&images, 80), "1 of 4 images  1 failed  1 waiting");
-        images[3].total = 25_000_000;
+        images[3].event(&ProgressEvent::Resolved {
+            host: String::new(),
+            manifest: Digest::sha256(b"1"),
+            blobs: 1,
+            bytes: 25_000_000,
+        });
         assert_eq!(sum(&images, 80), "1 of 4 images  1 failed    0%    0.0/25.0 MB  1 waiting");
         assert_eq!(sum(&images, 40), "1 of 4 images  1 failed    0%");
         assert_eq!(sum(&images[..1], 40), "1 of 1 images");

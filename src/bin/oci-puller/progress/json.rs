@@ -1,7 +1,7 @@
 //! Progress as JSON lines on standard error, for programs. `pull --help` documents the fields.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use oci_puller::PullResult;
@@ -17,21 +17,19 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Writes every second how far each image is, until the end.
 pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-        let now = Instant::now();
-        let is_running = |image: &&Image| image.state == State::Running && image.total > 0;
-        let lines: Vec<_> =
-            images.lock().iter().filter(is_running).map(|image| progress(image, now)).collect();
+        let is_running = |image: &&Image| image.state == State::Running && image.total() > 0;
+        let lines: Vec<_> = images.lock().iter().filter(is_running).map(progress).collect();
         lines.iter().for_each(say_json);
     }
 }
 
-fn progress(image: &Image, now: Instant) -> Value {
+fn progress(image: &Image) -> Value {
     json!({
         "event": "progress",
         "image": image.full_name,
         "done": image.position(),
-        "total": image.total,
-        "bytes_per_second": image.per_second(now),
+        "total": image.total(),
+        "bytes_per_second": image.per_second(),
     })
 }
 
@@ -51,8 +49,8 @@ pub(super) fn event(image: &Image, event: &ProgressEvent) {
         ProgressEvent::BlobStarted { digest, size, offset, host } => json!({
             "event": "blob_started", "digest": digest.as_str(), "size": size, "offset": offset, "host": host,
         }),
-        ProgressEvent::BlobRestarted { digest, .. } => {
-            json!({ "event": "blob_restarted", "digest": digest.as_str() })
+        ProgressEvent::BlobRestarted { digest, bytes } => {
+            json!({ "event": "blob_restarted", "digest": digest.as_str(), "bytes": bytes })
         }
         ProgressEvent::BlobDone { digest } => json!({ "event": "blob_done", "digest": digest.as_str() }),
         ProgressEvent::Waiting { host, reason, delay } => json!({

@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(super) fn repeat(images: &Mutex<Vec<Image>>, stopped: &Receiver<Infallible>) {
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         let now = Instant::now();
-        let is_running = |image: &&Image| image.state == State::Running && image.total > 0;
+        let is_running = |image: &&Image| image.state == State::Running && image.total() > 0;
         let told = |image: &Image| format!("{}: {}", image.name, image.note(now, usize::MAX).trim_start());
         let lines: Vec<_> = images.lock().iter().filter(is_running).map(told).collect();
         lines.iter().for_each(|line| say(line));
@@ -41,8 +41,9 @@ pub(super) fn event(image: &Image, event: &ProgressEvent) {
             let blob = short(digest.as_str());
             say(&format!("{name}: {blob} resumed at {} of {}, from {host}", Bytes(*offset), Bytes(*size)));
         }
-        ProgressEvent::BlobRestarted { digest } => {
-            say(&format!("{name}: {} restarts at 0", short(digest.as_str())));
+        ProgressEvent::BlobRestarted { digest, bytes } => {
+            let blob = short(digest.as_str());
+            say(&format!("{name}: {blob} restarts at 0, {} are thrown away", Bytes(*bytes)));
         }
         ProgressEvent::Waiting { host, reason, delay } => {
             say(&format!("{name}: {host}: {reason}; next try in {}", Time(*delay)));

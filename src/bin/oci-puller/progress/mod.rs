@@ -4,7 +4,6 @@ mod bars;
 mod image;
 mod json;
 mod lines;
-mod rate;
 mod ticker;
 
 use std::io::{IsTerminal, stderr};
@@ -96,7 +95,7 @@ impl ProgressView {
     /// Returns the bytes that came for images whose pulls failed, and that were kept.
     pub(crate) fn fetched_in_vain(&self) -> u64 {
         let images = self.images.lock();
-        images.iter().filter(|image| image.state == State::Failed).map(|image| image.fetched).sum()
+        images.iter().filter(|image| image.state == State::Failed).map(|image| image.received()).sum()
     }
 
     /// Stops the regular lines, and removes the bars.

@@ -73,7 +73,7 @@ event and, but for messages, the image as it was given:
   other_platform     offered, wanted: the image is for another platform
   blob_reused        digest, size: the blob is in the store
   blob_started       digest, size, offset, host: the blob is fetched from offset
-  blob_restarted     digest: the bytes so far are thrown away
+  blob_restarted     digest, bytes: so many bytes are thrown away
   blob_done          digest: the blob is whole and verified
   waiting            host, reason, seconds: the time until the next try
   progress           done, total, bytes_per_second: bytes, every second

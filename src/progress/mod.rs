@@ -1,4 +1,7 @@
-//! Progress events of a pull.
+//! Progress events of a pull, and their sum.
+
+mod rate;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +10,8 @@ use crossbeam_channel::Sender;
 
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
+
+pub use state::ProgressState;
 
 /// Receives the progress events of a pull.
 ///
@@ -89,6 +94,8 @@ pub enum ProgressEvent {
     BlobRestarted {
         /// The blob.
         digest: Digest,
+        /// Bytes that are thrown away.
+        bytes: u64,
     },
     /// A blob is complete, verified and in the store.
     BlobDone {

@@ -9,6 +9,7 @@ const SPAN: Duration = Duration::from_secs(5);
 const LEAST: Duration = Duration::from_millis(500);
 
 /// The rate of a count that grows.
+#[derive(Clone, Debug)]
 pub(super) struct Rate {
     older: (Instant, u64),
     newer: (Instant, u64),
