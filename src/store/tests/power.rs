@@ -1,6 +1,7 @@
 //! Every workload cut at every operation, and every operation failing: I1 and I2 hold.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -182,6 +183,36 @@ fn the_power_may_be_cut_and_the_process_killed_at_every_operation() {
         }
     }
     assert!(cuts > 3000, "{cuts} cuts are too few to be all");
+}
+
+#[test]
+#[ignore = "a storm: `OCI_PULLER_STORM_SECONDS` sets its time"]
+fn storm_of_power_cuts_at_random_operations_of_a_store_that_recovers() {
+    let seconds = std::env::var("OCI_PULLER_STORM_SECONDS").map_or(10, |text| text.parse().unwrap());
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (seed, mut cuts) = (fastrand::u64(..), 0u64);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let steps = WORKLOADS.map(|(_, workload)| {
+        let whole = SimDisk::new();
+        workload(&whole, &mut Promised::default()).unwrap();
+        whole.steps()
+    });
+    while Instant::now() < end {
+        let at = random.usize(..WORKLOADS.len());
+        let told = format!("seed {seed}, cut {cuts}, {}", WORKLOADS[at].0);
+        let mut promised = Promised::default();
+        let mut disk = SimDisk::new().cut_at(random.u64(..=steps[at]));
+        let _ = WORKLOADS[at].1(&disk, &mut promised);
+        // The next pulls are cut as well.
+        for _ in 0..random.u8(..4) {
+            disk = disk.after_power_cut(Unflushed::Chance(random.u64(..))).cut_at(random.u64(..100));
+            let _ = pulls(&disk, &mut promised);
+            cuts += 1;
+        }
+        assert_kept(&disk.after_power_cut(Unflushed::Chance(random.u64(..))), &promised, &told);
+        cuts += 1;
+    }
+    println!("{cuts} power cuts");
 }
 
 #[test]
