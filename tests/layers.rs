@@ -100,7 +100,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["signatures"],
             &["lookup"],
             &["children"],
-            &["blob", "partial_gc", "disk_usage", "transaction"],
+            &["blob", "partial_gc", "disk_usage", "references", "transaction"],
             &["handle"],
             &["create"],
             &["group_commit", "in_progress", "repair", "reservations"],

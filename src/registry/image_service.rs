@@ -147,8 +147,8 @@ impl RegistryImageService {
         BlockingPool::alive() == 0
     }
 
-    fn find(&self, image: &ImageSpec) -> Result<Option<StoredImage>, Error> {
-        self.service.store.find(&key_of(&image.image)?)
+    fn find(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<StoredImage>, Error> {
+        self.service.store.find_with(cx, &key_of(&image.image)?)
     }
 
     /// Returns why the verifier refuses an image that is in the store.
@@ -194,13 +194,13 @@ impl ImageService for RegistryImageService {
             .map_err(|error| error.with_image(&request.image.image))
     }
 
-    fn image_size(&self, _: &PullContext, image: &ImageSpec) -> Result<u64, Error> {
+    fn image_size(&self, cx: &PullContext, image: &ImageSpec) -> Result<u64, Error> {
         let absent = || Error::new(ErrorKind::NotFound, "it is not in the store").with_image(&image.image);
-        self.service.store.size_of(&key_of(&image.image)?)?.ok_or_else(absent)
+        self.service.store.size_of(cx, &key_of(&image.image)?)?.ok_or_else(absent)
     }
 
-    fn image_ref(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
-        let Some(found) = self.find(image)? else { return Ok(None) };
+    fn image_ref(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<ImageRef>, Error> {
+        let Some(found) = self.find(cx, image)? else { return Ok(None) };
         if let Some(refusal) = self.refusal_of(&found, image)? {
             log::warn!("{} is in the store and counts as absent: {refusal}", image.image);
             return Ok(None);
@@ -208,13 +208,13 @@ impl ImageService for RegistryImageService {
         Ok(Some(ImageRef::new(found.id.as_str())))
     }
 
-    fn image_refusal(&self, _: &PullContext, image: &ImageSpec) -> Result<Option<Error>, Error> {
-        let Some(found) = self.find(image)? else { return Ok(None) };
+    fn image_refusal(&self, cx: &PullContext, image: &ImageSpec) -> Result<Option<Error>, Error> {
+        let Some(found) = self.find(cx, image)? else { return Ok(None) };
         Ok(self.refusal_of(&found, image)?.map(|refusal| refusal.with_image(&image.image)))
     }
 
-    fn list_images(&self, _: &PullContext) -> Result<Vec<ImageInfo>, Error> {
-        Ok(self.service.store.images()?.into_iter().map(info).collect())
+    fn list_images(&self, cx: &PullContext) -> Result<Vec<ImageInfo>, Error> {
+        Ok(self.service.store.images_with(cx)?.into_iter().map(info).collect())
     }
 
     fn remove_image(&self, cx: &PullContext, image: &ImageSpec) -> Result<(), Error> {

@@ -96,7 +96,7 @@ fn unpack(session: &PullSession<'_>, resolved: &Resolved, pulled: &mut PulledIma
     let key = resolved.manifest_descriptor.digest.as_str();
     let lost =
         || Error::new(crate::error::ErrorKind::NotFound, "the image was removed while it was unpacked");
-    let image = store.find(key)?.ok_or_else(lost)?;
+    let image = store.find_with(session.cx, key)?.ok_or_else(lost)?;
     let stack = store.unpack(&image).context(session.cx.clone()).into_layers(layers)?;
     pulled.layers = Some(stack.lower().to_vec());
     Ok(())

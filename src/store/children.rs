@@ -8,8 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use crate::context::PullContext;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Descriptor, Document, Index, MAX_INDEX_DEPTH, media_type};
+use crate::image::manifest::{Descriptor, Document, Index, MAX_INDEX_DEPTH, Manifest, media_type};
 use crate::image::platform::Platform;
 use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
@@ -70,9 +71,13 @@ pub(super) struct EntryImages {
 type EntryKey = (Digest, bool, Option<Box<[Digest]>>);
 
 /// Answers questions about the images of a store, and reads each document once for all of them.
+///
+/// When the context ends, it reads no more, and what it was asked for counts as absent: a caller checks the
+/// context before it relies on the answers.
 #[derive(Debug)]
 pub(super) struct ImageTree<'a> {
     store: &'a Store,
+    cx: PullContext,
     /// The manifests that an index lists, by the index's digest.
     children: HashMap<Digest, Rc<Vec<Child>>>,
     /// How many children are remembered.
@@ -88,9 +93,10 @@ pub(super) struct ImageTree<'a> {
 }
 
 impl<'a> ImageTree<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
+    pub(super) fn new(store: &'a Store, cx: &PullContext) -> Self {
         ImageTree {
             store,
+            cx: cx.clone(),
             children: HashMap::new(),
             remembered: 0,
             untyped: HashMap::new(),
@@ -105,9 +111,10 @@ impl<'a> ImageTree<'a> {
     /// Returns whether the entry is an image index. An entry without a media type is what its content says.
     pub(super) fn is_index(&mut self, entry: &IndexEntry) -> bool {
         match &entry.digest {
-            Some(digest) if entry.media_type.is_empty() => {
-                *self.untyped.entry(digest.clone()).or_insert_with(|| index(self.store, digest).is_some())
-            }
+            Some(digest) if entry.media_type.is_empty() => *self
+                .untyped
+                .entry(digest.clone())
+                .or_insert_with(|| index(self.store, &self.cx, digest).is_some()),
             _ => media_type::is_index(&entry.media_type),
         }
     }
@@ -184,6 +191,7 @@ impl<'a> ImageTree<'a> {
             return child.platform.clone();
         }
         let id = self.id_of(&child.digest)?;
+        self.cx.check().ok()?;
         self.store.config(&id).ok().map(|config| config.platform)
     }
 
@@ -192,7 +200,7 @@ impl<'a> ImageTree<'a> {
         if let Some(known) = self.ids.get(manifest) {
             return known.clone();
         }
-        let id = self.store.manifest(manifest).ok().map(|document| document.image_id(manifest).clone());
+        let id = self.manifest(manifest).map(|document| document.image_id(manifest).clone());
         self.ids.insert(manifest.clone(), id.clone());
         id
     }
@@ -206,10 +214,14 @@ impl<'a> ImageTree<'a> {
             let found = layout::regular_file(&*self.store.0.disk, &blob_path(&blob.digest));
             matches!(found, Ok(Some(found)) if found.len == blob.size)
         };
-        let found = self.store.manifest(manifest);
-        let is_whole = found.is_ok_and(|manifest| manifest.blobs().into_iter().all(has));
+        let found = self.manifest(manifest);
+        let is_whole = found.is_some_and(|manifest| manifest.blobs().into_iter().all(has));
         self.whole.insert(manifest.clone(), is_whole);
         is_whole
+    }
+
+    fn manifest(&self, digest: &Digest) -> Option<Manifest> {
+        self.cx.check().and_then(|()| self.store.manifest(digest)).ok()
     }
 
     /// Returns the way from `root` to a manifest: the digests of the indexes, from the outermost on.
@@ -222,7 +234,7 @@ impl<'a> ImageTree<'a> {
         if let Some(known) = self.ways.get(&ends) {
             return known.clone();
         }
-        let way: Option<Rc<[Digest]>> = find_way(self.store, root, manifest).map(Into::into);
+        let way: Option<Rc<[Digest]>> = find_way(self.store, &self.cx, root, manifest).map(Into::into);
         self.ways.insert(ends, way.clone());
         way
     }
@@ -235,7 +247,7 @@ impl<'a> ImageTree<'a> {
         let (mut children, mut seen) = (Vec::new(), HashSet::from([root.clone()]));
         let mut ahead = vec![(root.clone(), 0)];
         while let Some((digest, depth)) = ahead.pop() {
-            let Some(index) = index(self.store, &digest) else { continue };
+            let Some(index) = index(self.store, &self.cx, &digest) else { continue };
             let mut nested = Vec::new();
             for listed in &index.manifests {
                 let is_index = media_type::is_index(&listed.media_type);
@@ -265,12 +277,12 @@ impl<'a> ImageTree<'a> {
 }
 
 /// Looks for a manifest in an index and in those that it lists.
-fn find_way(store: &Store, root: &Digest, manifest: &Digest) -> Option<Vec<Digest>> {
+fn find_way(store: &Store, cx: &PullContext, root: &Digest, manifest: &Digest) -> Option<Vec<Digest>> {
     let mut seen = HashSet::new();
     let mut ahead = vec![vec![root.clone()]];
     while let Some(way) = ahead.pop() {
         let Some(last) = way.last().filter(|last| seen.insert((*last).clone())) else { continue };
-        let Some(index) = index(store, last) else { continue };
+        let Some(index) = index(store, cx, last) else { continue };
         if index.manifests.iter().any(|listed| listed.digest == *manifest) {
             return Some(way);
         }
@@ -283,8 +295,8 @@ fn find_way(store: &Store, root: &Digest, manifest: &Digest) -> Option<Vec<Diges
 }
 
 /// Returns the image index that has this digest, if it is there and is one.
-fn index(store: &Store, digest: &Digest) -> Option<Index> {
-    match store.document(digest).and_then(|bytes| Document::parse(None, &bytes)) {
+fn index(store: &Store, cx: &PullContext, digest: &Digest) -> Option<Index> {
+    match cx.check().and_then(|()| store.document(digest)).and_then(|bytes| Document::parse(None, &bytes)) {
         Ok(Document::Index(index)) => Some(index),
         Ok(Document::Manifest(_)) | Err(_) => None,
     }

@@ -61,9 +61,9 @@ impl Store {
         format: ArchiveFormat,
         archive: impl Write,
     ) -> Result<(), Error> {
-        let image = self.find(key)?.map_or_else(|| Err(self.nothing_for(key)), Ok)?;
+        let image = self.find_with(cx, key)?.map_or_else(|| Err(self.nothing_for(key)), Ok)?;
         let manifest = self.manifest(&image.manifest.digest)?;
-        let root = self.root_of(&image, key)?;
+        let root = self.root_of(cx, &image, key)?;
         let transaction = self.transaction();
         let mut writer = tar::Writer::new(archive);
         let text = root.index_json();
@@ -113,12 +113,12 @@ impl Store {
 
     /// Returns what the archive's index lists: the image by the name that was asked for, or else by its
     /// first. A name with the digest of an index stands for that index.
-    fn root_of(&self, image: &StoredImage, key: &str) -> Result<Root, Error> {
+    fn root_of(&self, cx: &PullContext, image: &StoredImage, key: &str) -> Result<Root, Error> {
         let asked = image.names.iter().find(|name| *name == key);
         let name = asked.or_else(|| image.names.iter().min()).cloned();
         let manifest = &image.manifest.digest;
         let pinned = name.as_deref().and_then(names::pinned).map(|(_, digest)| digest);
-        let way = pinned.and_then(|digest| ImageTree::new(self).way(&digest, manifest));
+        let way = pinned.and_then(|digest| ImageTree::new(self, cx).way(&digest, manifest));
         let mut indexes = Vec::new();
         for digest in way.iter().flat_map(|way| way.iter()) {
             let bytes = self.document(digest)?;

@@ -1,37 +1,36 @@
 //! Removing images, and the blobs that no image uses any more.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use crate::context::PullContext;
-use crate::durable::{DiskFile, Lock, OpenMode, read_limited};
+use crate::durable::{DiskFile, Lock};
 use crate::error::Error;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_DOCUMENT_BYTES, media_type};
 use crate::store::children::{Child, ImageTree};
 use crate::store::error::refused;
 use crate::store::handle::Store;
-use crate::store::index::{IndexEntry, StoreIndex};
+use crate::store::index::IndexEntry;
 use crate::store::layout::{self, COLLECT_LOCK, blob_path};
 use crate::store::leftovers::Ages;
 use crate::store::lookup::{Meaning, StoredImage, meaning};
 use crate::store::names::ImageKey;
+use crate::store::references::{ReferenceGraph, Used};
 use crate::store::{lease, retry_io};
 
-/// What a removal took away.
+/// The result of a removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {
-    /// The names that stand for nothing now; of an image without a name, its digest.
+    /// The names that were removed; for an image without a name, its digest.
     pub names: Vec<String>,
-    /// Blobs removed.
+    /// Number of blobs that were removed.
     pub blobs: usize,
-    /// Bytes that they took.
+    /// Space that was freed, bytes.
     pub bytes: u64,
 }
 
-/// When images are collected, and which; the defaults are those of kubelet's image collection.
+/// Sets which images [`Store::prune`] removes, and when. The defaults are those of kubelet's image collection.
 #[derive(Clone, Debug)]
 pub struct PrunePolicy {
     min_age: Duration,
@@ -46,22 +45,21 @@ impl Default for PrunePolicy {
 }
 
 impl PrunePolicy {
-    /// An image, or a blob that nobody uses, stays at least this long after its last use.
-    /// Default: 2 min.
+    /// Sets how long after its last use an image, or a blob without an image, is kept at least. Default: 2 min.
     #[must_use]
     pub fn min_age(mut self, age: Duration) -> Self {
         self.min_age = age;
         self
     }
 
-    /// Images that were not used for this long go, however full the disk is. Default: none do.
+    /// Sets the time without use after which images are removed, however full the disk is. Default: no limit.
     #[must_use]
     pub fn max_unused(mut self, age: Duration) -> Self {
         self.max_unused = Some(age);
         self
     }
 
-    /// When the disk is `high` percent full or more, the least recently used images go until it is
+    /// Sets how full the disk may be: from `high` percent on, the least recently used images are removed until it is
     /// less than `low` percent full. Default: 85 and 80; a `low` above `high` counts as `high`.
     #[must_use]
     pub fn thresholds(mut self, high: u8, low: u8) -> Self {
@@ -71,26 +69,27 @@ impl PrunePolicy {
 }
 
 impl Store {
-    /// Removes the image that `key` stands for, and those of its blobs that no other image uses and
-    /// no pull in progress counts on. By a name, only this name goes while the image has others; by
-    /// digest or id, all names go. Of an image index, a name and the index's own digest take all images,
-    /// and one image's digest or id takes that one only. One that is not there is no error.
+    /// Removes the image that `key` stands for, and its blobs, except those that another image uses or that a pull
+    /// in progress holds. A name removes itself only, while the image has others; a digest or an id removes all
+    /// names. For an image index, a name and the index's own digest remove all its images, and the digest or id of
+    /// one image removes that image. An image that does not exist is no error.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`; `Store`, `DiskFull` (an index, too, is written anew before the old one
-    /// goes).
+    /// `Cancelled`, `Timeout`; `Store`; `DiskFull`, because the next index is written before the old one is removed.
     pub fn remove(&self, cx: &PullContext, key: &str) -> Result<Removed, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
-        let mut tree = ImageTree::new(self);
+        let mut tree = ImageTree::new(self, cx);
         let doomed = index.entries().filter_map(|entry| match meaning(&mut tree, &wanted, entry)? {
             Meaning::Entry => Some(Removal::of(entry)),
             Meaning::Child(child) => Some(Removal::of_children(&mut tree, entry, |it| *it == child.digest)),
         });
-        self.remove_entries(cx, doomed.collect(), &mut ReferenceGraph::default())
+        let doomed = doomed.collect();
+        cx.check()?;
+        self.remove_entries(cx, doomed, &mut ReferenceGraph::default())
     }
 
-    /// Collects images as the policy says, the least recently used first and pinned ones never; and
-    /// with them all blobs that nobody uses, and what broken downloads have left for too long.
+    /// Removes images as the policy says, the least recently used first, and no pinned ones. Also removes blobs that
+    /// no image uses, and partial downloads that are too old.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
@@ -98,12 +97,12 @@ impl Store {
         let mut references = ReferenceGraph::default();
         self.collect_partials()?;
         let mut removed = self.collect(cx, self.unused_since(policy.min_age)?, &mut references)?;
-        let mut candidates = self.candidates(policy)?.into_iter().peekable();
+        let mut candidates = self.candidates(cx, policy)?.into_iter().peekable();
         let (high, low) = policy.thresholds;
         let is_too_full = self.excess(high)? > 0;
         loop {
-            // As many at once as may suffice, for the index is written anew for each batch. They free
-            // less than their sizes where they share blobs with others: then there is a next batch.
+            // The index is written once for each batch. A batch frees less than its images' sizes if they share blobs
+            // with others; then another batch follows.
             let mut excess = if is_too_full { self.excess(low)? } else { 0 };
             let mut batch = Vec::new();
             while let Some((image, _)) = candidates.next_if(|(_, is_forgotten)| *is_forgotten || excess > 0) {
@@ -117,12 +116,12 @@ impl Store {
         }
     }
 
-    /// The images that may be collected, the least recently used first, and whether it has been so
-    /// long that they go in any case.
-    fn candidates(&self, policy: &PrunePolicy) -> Result<Vec<(StoredImage, bool)>, Error> {
+    /// Returns the images that may be removed, the least recently used first, and for each whether its age alone is a
+    /// reason.
+    fn candidates(&self, cx: &PullContext, policy: &PrunePolicy) -> Result<Vec<(StoredImage, bool)>, Error> {
         let now = SystemTime::now();
         let unused = |image: &StoredImage| now.duration_since(image.last_used).unwrap_or_default();
-        let mut images = self.images()?;
+        let mut images = self.images_with(cx)?;
         images.retain(|image| !image.pinned && unused(image) >= policy.min_age);
         images.sort_by_key(|image| image.last_used);
         let is_forgotten =
@@ -136,7 +135,7 @@ impl Store {
             .collect())
     }
 
-    /// Removes the images with all their names, but for what is pinned by now.
+    /// Removes the images with all their names, except entries that are pinned meanwhile.
     fn remove_images(
         &self,
         cx: &PullContext,
@@ -145,7 +144,7 @@ impl Store {
     ) -> Result<Removed, Error> {
         let index = self.0.group_commit.index()?;
         let digests: HashSet<_> = images.iter().map(|image| &image.manifest.digest).collect();
-        let mut tree = ImageTree::new(self);
+        let mut tree = ImageTree::new(self, cx);
         let is_doomed = |digest: &Digest| digests.contains(digest);
         let mut doomed = Vec::new();
         for entry in index.entries().filter(|entry| !entry.pinned) {
@@ -153,21 +152,23 @@ impl Store {
                 doomed.push(Removal::of_children(&mut tree, entry, is_doomed));
             }
         }
+        cx.check()?;
         self.remove_entries(cx, doomed, references)
     }
 
-    /// Keeps the image that `key` stands for from being collected, or no longer: whether it is there.
+    /// Protects the image that `key` stands for from [`prune`](Self::prune), or ends that. Returns whether it exists.
     ///
     /// # Errors
     /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
     pub fn pin(&self, cx: &PullContext, key: &str, pinned: bool) -> Result<bool, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
-        let mut tree = ImageTree::new(self);
+        let mut tree = ImageTree::new(self, cx);
         let meant: HashSet<Box<str>> = index
             .entries()
             .filter(|entry| meaning(&mut tree, &wanted, entry).is_some())
             .map(|entry| entry.text().into())
             .collect();
+        cx.check()?;
         if meant.is_empty() {
             return Ok(false);
         }
@@ -177,7 +178,7 @@ impl Store {
         Ok(true)
     }
 
-    /// How many bytes the disk is filled above `percent`.
+    /// Returns how many bytes the disk is filled above `percent`.
     fn excess(&self, percent: u8) -> Result<u64, Error> {
         let space = self.space()?;
         let used = space.capacity.saturating_sub(space.available);
@@ -185,8 +186,7 @@ impl Store {
         Ok(u64::try_from(u128::from(used).saturating_sub(allowed)).unwrap_or(u64::MAX))
     }
 
-    /// Takes the entries out of the index, or puts others in their places, unless they have changed
-    /// meanwhile; and then removes their blobs.
+    /// Removes or replaces the entries in the index, unless they have changed meanwhile; then removes their blobs.
     fn remove_entries(
         &self,
         cx: &PullContext,
@@ -200,7 +200,7 @@ impl Store {
         for removal in &doomed {
             references.follow(self, cx, removal.entry, &mut candidates)?;
         }
-        // A lock or a lease that is in the way fails the removal now, and not after the names are gone.
+        // If a lock or a lease prevents the removal, it fails here, before the names are removed.
         drop(self.lock_collection(cx)?);
         lease::digests_held(cx, &*self.0.disk)?;
         let (mut names, mut gone, mut changed) = (Vec::new(), HashSet::new(), HashMap::new());
@@ -219,7 +219,7 @@ impl Store {
         Ok(Removed { names, ..removed })
     }
 
-    /// Removes those of `candidates` that no image uses and no pull counts on.
+    /// Removes those of `candidates` that no image uses and no pull holds.
     pub(super) fn collect(
         &self,
         cx: &PullContext,
@@ -230,12 +230,11 @@ impl Store {
         if candidates.is_empty() {
             return Ok(removed);
         }
-        // Pulls wait while the lock is held: the documents are read before, and are remembered.
+        // Pulls wait while the lock is held, so the documents are read before.
         references.used_by(self, cx, &*self.0.group_commit.index()?)?;
         let disk = &self.0.disk;
         let lock = self.lock_collection(cx)?;
-        // The leases before the index: a pull that ends in between is then seen by the one or by the
-        // other.
+        // The leases are read before the index: a pull that ends in between is in one of them.
         let leased = lease::digests_held(cx, &**disk)?;
         let used = references.used_by(self, cx, &*self.0.group_commit.index()?)?;
         for digest in candidates.iter().filter(|digest| !leased.contains(*digest) && !used.contains(*digest))
@@ -251,7 +250,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes the lock that keeps pulls from adding to their leases. Dropping it gives it back.
+    /// Takes the lock that keeps pulls from adding to their leases. Dropping it releases it.
     fn lock_collection(&self, cx: &PullContext) -> Result<Box<dyn DiskFile>, Error> {
         let open = || layout::open_lock(&*self.0.disk, COLLECT_LOCK);
         let lock = retry_io::for_files(cx, "open the lock of collections", open)?;
@@ -259,8 +258,8 @@ impl Store {
         Ok(lock)
     }
 
-    /// Returns the blobs that are older than `age`. Another tool writes an image's blobs before it lists the
-    /// image. Dates the blobs anew that are dated in the future, also those of images.
+    /// Returns the blobs that are older than `age`; younger ones may belong to an image that another tool is writing and
+    /// has not listed yet. Sets the dates of blobs that are dated in the future, also of those of images.
     fn unused_since(&self, age: Duration) -> Result<HashSet<Digest>, Error> {
         let (mut found, mut ages) = (HashSet::new(), Ages::new(&*self.0.disk));
         for folder in self.blob_folders()? {
@@ -285,23 +284,23 @@ impl Removed {
     }
 }
 
-/// What is to go of an entry.
+/// A planned change of an entry.
 #[derive(Debug)]
 struct Removal<'a> {
     entry: &'a IndexEntry,
-    /// The entry that stays in its place.
+    /// The entry that replaces it.
     instead: Option<IndexEntry>,
-    /// What stands for nothing then.
+    /// The names that are removed.
     names: Vec<String>,
 }
 
 impl<'a> Removal<'a> {
-    /// The whole entry.
+    /// Removes the whole entry.
     fn of(entry: &'a IndexEntry) -> Self {
         Removal { entry, instead: None, names: called(entry).into_iter().collect() }
     }
 
-    /// Those of its manifests that `go`, and what is said about them alone; all of it if no image is left.
+    /// Removes the manifests that `goes` selects, and the attestations about them; the whole entry if no image is left.
     fn of_children(tree: &mut ImageTree<'_>, entry: &'a IndexEntry, goes: impl Fn(&Digest) -> bool) -> Self {
         let images = tree.images(entry);
         let stays = |child: &&Child| !goes(&child.digest) && !child.about.as_ref().is_some_and(&goes);
@@ -318,128 +317,4 @@ impl<'a> Removal<'a> {
 
 fn called(entry: &IndexEntry) -> Option<String> {
     entry.name.as_deref().map(str::to_owned).or_else(|| entry.digest.as_ref().map(Digest::to_string))
-}
-
-/// Which digests a document names, remembered: what has a digest never changes.
-#[derive(Debug, Default)]
-pub(super) struct ReferenceGraph(HashMap<Digest, Vec<BlobReference>>);
-
-#[derive(Clone, Debug)]
-struct BlobReference {
-    digest: Digest,
-    kind: Kind,
-}
-
-/// What a digest is named as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Index,
-    Manifest,
-    /// Anything that names no others.
-    Blob,
-}
-
-/// Blobs that entries lead to.
-#[derive(Debug, Default)]
-pub(super) struct Used {
-    pub(super) blobs: HashSet<Digest>,
-    /// Those of which all that they name was followed.
-    followed: HashSet<Digest>,
-}
-
-impl ReferenceGraph {
-    /// All blobs that the index's entries lead to.
-    fn used_by(
-        &mut self,
-        store: &Store,
-        cx: &PullContext,
-        index: &StoreIndex,
-    ) -> Result<HashSet<Digest>, Error> {
-        let mut used = Used::default();
-        for entry in index.entries() {
-            self.follow(store, cx, entry, &mut used)?;
-        }
-        Ok(used.blobs)
-    }
-
-    /// Adds all that the entry leads to, but for the manifests of an index that were not taken.
-    pub(super) fn follow(
-        &mut self,
-        store: &Store,
-        cx: &PullContext,
-        entry: &IndexEntry,
-        used: &mut Used,
-    ) -> Result<(), Error> {
-        used.blobs.extend(entry.pulled_index());
-        used.blobs.extend(entry.signatures.clone());
-        let Some(digest) = &entry.digest else { return Ok(()) };
-        let taken: Option<HashSet<&Digest>> = entry.taken.as_ref().map(|taken| taken.iter().collect());
-        // Where some are left out, only what this entry takes was followed.
-        let mut own = HashSet::new();
-        // A document whatever it is listed as: rather too many blobs are kept than one too few.
-        let mut ahead = vec![BlobReference { digest: digest.clone(), kind: Kind::Index }];
-        while let Some(BlobReference { digest, kind }) = ahead.pop() {
-            if kind == Kind::Manifest && taken.as_ref().is_some_and(|taken| !taken.contains(&digest)) {
-                continue;
-            }
-            used.blobs.insert(digest.clone());
-            let followed = if taken.is_some() { &mut own } else { &mut used.followed };
-            if kind != Kind::Blob && followed.insert(digest.clone()) {
-                ahead.extend_from_slice(self.of(store, cx, &digest)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn of(&mut self, store: &Store, cx: &PullContext, digest: &Digest) -> Result<&[BlobReference], Error> {
-        if !self.0.contains_key(digest) {
-            cx.check()?;
-            self.0.insert(digest.clone(), named_in(&read_document(store, cx, digest)?));
-        }
-        Ok(self.0.get(digest).map_or(&[], Vec::as_slice))
-    }
-}
-
-/// The document's bytes, right or wrong; none if it is not there, or too long to be one.
-fn read_document(store: &Store, cx: &PullContext, digest: &Digest) -> Result<Vec<u8>, Error> {
-    retry_io::for_files(cx, &format!("read {digest}"), || {
-        let file = match store.0.disk.open(&blob_path(digest), OpenMode::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            outcome => outcome?,
-        };
-        match read_limited(&*file, MAX_DOCUMENT_BYTES as u64) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Vec::new()),
-            outcome => outcome,
-        }
-    })
-}
-
-/// Every digest of a descriptor, wherever it stands: rather too many than one too few, also of
-/// documents that a pull would refuse.
-fn named_in(document: &[u8]) -> Vec<BlobReference> {
-    let mut found = Vec::new();
-    if let Ok(value) = serde_json::from_slice(document) {
-        find_references(&value, &mut found);
-    }
-    found
-}
-
-fn find_references(value: &serde_json::Value, found: &mut Vec<BlobReference>) {
-    use serde_json::Value;
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| find_references(item, found)),
-        Value::Object(fields) => {
-            let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-            if let Ok(digest) = Digest::parse(text("digest")) {
-                let kind = match text("mediaType") {
-                    named if media_type::is_index(named) => Kind::Index,
-                    named if media_type::is_manifest(named) => Kind::Manifest,
-                    _ => Kind::Blob,
-                };
-                found.push(BlobReference { digest, kind });
-            }
-            fields.values().for_each(|field| find_references(field, found));
-        }
-        _ => {}
-    }
 }

@@ -1,8 +1,8 @@
 //! Paths in a store, and the reading and writing of the layout's own files.
 //!
 //! The store is an [OCI image layout](https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md):
-//! `oci-layout`, `index.json`, `blobs/<algorithm>/<hex>`. Files that only this crate needs are in a
-//! hidden folder beside them, which other tools skip.
+//! `oci-layout`, `index.json`, `blobs/<algorithm>/<hex>`. This crate's own files are in a hidden folder beside them,
+//! which other tools skip.
 
 use std::error::Error as _;
 use std::io;
@@ -33,7 +33,7 @@ pub(super) const LOST_INDEX: &str = ".oci-puller/index.json.lost";
 pub(super) const LEASES: &str = ".oci-puller/leases";
 /// Locked while the index is rewritten.
 pub(super) const INDEX_LOCK: &str = ".oci-puller/index.lock";
-/// Locked shared while a lease grows, and exclusively while blobs are removed.
+/// Locked shared while digests are added to a lease, and exclusively while blobs are removed.
 pub(super) const COLLECT_LOCK: &str = ".oci-puller/collect.lock";
 /// The next `index.json`, until it is renamed.
 pub(super) const INDEX_TEMP: &str = ".oci-puller/index.json";
@@ -75,10 +75,12 @@ pub(super) fn damaged_path(digest: &Digest) -> String {
     format!("{DAMAGED}/{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
+/// Writes `oci-layout`.
 pub(super) fn write_marker(disk: &dyn Disk, flush: Flush) -> io::Result<()> {
     replace_marker(disk, LAYOUT_TEXT.as_bytes(), flush)
 }
 
+/// Writes `oci-layout` with this text.
 pub(super) fn replace_marker(disk: &dyn Disk, text: &[u8], flush: Flush) -> io::Result<()> {
     durable::replace(disk, LAYOUT, LAYOUT_TEMP, text, flush)
 }
@@ -117,8 +119,8 @@ pub(super) fn check_marker(text: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Reads `index.json`, and returns the file's metadata with it. A layout without the file has no
-/// images yet: some tools write it with the first image.
+/// Reads `index.json`, and returns the file's metadata with it. A layout without the file has no images: some tools
+/// create it with the first image.
 pub(super) fn read_index(disk: &dyn Disk) -> Result<(StoreIndex, Option<Metadata>), Error> {
     let failed = |error: io::Error| refused(&error, format!("read {INDEX}"));
     let file = match disk.open(INDEX, OpenMode::Read) {

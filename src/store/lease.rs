@@ -1,13 +1,12 @@
 //! The blobs that running pulls hold against garbage collection.
 //!
-//! A collection must not remove a blob that a pull has found in the store, or has just put there, and
-//! that no image uses yet. A pull adds the digest to its lease *before* it looks for the blob; a
-//! collection reads all leases, and then the index, *before* it removes anything; and `collect.lock`,
-//! shared by the first and exclusive for the second, keeps the two apart. So either the collection
-//! sees the digest, or the pull sees that the blob is gone.
+//! A collection must not remove a blob that a pull has found in the store or has just stored, and that no image uses
+//! yet. A pull adds the digest to its lease *before* it looks for the blob. A collection reads all leases, and
+//! then the index, *before* it removes anything. Pulls hold `collect.lock` shared for the first step, collections hold
+//! it exclusively for the second. So either the collection sees the digest, or the pull sees that the blob is gone.
 //!
-//! Within a process a lease is a count in memory. Other processes see one lease file for each open
-//! store, with one digest a line; the file is locked as long as its owner lives.
+//! Within a process a lease is a count in memory. Other processes see one lease file for each open store, with one
+//! digest a line. The process that owns the file keeps it locked.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -35,14 +34,14 @@ pub(super) struct Leases {
     held: Arc<Mutex<HeldDigests>>,
 }
 
-/// The digests that the pulls of one open store hold, each with the number of its holders.
+/// The digests that the pulls of one open store hold, each with the number of leases that hold it.
 #[derive(Debug, Default)]
 struct HeldDigests {
     digests: HashMap<Digest, usize>,
     file: Option<LeaseFile>,
 }
 
-/// The file in which other processes see them.
+/// The file that lists the digests for other processes.
 #[derive(Debug)]
 struct LeaseFile {
     disk: Arc<dyn Disk>,
@@ -79,7 +78,7 @@ impl Leases {
             return Ok(());
         }
         let mut pauses = retry_io::Pauses::new();
-        // The mutex is free meanwhile: other pulls can be cancelled while this waits, and leases can end.
+        // The mutex is not held during the wait: other pulls can be cancelled, and leases can end.
         while !self.try_hold(cx, &new)? {
             pauses.wait_for_lock(cx, COLLECT_LOCK, || retry_io::holder_at(&*self.disk, COLLECT_LOCK))?;
         }
@@ -89,7 +88,7 @@ impl Leases {
 
     /// Adds `digests`, unless a collection is running.
     fn try_hold(&self, cx: &PullContext, digests: &[&Digest]) -> Result<bool, Error> {
-        // Made without the mutex: the wait for a file descriptor must not keep other leases from ending.
+        // Created without the mutex: a wait for a file descriptor must not keep other leases from ending.
         if self.held.lock().file.is_none() {
             let made = LeaseFile::create(cx, self.disk.clone())?;
             self.held.lock().file.get_or_insert(made);
@@ -136,7 +135,7 @@ impl HeldDigests {
         }
     }
 
-    /// Empties the file when nothing is held. After a failure it lists too much, which is safe.
+    /// Empties the file when nothing is held. After a failure it lists too many digests, which is safe.
     fn empty_if_unused(&mut self) {
         if self.digests.is_empty()
             && let Some(file) = &mut self.file
@@ -151,7 +150,8 @@ impl HeldDigests {
 /// ended.
 ///
 /// # Errors
-/// `Store` if a lease cannot be read, or is longer than 16 MiB: then nothing is known to be free.
+/// `Store` if a lease cannot be read or is longer than 16 MiB: the collection must remove nothing then. `Cancelled`,
+/// `Timeout`.
 pub(super) fn digests_held(cx: &PullContext, disk: &dyn Disk) -> Result<HashSet<Digest>, Error> {
     let mut held = HashSet::new();
     let names = match disk.read_dir(LEASES) {
@@ -163,7 +163,7 @@ pub(super) fn digests_held(cx: &PullContext, disk: &dyn Disk) -> Result<HashSet<
         let path = format!("{LEASES}/{name}");
         let doing = format!("read the lease {path}");
         if disk.metadata(&path).is_ok_and(|metadata| metadata.kind != FileType::File) {
-            log::warn!("{path} is not a regular file, and so no lease: it is ignored");
+            log::warn!("{path} is ignored: it is not a regular file, and so not a lease");
             continue;
         }
         let opened = retry_io::for_files(cx, &doing, || match disk.open(&path, OpenMode::Read) {
@@ -193,8 +193,7 @@ pub(super) fn holder_of(disk: &dyn Disk, digest: &Digest) -> Option<String> {
     })
 }
 
-/// Reads a file that may become shorter meanwhile: a lease that ends empties it, and the index has what
-/// it held.
+/// Reads a file that may become shorter meanwhile: a lease that ends empties it. The index names its blobs then.
 fn read_shrinking(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut part = vec![0; 8 << 10];
@@ -218,7 +217,7 @@ fn lines<'a>(digests: impl Iterator<Item = &'a Digest>) -> String {
 }
 
 impl LeaseFile {
-    /// Makes and locks a file with a name of its own.
+    /// Creates and locks a file with a name that no other has.
     fn create(cx: &PullContext, disk: Arc<dyn Disk>) -> Result<Self, Error> {
         loop {
             let path = format!("{LEASES}/{}-{:016x}", std::process::id(), fastrand::u64(..));
@@ -227,7 +226,7 @@ impl LeaseFile {
                 layout::open_lock(&*disk, COLLECT_LOCK)
             })?;
             let failed = |error: io::Error| refused(&error, format!("lock {path}"));
-            // Between the two steps another process may have removed it as left behind.
+            // Another process may have removed it between the two steps, because it was not locked yet.
             let is_locked = file.try_lock(Lock::Exclusive).map_err(failed)?;
             if is_locked && file.metadata().map_err(failed)?.is_ours {
                 return Ok(LeaseFile { disk, path, file, len: 0, collect_lock });

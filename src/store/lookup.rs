@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
@@ -57,15 +58,25 @@ impl Store {
     /// # Errors
     /// `Store` if the index cannot be read. An image whose manifest cannot is left out, and logged.
     pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
+        self.images_with(&PullContext::new())
+    }
+
+    /// Does as [`images`](Self::images), as long as the context lasts.
+    ///
+    /// # Errors
+    /// As of [`images`](Self::images); `Cancelled`, `Timeout`.
+    pub(crate) fn images_with(&self, cx: &PullContext) -> Result<Vec<StoredImage>, Error> {
         let index = self.0.group_commit.index()?;
-        let mut tree = ImageTree::new(self);
+        let mut tree = ImageTree::new(self, cx);
         let (mut images, mut places) = (Vec::new(), HashMap::new());
         let mut listed = HashSet::new();
         for entry in index.entries() {
+            cx.check()?;
             let found = tree.images(entry);
             // Thousands of names may stand for an index of thousands.
             if listed.insert(Rc::as_ptr(&found)) || entry.pinned {
                 for child in found.choice.iter().chain(&found.whole) {
+                    cx.check()?;
                     if !places.contains_key(&child.digest) {
                         match self.read_image(child, found.is_index.then_some(entry)) {
                             Ok(image) => {
@@ -89,6 +100,8 @@ impl Store {
             }
         }
         images.iter_mut().for_each(StoredImage::list_names_once);
+        // An image may be missing if the context has ended.
+        cx.check()?;
         Ok(images)
     }
 
@@ -101,13 +114,25 @@ impl Store {
     /// # Errors
     /// `Store`, `InvalidManifest` if it cannot be read.
     pub fn find(&self, key: &str) -> Result<Option<StoredImage>, Error> {
+        self.find_with(&PullContext::new(), key)
+    }
+
+    /// Does as [`find`](Self::find), as long as the context lasts.
+    ///
+    /// # Errors
+    /// As of [`find`](Self::find); `Cancelled`, `Timeout`.
+    pub(crate) fn find_with(&self, cx: &PullContext, key: &str) -> Result<Option<StoredImage>, Error> {
         let wanted = ImageKey::of(key);
         let mut missing = None;
         loop {
             let index = self.0.group_commit.index()?;
-            let mut tree = ImageTree::new(self);
-            let Some(child) = meant_in(&mut tree, &wanted, &index) else { return Ok(None) };
-            match self.image_in(&mut tree, &index, &child) {
+            let mut tree = ImageTree::new(self, cx);
+            let meant = meant_in(&mut tree, &wanted, &index);
+            cx.check()?;
+            let Some(child) = meant else { return Ok(None) };
+            let found = self.image_in(&mut tree, &index, &child);
+            cx.check()?;
+            match found {
                 // It may have been removed since the index was read; if it is still listed it is lost.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && missing.as_ref() != Some(&child.digest) =>
@@ -125,7 +150,7 @@ impl Store {
     /// `Store` if the index cannot be read.
     pub fn platforms_of(&self, key: &str) -> Result<Vec<Platform>, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
-        let mut tree = ImageTree::new(self);
+        let mut tree = ImageTree::new(self, &PullContext::new());
         let mut platforms = Vec::new();
         for entry in index.entries() {
             if meaning(&mut tree, &wanted, entry).is_some() {
@@ -142,14 +167,14 @@ impl Store {
     ///
     /// # Errors
     /// As of [`find`](Self::find).
-    pub(crate) fn size_of(&self, key: &str) -> Result<Option<u64>, Error> {
+    pub(crate) fn size_of(&self, cx: &PullContext, key: &str) -> Result<Option<u64>, Error> {
         let index = self.0.group_commit.index()?;
-        let known = meant_in(&mut ImageTree::new(self), &ImageKey::of(key), &index)
+        let known = meant_in(&mut ImageTree::new(self, cx), &ImageKey::of(key), &index)
             .filter(|child| self.is_there(&child.digest))
             .and_then(|child| self.0.sizes.of(&child.digest));
         match known {
             Some(size) => Ok(Some(size)),
-            None => Ok(self.find(key)?.map(|image| image.size)),
+            None => Ok(self.find_with(cx, key)?.map(|image| image.size)),
         }
     }
 

@@ -53,6 +53,7 @@ mod lookup;
 mod names;
 mod open;
 mod partial_gc;
+mod references;
 mod repair;
 mod reservations;
 mod retry_io;

@@ -10,7 +10,6 @@ use crate::durable::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::{Descriptor, Document, media_type};
 use crate::store::error::refused;
-use crate::store::gc::{ReferenceGraph, Used};
 use crate::store::handle::Store;
 use crate::store::import::catalog::Catalog;
 use crate::store::import::docker::Named;
@@ -22,6 +21,7 @@ use crate::store::import::source::{ArchiveBlobs, LayoutFolder, Source};
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, DOCKER_MANIFEST, INDEX, LAYOUT};
 use crate::store::names;
+use crate::store::references::{ReferenceGraph, Used};
 
 /// The longest `index.json` of a layout that is imported, bytes.
 const MAX_INDEX: u64 = 16 << 20;

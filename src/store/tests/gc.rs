@@ -110,6 +110,31 @@ fn blobs_that_a_pull_counts_on_are_not_removed_by_this_process_or_another() {
 }
 
 #[test]
+fn work_on_a_store_ends_with_its_context_and_changes_nothing() {
+    let (_dir, store) = store();
+    TestImage::new("a", "a", &[b"layer"]).pull_into(&store).unwrap();
+    let token = CancelToken::new();
+    token.cancel();
+    let cx = &PullContext::new().with_cancel(&token);
+    let outcomes = [
+        ("images", store.images_with(cx).map(drop)),
+        ("find", store.find_with(cx, "a").map(drop)),
+        ("find what is not there", store.find_with(cx, "b").map(drop)),
+        ("size", store.size_of(cx, "b").map(drop)),
+        ("export", store.export(cx, "a", std::io::sink())),
+        ("remove", store.remove(cx, "a").map(drop)),
+        ("pin", store.pin(cx, "a", true).map(drop)),
+        ("prune", store.prune(cx, &PrunePolicy::default()).map(drop)),
+        ("verify", store.verify(cx).map(drop)),
+    ];
+    for (told, outcome) in outcomes {
+        assert_eq!(kind(outcome), ErrorKind::Cancelled, "{told}");
+    }
+    assert_eq!(names(&store), ["a"]);
+    assert!(!store.images().unwrap()[0].pinned);
+}
+
+#[test]
 fn the_leases_of_a_process_that_died_hold_nothing() {
     let (_dir, store) = store();
     let image = TestImage::new("a", "a", &[b"layer"]);
