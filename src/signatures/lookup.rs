@@ -1,4 +1,4 @@
-//! Looks for an image's signatures in its registry: under cosign's tag and among the referrers, side by side.
+//! Looks an image's signatures up in its registry: under cosign's tag and among the referrers, side by side.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,60 +13,61 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::registry::{Candidate, VerifyError};
 
-/// Referrers that are looked at.
+/// Maximum number of referrers that are looked at.
 const MAX_REFERRERS: usize = 256;
 
 /// Bounds of a look-up.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Signatures that are fetched.
+pub(super) struct SignatureLimits {
+    /// Maximum number of signatures that are fetched.
     pub(super) signatures: usize,
-    /// Bytes of each.
+    /// Maximum size of each, bytes.
     pub(super) bytes: u64,
 }
 
-/// What a look-up reports.
-enum Event {
-    Found(Signature),
+/// What the search of one place reports.
+enum Finding {
+    /// A signature, or content in its place that is none.
+    Signature(Signature),
     /// A layer that holds a signature, and its bytes.
-    Fetched(Box<Descriptor>, Vec<u8>),
-    /// A bound was reached: there are more.
-    TooMany,
+    Layer(Box<Descriptor>, Vec<u8>),
+    /// Signatures may be left that are not looked at, and why.
+    Incomplete(String),
     Failed(Error),
 }
 
-/// A way to an image's signatures.
+/// Where a registry has an image's signatures.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum SignaturePlace<'a> {
     /// The tag `ALGORITHM-HEX.sig`.
     Tag(&'a Digest),
     Referrers(&'a Digest),
 }
 
-/// Feeds the judge with the signatures that the registry has, until it is satisfied.
+/// Gives the judge the signatures that the registry has, until it is satisfied.
 ///
 /// Each place is searched on a thread of its own, at most four, with one request at a time. None waits for the
 /// others once the judge is satisfied.
 ///
 /// # Errors
-/// `Denied` if everything was looked at and does not suffice; `Failed` if a look-up failed.
+/// `Denied` if everything was looked at and does not suffice, or a limit was reached; `Failed` if a look-up failed.
 pub(super) fn search(
     candidate: &Candidate<'_>,
-    limits: Limits,
+    limits: SignatureLimits,
     judge: &mut Judge<'_>,
 ) -> Result<(), VerifyError> {
     let (root, platform) = (&candidate.descriptor().digest, &candidate.platform_manifest().digest);
-    let mut places = vec![Place::Tag(root), Place::Referrers(root)];
+    let mut places = vec![SignaturePlace::Tag(root), SignaturePlace::Referrers(root)];
     if root != platform {
-        places.extend([Place::Tag(platform), Place::Referrers(platform)]);
+        places.extend([SignaturePlace::Tag(platform), SignaturePlace::Referrers(platform)]);
     }
-    let (mut failure, mut too_many) = (None, false);
+    let (mut failure, mut incomplete) = (None, None);
     candidate.with_stop(|candidate, stop| {
         let fetched = AtomicUsize::new(0);
         thread::scope(|scope| {
-            let (sender, events) = unbounded();
+            let (sender, findings) = unbounded();
             for (number, place) in places.iter().enumerate() {
-                let search = Search { candidate, limits, fetched: &fetched, events: sender.clone() };
+                let search = PlaceSearch { candidate, limits, fetched: &fetched, findings: sender.clone() };
                 let builder = thread::Builder::new().name(format!("signature-{}", number + 1));
                 if let Err(error) = builder.spawn_scoped(scope, move || search.run(*place)) {
                     let text = format!("no thread for a look-up of signatures: {error}");
@@ -74,16 +75,16 @@ pub(super) fn search(
                 }
             }
             drop(sender);
-            for event in events {
-                match event {
-                    Event::Found(signature) => drop(judge.add(&signature)),
-                    Event::Fetched(layer, bytes) => {
+            for finding in findings {
+                match finding {
+                    Finding::Signature(signature) => drop(judge.add(&signature)),
+                    Finding::Layer(layer, bytes) => {
                         if judge.add_layer(&layer, &bytes) {
                             candidate.keep(&layer, &bytes);
                         }
                     }
-                    Event::TooMany => too_many = true,
-                    Event::Failed(error) => drop(failure.get_or_insert(error)),
+                    Finding::Incomplete(why) => drop(incomplete.get_or_insert(why)),
+                    Finding::Failed(error) => drop(failure.get_or_insert(error)),
                 }
                 if judge.is_satisfied() {
                     stop.cancel();
@@ -92,43 +93,37 @@ pub(super) fn search(
             }
         });
     });
-    match failure {
+    match (failure, incomplete) {
         _ if judge.is_satisfied() => Ok(()),
-        Some(error) => Err(VerifyError::Failed(error)),
-        None if too_many => {
-            let Limits { signatures, .. } = limits;
-            let reason = judge.reason();
-            let text = format!(
-                "{reason}; there are too many to look at all ({signatures} signatures of {MAX_REFERRERS} referrers)"
-            );
-            Err(VerifyError::Denied(text))
-        }
-        None => Err(VerifyError::Denied(judge.reason())),
+        (Some(error), _) => Err(VerifyError::Failed(error)),
+        (None, Some(why)) => Err(VerifyError::Denied(format!("{}; {why}", judge.reason()))),
+        (None, None) => Err(VerifyError::Denied(judge.reason())),
     }
 }
 
-struct Search<'a> {
+/// Searches one place.
+struct PlaceSearch<'a> {
     candidate: &'a Candidate<'a>,
-    limits: Limits,
-    /// Signatures that all searches have fetched.
+    limits: SignatureLimits,
+    /// The number of signatures that all searches have fetched.
     fetched: &'a AtomicUsize,
-    events: Sender<Event>,
+    findings: Sender<Finding>,
 }
 
-impl Search<'_> {
-    fn run(&self, place: Place<'_>) {
+impl PlaceSearch<'_> {
+    fn run(&self, place: SignaturePlace<'_>) {
         let searched = match place {
-            Place::Tag(digest) => self.tag(digest),
-            Place::Referrers(digest) => self.referrers(digest),
+            SignaturePlace::Tag(digest) => self.tag(digest),
+            SignaturePlace::Referrers(digest) => self.referrers(digest),
         };
         if let Err(error) = searched {
-            self.report(Event::Failed(error));
+            self.report(Finding::Failed(error));
         }
     }
 
-    fn report(&self, event: Event) {
+    fn report(&self, finding: Finding) {
         // The receiver is gone once the judge is satisfied.
-        let _ = self.events.send(event);
+        let _ = self.findings.send(finding);
     }
 
     fn tag(&self, digest: &Digest) -> Result<(), Error> {
@@ -142,9 +137,22 @@ impl Search<'_> {
     }
 
     fn referrers(&self, digest: &Digest) -> Result<(), Error> {
-        let referrers = self.candidate.referrers(digest)?;
+        let referrers = match self.candidate.referrers(digest) {
+            Ok(referrers) => referrers,
+            // The list was received, and is too long or no list.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::InvalidManifest | ErrorKind::Protocol)
+                    && !error.is_retryable() =>
+            {
+                let why = "the list of its referrers is invalid or has too many entries";
+                self.report(Finding::Incomplete(why.into()));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         if !referrers.is_complete || referrers.manifests.len() > MAX_REFERRERS {
-            self.report(Event::TooMany);
+            let why = format!("it has too many referrers: at most {MAX_REFERRERS} are looked at");
+            self.report(Finding::Incomplete(why));
         }
         for entry in referrers.manifests.iter().take(MAX_REFERRERS) {
             let kind = entry.artifact_type.as_deref().unwrap_or_default();
@@ -165,7 +173,7 @@ impl Search<'_> {
         match document {
             Document::Manifest(manifest) => self.manifest(manifest),
             Document::Index(_) => {
-                self.report(Event::Found(Signature::Unusable("which is an index".into())));
+                self.report(Finding::Signature(Signature::Unusable("which is an index".into())));
                 Ok(())
             }
         }
@@ -178,29 +186,33 @@ impl Search<'_> {
                 continue;
             }
             if self.fetched.fetch_add(1, Ordering::Relaxed) >= self.limits.signatures {
-                self.report(Event::TooMany);
+                let why = format!("there are too many: at most {} are looked at", self.limits.signatures);
+                self.report(Finding::Incomplete(why));
                 return Ok(());
             }
             if layer.size > self.limits.bytes {
                 let why = format!("which is larger than {} bytes", self.limits.bytes);
-                self.report(Event::Found(Signature::Unusable(why)));
+                self.report(Finding::Signature(Signature::Unusable(why)));
                 continue;
             }
             match self.candidate.fetch_blob(layer) {
-                Ok(bytes) => self.report(Event::Fetched(Box::new(layer.clone()), bytes)),
+                Ok(bytes) => self.report(Finding::Layer(Box::new(layer.clone()), bytes)),
                 Err(error) => self.unusable_or(error)?,
             }
         }
         Ok(())
     }
 
-    /// Takes what cannot be a signature for one that does not count; trouble on the way remains an error.
+    /// Reports content that cannot be a signature as one that does not count. Trouble on the way remains an error.
     fn unusable_or(&self, error: Error) -> Result<(), Error> {
         use ErrorKind::{DigestMismatch, InvalidManifest, NotFound, Unsupported};
         if !matches!(error.kind(), NotFound | InvalidManifest | Unsupported | DigestMismatch) {
             return Err(error);
         }
-        self.report(Event::Found(Signature::Unusable(format!("which cannot be read ({})", error.kind()))));
+        self.report(Finding::Signature(Signature::Unusable(format!(
+            "which cannot be read ({})",
+            error.kind()
+        ))));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::judge::{Judge, JudgedImage};
-use super::lookup::{self, Limits};
+use super::lookup::{self, SignatureLimits};
 use super::requirement::Requirement;
 use super::signer::Signer;
 use super::{policy_json, scope};
@@ -24,7 +24,7 @@ pub struct SignaturePolicy(Arc<Rules>);
 pub(super) struct Rules {
     /// By scope. The empty scope covers the images of every registry.
     pub(super) by_scope: BTreeMap<String, Vec<Requirement>>,
-    pub(super) limits: Limits,
+    pub(super) limits: SignatureLimits,
 }
 
 impl SignaturePolicy {
@@ -49,7 +49,7 @@ impl SignaturePolicy {
         Ok(SignaturePolicy(Arc::new(Rules { by_scope, limits: DEFAULT_LIMITS })))
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> SignatureLimits {
         self.0.limits
     }
 
@@ -123,16 +123,16 @@ impl fmt::Debug for SignaturePolicy {
     }
 }
 
-const DEFAULT_LIMITS: Limits = Limits { signatures: 32, bytes: 64 << 10 };
+const DEFAULT_LIMITS: SignatureLimits = SignatureLimits { signatures: 32, bytes: 64 << 10 };
 /// The bounds that [`SignaturePolicyBuilder::limits`] takes.
-const MOST: Limits = Limits { signatures: 1024, bytes: 1 << 20 };
+const MOST: SignatureLimits = SignatureLimits { signatures: 1024, bytes: 1 << 20 };
 
 /// Builds a [`SignaturePolicy`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SignaturePolicyBuilder {
     rules: Vec<(String, Requirement)>,
-    limits: Limits,
+    limits: SignatureLimits,
 }
 
 impl SignaturePolicyBuilder {
@@ -154,10 +154,10 @@ impl SignaturePolicyBuilder {
         self.with(scope.as_ref(), Requirement::Reject)
     }
 
-    /// Limits what is fetched for an image: how many signatures, from 1 to 1,024, and the bytes of each, up to
+    /// SignatureLimits what is fetched for an image: how many signatures, from 1 to 1,024, and the bytes of each, up to
     /// 1 MiB. Default: 32 of 64 KiB.
     pub fn limits(mut self, signatures: usize, bytes: u64) -> Self {
-        self.limits = Limits { signatures, bytes };
+        self.limits = SignatureLimits { signatures, bytes };
         self
     }
 
@@ -173,7 +173,7 @@ impl SignaturePolicyBuilder {
     /// and limits out of range.
     pub fn build(self) -> Result<SignaturePolicy, Error> {
         let invalid = |text: String| Err(Error::new(ErrorKind::InvalidConfig, text));
-        let Limits { signatures, bytes } = self.limits;
+        let SignatureLimits { signatures, bytes } = self.limits;
         if !(1..=MOST.signatures).contains(&signatures) || !(1..=MOST.bytes).contains(&bytes) {
             return invalid(
                 "the limits of signatures must be from 1 to 1,024, of at most 1 MiB each".to_owned(),

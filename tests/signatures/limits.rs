@@ -4,33 +4,62 @@ use std::time::{Duration, Instant};
 
 use oci_puller::ErrorKind;
 use oci_puller::image::Digest;
-use oci_puller::testing::{Action, Fault, Target};
-use serde_json::json;
+use oci_puller::testing::{Action, Fault, FaultHandle, Target};
+use serde_json::{Value, json};
 
 use crate::sign::*;
+
+/// Entries of a list of referrers that are no signatures.
+fn others(count: u32) -> Vec<Value> {
+    let entry = |n: u32| {
+        let digest = Digest::sha256(&n.to_be_bytes());
+        json!({ "mediaType": MANIFEST, "digest": digest.as_str(), "size": 9, "artifactType": "application/x-other" })
+    };
+    (0..count).map(entry).collect()
+}
 
 #[test]
 fn more_referrers_than_the_limit_are_too_many() {
     let (key, world) = (Key::new(), World::new());
     let digest = world.image.digest();
-    let mut entries: Vec<_> = (0..2_000u32)
-        .map(|n| {
-            let other = Digest::sha256(&n.to_be_bytes());
-            json!({ "mediaType": MANIFEST, "digest": other.as_str(), "size": 9, "artifactType": "application/x-other" })
-        })
-        .collect();
-    let ours = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
-    entries.insert(299, ours.clone());
+    let mut entries = others(10_000);
+    entries.insert(299, world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN))));
+    let policy = world.policy(key.signer());
+    let is_too_many = || {
+        let began = Instant::now();
+        let error = world.pull(&world.name, &policy).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.message().contains("too many"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    };
     world.list_by_tag(digest, &entries);
-    let began = Instant::now();
-    let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.message().contains("too many"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(5));
+    is_too_many();
+    let mut long = entries.clone();
+    long[9_999]["annotations"] = json!({ "more": "x".repeat(4 << 20) });
+    world.list_by_tag(digest, &long);
+    is_too_many();
+    // The same by the API, in eight pages.
+    let page = |number: usize, entries: &[Value]| {
+        let fault = Fault::on(Target::Referrers).path_containing(digest.as_str());
+        let this = format!("page={number}");
+        let fault = fault.when(move |request| match number {
+            1 => !request.query.contains("page="),
+            _ => request.query.contains(&this),
+        });
+        let link = format!("</v2/team/app/referrers/{digest}?page={}>; rel=\"next\"", number + 1);
+        let fault = fault.with(Action::Status(200)).with(Action::header("Content-Type", INDEX));
+        let fault = if number < 8 { fault.with(Action::header("Link", link)) } else { fault };
+        world.registry.fault(fault.with(Action::Body(index(entries))))
+    };
+    let pages: Vec<_> =
+        entries.chunks(1_251).enumerate().map(|(number, entries)| page(number + 1, entries)).collect();
+    is_too_many();
+    pages.iter().for_each(FaultHandle::remove);
     // Within the first 256 it is found.
+    entries.truncate(1_000);
     entries.swap(10, 299);
     world.list_by_tag(digest, &entries);
-    world.pull(&world.name, &world.policy(key.signer())).unwrap();
+    world.pull(&world.name, &policy).unwrap();
 }
 
 #[test]
@@ -81,8 +110,20 @@ fn a_signature_that_is_too_large_is_not_fetched() {
 fn a_signature_that_is_longer_than_it_says_is_cut() {
     let (key, world) = (Key::new(), World::new());
     world.sign_simple(&[&key]);
-    let body = vec![b'x'; 4 << 20];
-    world.registry.fault(Fault::on(Target::Blob).with(Action::Body(body)));
-    let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::SizeMismatch, "{error}");
+    for actions in [
+        &[Action::Longer(5_000_000_000)][..],
+        &[Action::Longer(u64::MAX)],
+        &[Action::Longer(u64::MAX), Action::NoHeader("Content-Length".into())],
+        &[Action::Longer(u64::MAX), Action::Chunked],
+    ] {
+        let before = world.registry.stats().blob_bytes;
+        let fault = actions.iter().cloned().fold(Fault::on(Target::Blob), Fault::with);
+        let fault = world.registry.fault(fault);
+        let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SizeMismatch, "{actions:?}: {error}");
+        // What the kernel's buffers take is sent without being read.
+        let sent = world.registry.stats().blob_bytes - before;
+        assert!(sent < 64 << 20, "{actions:?}: {sent} bytes");
+        fault.remove();
+    }
 }

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci_puller::image::Digest;
+use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::signatures::{SignaturePolicy, Signer};
 use oci_puller::testing::images::{Image, ImageBuilder};
 use oci_puller::testing::{Action, Fault, FaultHandle, Registry, Target};
@@ -100,13 +102,19 @@ impl World {
 
     /// Pulls `image` for linux/amd64 into a new store under the policy.
     pub(crate) fn pull(&self, image: &str, policy: &SignaturePolicy) -> Result<PulledImage, Error> {
+        self.pull_with(image, policy, |builder| builder)
+    }
+
+    /// Does the same with other settings.
+    pub(crate) fn pull_with(
+        &self,
+        image: &str,
+        policy: &SignaturePolicy,
+        change: impl FnOnce(RegistryImageServiceBuilder) -> RegistryImageServiceBuilder,
+    ) -> Result<PulledImage, Error> {
         let dir = tempfile::tempdir().unwrap();
-        let platform = "linux/amd64".parse().unwrap();
-        let service = quick(dir.path())
-            .platform(platform)
-            .verifier(std::sync::Arc::new(policy.clone()))
-            .build()
-            .unwrap();
+        let builder = quick(dir.path()).platform("linux/amd64".parse().unwrap());
+        let service = change(builder).verifier(Arc::new(policy.clone())).build().unwrap();
         let pulled = service.pull(image);
         if pulled.is_err() {
             assert_eq!(service.store().images().unwrap(), []);

@@ -1,10 +1,13 @@
 //! Which signatures count, where they are found, and what is said of those that do not count.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci_puller::image::Digest;
 use oci_puller::signatures::{Identity, SignatureFormat, SignaturePolicy, Signer};
-use oci_puller::testing::{Action, Fault, Stage, Target};
+use oci_puller::testing::images::ImageBuilder;
+use oci_puller::testing::{Action, Fault, Registry, SeenRequest, Stage, Target};
 use oci_puller::{Error, ErrorKind, PulledImage};
 use serde_json::{Value, json};
 
@@ -335,20 +338,87 @@ fn the_most_specific_rule_counts_alone() {
 #[test]
 fn trouble_on_the_way_keeps_its_kind() {
     let (key, world) = (Key::new(), World::new().with_referrers_api());
-    for (target, action, kind) in [
-        (Target::Manifest, Action::Status(401), ErrorKind::Unauthorized),
-        (Target::Manifest, Action::Status(429), ErrorKind::RateLimited),
-        (Target::Referrers, Action::Status(500), ErrorKind::Unavailable),
-        (Target::Manifest, Action::Reset(Stage::BeforeHead), ErrorKind::ConnectionFailed),
+    for (action, kind, is_retried) in [
+        (Action::Status(401), ErrorKind::Unauthorized, false),
+        (Action::Status(403), ErrorKind::Denied, false),
+        (Action::Status(429), ErrorKind::RateLimited, true),
+        (Action::Status(500), ErrorKind::Unavailable, true),
+        (Action::Hold(Stage::BeforeHead), ErrorKind::Timeout, true),
+        (Action::Reset(Stage::BeforeHead), ErrorKind::ConnectionFailed, true),
     ] {
-        let fault = world.registry.fault(
-            Fault::on(target)
-                .path_containing(if target == Target::Manifest { ".sig" } else { "" })
-                .with(action),
-        );
-        let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
-        assert_eq!(error.kind(), kind, "{error}");
-        fault.remove();
+        for (target, path) in [(Target::Manifest, ".sig"), (Target::Referrers, "")] {
+            let path = format!("{}{path}", world.image.digest().hex());
+            let fault = world.registry.fault(Fault::on(target).path_containing(&path).with(action.clone()));
+            let error = world.pull_with(&world.name, &world.policy(key.signer()), |builder| {
+                builder.tries(2).manifest_response_timeout(Duration::from_millis(300))
+            });
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), kind, "{action:?} {target:?}: {error}");
+            assert!(!error.message().contains("signature"), "no verdict was reached: {error}");
+            assert_eq!(fault.fired() > 1, is_retried, "{action:?} {target:?}: {} requests", fault.fired());
+            fault.remove();
+        }
+    }
+}
+
+#[test]
+fn a_mirror_without_signatures_does_not_hide_those_of_the_registry() {
+    let key = Key::new();
+    for is_bundle in [false, true] {
+        let world = World::new();
+        let digest = world.image.digest();
+        match is_bundle {
+            false => world.sign_simple(&[&key]),
+            true => {
+                let entry = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
+                world.list_by_tag(digest, &[entry]);
+            }
+        }
+        let mirror = Registry::start().unwrap();
+        mirror.push(&world.image, "v1");
+        let mirrored = |policy: &SignaturePolicy| {
+            world.pull_with(&world.name, policy, |b| b.mirror(world.registry.host(), mirror.url()))
+        };
+        mirrored(&world.policy(key.signer())).unwrap();
+        denied(mirrored(&world.policy(Key::new().signer())), "by another key");
+        assert!(mirror.stats().blobs > 0, "the mirror serves the image");
+    }
+}
+
+/// With the other ways held, the requests of one way come one after the other: as many round trips.
+#[test]
+fn each_way_to_a_signature_takes_few_requests() {
+    let key = Key::new();
+    for (way, requests) in [("tag", 2), ("referrers", 3), ("fallback tag", 4)] {
+        let mut world = World::new();
+        let image = ImageBuilder::new("team/app").seed(7).layer(5_000).build();
+        let name = world.registry.push(&image, "single");
+        let digest = image.digest();
+        if way == "tag" {
+            world.sign_simple_as(digest, &world.repository(), &[&key]);
+        } else {
+            let entry = world.put_bundle(digest, &bundle(&key, &statement(&[digest], COSIGN_SIGN)));
+            world.list_by_tag(digest, &[entry]);
+        }
+        if way == "referrers" {
+            world = world.with_referrers_api();
+        }
+        let other = match way {
+            "tag" => Fault::on(Target::Referrers),
+            _ => Fault::on(Target::Manifest).path_containing(".sig"),
+        };
+        let held = world.registry.fault(other.with(Action::Hold(Stage::BeforeHead)));
+        world.registry.forget_requests();
+        world.pull(&name, &world.policy(key.signer())).unwrap();
+        let seen = world.registry.requests();
+        let is_held = |request: &&SeenRequest| match way {
+            "tag" => request.target == Target::Referrers,
+            _ => request.path.ends_with(".sig"),
+        };
+        // Before them comes the manifest, after them config and layer.
+        let on_the_way = seen.iter().filter(|request| !is_held(request)).count() - 3;
+        assert_eq!(on_the_way, requests, "{way}: {seen:#?}");
+        held.release();
     }
 }
 
@@ -360,6 +430,6 @@ fn a_good_signature_does_not_wait_for_the_other_places() {
     let held = world.registry.fault(held.with(Action::Hold(Stage::BeforeHead)));
     let began = std::time::Instant::now();
     world.pull(&world.name, &world.policy(key.signer())).unwrap();
-    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     held.release();
 }
