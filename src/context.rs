@@ -22,7 +22,7 @@ pub struct CancelToken(Arc<TokenState>);
 #[derive(Default)]
 struct TokenState {
     cancelled: AtomicBool,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<TokenWaiters>,
     /// Created by the first call of `cancelled`.
     channel: OnceLock<Receiver<Infallible>>,
     /// This token's hooks in its parents. They keep the parents alive, and are dropped with this token.
@@ -30,7 +30,7 @@ struct TokenState {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct TokenWaiters {
     next_hook: u64,
     /// The hooks by number. Most tokens have one hook, for which a B-tree would take twice the memory.
     hooks: HashMap<u64, Box<dyn FnOnce() + Send>>,

@@ -11,16 +11,16 @@ pub(super) const MAGIC: &[u8] = b"\x1f\x8b";
 /// The largest window, and a gzip header around it.
 const WINDOW_BITS: u8 = 15 + 16;
 
-pub(crate) struct Decoder<R> {
+pub(crate) struct GzipDecoder<R> {
     source: R,
     /// `None` between two members.
     member: Option<Inflate>,
     is_first: bool,
 }
 
-impl<R: BufRead> Decoder<R> {
+impl<R: BufRead> GzipDecoder<R> {
     pub(super) fn new(source: R) -> Self {
-        Decoder { source, member: None, is_first: true }
+        GzipDecoder { source, member: None, is_first: true }
     }
 
     /// Begins the next member; `false` at the stream's end.
@@ -36,7 +36,7 @@ impl<R: BufRead> Decoder<R> {
     }
 }
 
-impl<R: BufRead> Read for Decoder<R> {
+impl<R: BufRead> Read for GzipDecoder<R> {
     fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
         if output.is_empty() {
             return Ok(0);

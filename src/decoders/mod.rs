@@ -40,16 +40,16 @@ pub(crate) fn decoder<R: BufRead>(mut source: R, zstd_window: u64) -> io::Result
     let is_zstd = zstd::is_magic(&head);
     let source = Cursor::new(head).chain(source);
     Ok(match (is_gzip, is_zstd) {
-        (true, _) => Decoder::Gzip(Box::new(gzip::Decoder::new(source))),
-        (_, true) => Decoder::Zstd(Box::new(zstd::Decoder::new(source, zstd_window))),
+        (true, _) => Decoder::Gzip(Box::new(gzip::GzipDecoder::new(source))),
+        (_, true) => Decoder::Zstd(Box::new(zstd::ZstdDecoder::new(source, zstd_window))),
         _ => Decoder::None(source),
     })
 }
 
 /// A stream that is decompressed, or passed on as it is.
 pub(crate) enum Decoder<R> {
-    Gzip(Box<gzip::Decoder<R>>),
-    Zstd(Box<zstd::Decoder<R>>),
+    Gzip(Box<gzip::GzipDecoder<R>>),
+    Zstd(Box<zstd::ZstdDecoder<R>>),
     None(R),
 }
 

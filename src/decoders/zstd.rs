@@ -15,18 +15,18 @@ pub(super) fn is_magic(head: &[u8]) -> bool {
     head.starts_with(MAGIC) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-pub(crate) struct Decoder<R> {
+pub(crate) struct ZstdDecoder<R> {
     source: R,
     frame: FrameDecoder,
     is_in_frame: bool,
     is_first: bool,
 }
 
-impl<R: BufRead> Decoder<R> {
+impl<R: BufRead> ZstdDecoder<R> {
     pub(super) fn new(source: R, max_window: u64) -> Self {
         let mut frame = FrameDecoder::new();
         frame.set_max_window_size(max_window);
-        Decoder { source, frame, is_in_frame: false, is_first: true }
+        ZstdDecoder { source, frame, is_in_frame: false, is_first: true }
     }
 
     /// Begins the next frame; `false` at the stream's end.
@@ -77,7 +77,7 @@ impl<R: BufRead> Decoder<R> {
     }
 }
 
-impl<R: BufRead> Read for Decoder<R> {
+impl<R: BufRead> Read for ZstdDecoder<R> {
     fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
         if output.is_empty() {
             return Ok(0);

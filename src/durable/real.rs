@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::durable::disk::{Disk, DiskFile, Metadata, OpenMode, Space};
-use crate::durable::real_file::{Owners, RealFile, described};
+use crate::durable::real_file::{DiskOwners, RealFile, described};
 
 /// From this many files on, one flush of the whole file system is cheaper than one for each: on ext4
 /// 8 small files took 1.2 ms one by one and 0.35 ms at once, and 400 took 55 and 5. Fewer are flushed
@@ -30,7 +30,7 @@ const OPEN_FOLDERS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct RealDisk {
     root: Arc<OwnedFd>,
-    owners: Owners,
+    owners: DiskOwners,
     /// The mode of new private files.
     private: Mode,
     /// Whether `syncfs` tells of failed writes.
@@ -52,7 +52,7 @@ impl RealDisk {
         let stat = rustix::fs::fstat(&root)?;
         let process = rustix::process::geteuid().as_raw();
         Ok(RealDisk {
-            owners: Owners { process, folder: stat.st_uid },
+            owners: DiskOwners { process, folder: stat.st_uid },
             private: private_mode(Mode::from_raw_mode(stat.st_mode)),
             without_unnamed: AtomicBool::new(is_slow_to_link(&root)),
             root: Arc::new(root),

@@ -13,7 +13,7 @@ use crate::durable::disk::{DiskFile, FileType, Lock, Metadata};
 
 /// The users whose files a store writes on: that of this process, and the owner of the disk's folder.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owners {
+pub(super) struct DiskOwners {
     pub(super) process: u32,
     pub(super) folder: u32,
 }
@@ -21,12 +21,12 @@ pub(super) struct Owners {
 #[derive(Debug)]
 pub(super) struct RealFile {
     file: File,
-    owners: Owners,
+    owners: DiskOwners,
     is_locked: AtomicBool,
 }
 
 impl RealFile {
-    pub(super) fn new(file: File, owners: Owners) -> Self {
+    pub(super) fn new(file: File, owners: DiskOwners) -> Self {
         RealFile { file, owners, is_locked: AtomicBool::new(false) }
     }
 }
@@ -96,7 +96,7 @@ impl Drop for RealFile {
 }
 
 #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types differ by system")]
-pub(super) fn described(stat: &Stat, owners: Owners) -> Metadata {
+pub(super) fn described(stat: &Stat, owners: DiskOwners) -> Metadata {
     let time = |seconds: i64, nanos: i64| {
         let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
@@ -125,7 +125,7 @@ mod tests {
     fn a_lock_ends_with_its_file_though_a_forked_process_has_the_descriptor_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let owners = Owners { process: 0, folder: 0 };
+        let owners = DiskOwners { process: 0, folder: 0 };
         let open = || RealFile::new(File::options().create(true).append(true).open(&path).unwrap(), owners);
         let held = open();
         assert!(held.try_lock(Lock::Exclusive).unwrap());

@@ -37,7 +37,7 @@ pub(crate) struct SimDisk(Arc<Mutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
-    nodes: Vec<Node>,
+    nodes: Vec<SimNode>,
     steps: u64,
     cut_at: Option<u64>,
     failing: Option<(u64, rustix::io::Errno)>,
@@ -49,7 +49,7 @@ struct World {
 }
 
 #[derive(Clone, Debug)]
-enum Node {
+enum SimNode {
     Dir { now: BTreeMap<String, usize>, durable: BTreeMap<String, usize> },
     File(FileNode),
 }
@@ -67,8 +67,8 @@ struct FileNode {
 }
 
 impl World {
-    fn empty_dir() -> Node {
-        Node::Dir { now: BTreeMap::new(), durable: BTreeMap::new() }
+    fn empty_dir() -> SimNode {
+        SimNode::Dir { now: BTreeMap::new(), durable: BTreeMap::new() }
     }
 
     /// One operation: whether there is still power for it, and it does not fail.
@@ -93,13 +93,13 @@ impl World {
         let mut at = 0;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             match &self.nodes[at] {
-                Node::Dir { now, .. } => at = *now.get(part).ok_or(io::ErrorKind::NotFound)?,
-                Node::File(_) => return Err(io::ErrorKind::NotADirectory.into()),
+                SimNode::Dir { now, .. } => at = *now.get(part).ok_or(io::ErrorKind::NotFound)?,
+                SimNode::File(_) => return Err(io::ErrorKind::NotADirectory.into()),
             }
         }
         match &self.nodes[at] {
-            Node::Dir { now, .. } => Ok((at, now)),
-            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
+            SimNode::Dir { now, .. } => Ok((at, now)),
+            SimNode::File(_) => Err(io::ErrorKind::NotADirectory.into()),
         }
     }
 
@@ -111,20 +111,20 @@ impl World {
     fn names_mut(&mut self, dir: &str) -> io::Result<&mut BTreeMap<String, usize>> {
         let (at, _) = self.entries(dir)?;
         match &mut self.nodes[at] {
-            Node::Dir { now, .. } => Ok(now),
-            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
+            SimNode::Dir { now, .. } => Ok(now),
+            SimNode::File(_) => Err(io::ErrorKind::NotADirectory.into()),
         }
     }
 
-    fn add(&mut self, path: &str, node: Node) -> io::Result<usize> {
+    fn add(&mut self, path: &str, node: SimNode) -> io::Result<usize> {
         let at = self.nodes.len();
         self.names_mut(parent(path))?.insert(name(path).to_owned(), at);
         self.nodes.push(node);
         Ok(at)
     }
 
-    fn empty_file() -> Node {
-        Node::File(FileNode {
+    fn empty_file() -> SimNode {
+        SimNode::File(FileNode {
             now: Vec::new(),
             durable: Vec::new(),
             is_lost: false,
@@ -136,16 +136,16 @@ impl World {
 
     fn used(&self) -> u64 {
         let files = self.nodes.iter().filter_map(|node| match node {
-            Node::File(file) => Some(file.now.len() as u64),
-            Node::Dir { .. } => None,
+            SimNode::File(file) => Some(file.now.len() as u64),
+            SimNode::Dir { .. } => None,
         });
         files.sum()
     }
 
     fn file(&mut self, node: usize) -> &mut FileNode {
         match &mut self.nodes[node] {
-            Node::File(file) => file,
-            Node::Dir { .. } => panic!("a folder was opened as a file"),
+            SimNode::File(file) => file,
+            SimNode::Dir { .. } => panic!("a folder was opened as a file"),
         }
     }
 
@@ -162,12 +162,12 @@ impl World {
 
     fn describe(&self, node: usize) -> Metadata {
         let (kind, len, modified) = match &self.nodes[node] {
-            Node::Dir { .. } => (FileType::Dir, 0, SystemTime::UNIX_EPOCH),
-            Node::File(file) => (FileType::File, file.now.len() as u64, file.modified),
+            SimNode::Dir { .. } => (FileType::Dir, 0, SystemTime::UNIX_EPOCH),
+            SimNode::File(file) => (FileType::File, file.now.len() as u64, file.modified),
         };
         let names = self.nodes.iter().filter_map(|other| match other {
-            Node::Dir { now, .. } => Some(now.values().filter(|named| **named == node).count()),
-            Node::File(_) => None,
+            SimNode::Dir { now, .. } => Some(now.values().filter(|named| **named == node).count()),
+            SimNode::File(_) => None,
         });
         let is_ours = names.sum::<usize>() == 1;
         Metadata { kind, len, modified, dated: modified, is_ours, identity: (0, node as u64), allocated: len }
@@ -221,7 +221,7 @@ impl SimDisk {
     pub(crate) fn date_files(&self, time: SystemTime) {
         let mut world = self.0.lock();
         for node in &mut world.nodes {
-            if let Node::File(file) = node {
+            if let SimNode::File(file) = node {
                 file.modified = time;
             }
         }
@@ -232,7 +232,7 @@ impl SimDisk {
     pub(crate) fn after_kill(&self) -> Self {
         let mut nodes = self.0.lock().nodes.clone();
         for node in &mut nodes {
-            if let Node::File(file) = node {
+            if let SimNode::File(file) = node {
                 file.locks.clear();
             }
         }
@@ -247,14 +247,14 @@ impl SimDisk {
         };
         let old = self.0.lock();
         let nodes = old.nodes.iter().map(|node| match node {
-            Node::Dir { now, durable } => {
+            SimNode::Dir { now, durable } => {
                 let found = found_names(now, durable, unflushed, &mut chance);
-                Node::Dir { now: found.clone(), durable: found }
+                SimNode::Dir { now: found.clone(), durable: found }
             }
-            Node::File(file) => {
+            SimNode::File(file) => {
                 let found = found_content(file, unflushed, &mut chance);
                 let durable = found.clone();
-                Node::File(FileNode {
+                SimNode::File(FileNode {
                     now: found,
                     durable,
                     is_lost: false,
@@ -322,7 +322,7 @@ impl Disk for SimDisk {
             }
             (Err(error), _) => return Err(error),
         };
-        if matches!(world.nodes[node], Node::Dir { .. }) {
+        if matches!(world.nodes[node], SimNode::Dir { .. }) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         world.handles += 1;
@@ -390,7 +390,7 @@ impl Disk for SimDisk {
         let mut world = self.0.lock();
         world.step()?;
         let (at, _) = world.entries(path)?;
-        if let Node::Dir { now, durable } = &mut world.nodes[at] {
+        if let SimNode::Dir { now, durable } = &mut world.nodes[at] {
             *durable = now.clone();
         }
         Ok(())

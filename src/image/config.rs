@@ -144,7 +144,7 @@ impl ImageConfig {
 /// # Errors
 /// As of [`ImageConfig::parse`].
 pub(crate) fn platform_of(config: &[u8]) -> Result<Platform, Error> {
-    json::parse::<PlatformFields>(config).map(PlatformFields::into_platform)
+    json::parse::<ConfigPlatform>(config).map(ConfigPlatform::into_platform)
 }
 
 fn filled(text: Option<String>) -> Option<String> {
@@ -152,7 +152,7 @@ fn filled(text: Option<String>) -> Option<String> {
 }
 
 #[derive(Default)]
-struct PlatformFields {
+struct ConfigPlatform {
     os: Option<String>,
     architecture: Option<String>,
     variant: Option<String>,
@@ -162,7 +162,7 @@ struct PlatformFields {
 
 const PLATFORM_FIELDS: [&str; 5] = ["os", "architecture", "variant", "os.version", "os.features"];
 
-impl PlatformFields {
+impl ConfigPlatform {
     fn into_platform(self) -> Platform {
         let mut platform = Platform::new(self.os.unwrap_or_default(), self.architecture.unwrap_or_default());
         platform.variant = filled(self.variant);
@@ -172,7 +172,7 @@ impl PlatformFields {
     }
 }
 
-impl Object for PlatformFields {
+impl Object for ConfigPlatform {
     const WHAT: &'static str = "an image config";
     const FIELDS: &'static [&'static str] = &PLATFORM_FIELDS;
 
@@ -192,7 +192,7 @@ impl Object for PlatformFields {
     }
 }
 
-impl Strict for PlatformFields {
+impl Strict for ConfigPlatform {
     fn read<'de, D: Deserializer<'de>>(json: D, place: &mut Place) -> Result<Self, D::Error> {
         object(json, place)
     }
@@ -200,7 +200,7 @@ impl Strict for PlatformFields {
 
 #[derive(Default)]
 struct ConfigFields {
-    platform: PlatformFields,
+    platform: ConfigPlatform,
     run: RunFields,
     rootfs: Rootfs,
     history: Vec<HistoryEntry>,

@@ -150,10 +150,10 @@ impl fmt::Debug for Digest {
 
 /// Hashes a stream of bytes.
 #[derive(Clone)]
-pub struct Hasher(State);
+pub struct Hasher(HasherState);
 
 #[derive(Clone)]
-enum State {
+enum HasherState {
     Sha256(Sha256),
     Sha512(Sha512),
 }
@@ -162,24 +162,24 @@ impl Hasher {
     /// A hasher of no bytes yet.
     pub fn new(algorithm: Algorithm) -> Self {
         Hasher(match algorithm {
-            Algorithm::Sha256 => State::Sha256(Sha256::new()),
-            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+            Algorithm::Sha256 => HasherState::Sha256(Sha256::new()),
+            Algorithm::Sha512 => HasherState::Sha512(Sha512::new()),
         })
     }
 
     /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            State::Sha256(state) => state.update(bytes),
-            State::Sha512(state) => state.update(bytes),
+            HasherState::Sha256(state) => state.update(bytes),
+            HasherState::Sha512(state) => state.update(bytes),
         }
     }
 
     /// Returns the digest of all bytes.
     pub fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(state) => named(Algorithm::Sha256, &state.finalize()),
-            State::Sha512(state) => named(Algorithm::Sha512, &state.finalize()),
+            HasherState::Sha256(state) => named(Algorithm::Sha256, &state.finalize()),
+            HasherState::Sha512(state) => named(Algorithm::Sha512, &state.finalize()),
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Refused {
 
 /// A request that waits for a pull now.
 #[derive(Debug)]
-pub(super) struct Joined {
+pub(super) struct JoinedPull {
     pub(super) id: WaiterId,
     pub(super) stage: PullStage,
     /// Pulls to start.
@@ -167,7 +167,7 @@ impl InFlight {
         cx: &PullContext,
         notify: Notify,
         now: Instant,
-    ) -> Result<Joined, Box<Refused>> {
+    ) -> Result<JoinedPull, Box<Refused>> {
         if let Err(why) = self.admit(request, now) {
             return Err(Box::new(Refused { why, notify }));
         }
@@ -190,7 +190,7 @@ impl InFlight {
             stage = pull.stage;
             pull.has_waited |= stage == PullStage::Queued;
         }
-        Ok(Joined { id, stage, ready })
+        Ok(JoinedPull { id, stage, ready })
     }
 
     fn admit(&mut self, request: &ParsedRequest, now: Instant) -> Result<(), Refusal> {

@@ -17,7 +17,7 @@ use crate::puller::PullResult;
 
 /// The channels of the manager's threads.
 pub(super) struct Workers {
-    pub(super) jobs: (Sender<Job>, Receiver<Job>),
+    pub(super) jobs: (Sender<ManagerJob>, Receiver<ManagerJob>),
     /// Results of a caller's puller.
     pub(super) results: (Sender<PullResult>, Receiver<PullResult>),
     /// Wakes `manager-clock` when its times have changed.
@@ -29,7 +29,7 @@ pub(super) struct Workers {
     pub(super) pull_threads: AtomicUsize,
 }
 
-pub(super) enum Job {
+pub(super) enum ManagerJob {
     Decide(Arc<Undecided>),
     /// Hands a pull whose turn has come to the caller's puller.
     HandOver(u64),

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, at, never, select};
 
 use super::inner::{ManagerInner, catch_panic, shut_down};
-use super::jobs::{Job, Submitted, Undecided};
+use super::jobs::{ManagerJob, Submitted, Undecided};
 use super::request::{EnsureRequest, EnsureResult};
 use super::responder::Responder;
 use super::schedule::Rank;
@@ -68,7 +68,7 @@ impl ManagerInner {
             let submitted = Submitted { cx, request, throttle, responder, arrival };
             let undecided = Undecided::new(rank, submitted);
             // It has no bound, and both its ends are here.
-            let _ = self.workers.jobs.0.send(Job::Decide(Arc::clone(&undecided)));
+            let _ = self.workers.jobs.0.send(ManagerJob::Decide(Arc::clone(&undecided)));
             undecided
         };
         self.ensure_worker();
@@ -116,8 +116,8 @@ impl ManagerInner {
     fn refuse_jobs(self: &Arc<Self>, error: &Error) {
         while let Ok(job) = self.workers.jobs.1.try_recv() {
             match job {
-                Job::Decide(undecided) => self.refuse_undecided(&undecided, error.clone()),
-                Job::HandOver(pull) => self.end_pull(pull, PullOutcome::never_begun(error.clone())),
+                ManagerJob::Decide(undecided) => self.refuse_undecided(&undecided, error.clone()),
+                ManagerJob::HandOver(pull) => self.end_pull(pull, PullOutcome::never_begun(error.clone())),
             }
         }
     }
@@ -145,9 +145,9 @@ impl ManagerInner {
         }
     }
 
-    fn run(self: &Arc<Self>, job: Job) {
+    fn run(self: &Arc<Self>, job: ManagerJob) {
         match job {
-            Job::Decide(undecided) => {
+            ManagerJob::Decide(undecided) => {
                 let Some(submitted) = undecided.take() else { return };
                 // After a panic the responder has answered.
                 let _ = catch_panic("the image manager", || {
@@ -156,7 +156,7 @@ impl ManagerInner {
                 });
                 self.release(undecided.rank);
             }
-            Job::HandOver(pull) => self.hand_over(pull),
+            ManagerJob::HandOver(pull) => self.hand_over(pull),
         }
     }
 
@@ -190,7 +190,7 @@ impl ManagerInner {
     /// Returns the pulls to start because this one has failed for want of a thread.
     fn start_one(self: &Arc<Self>, pull: u64) -> Vec<u64> {
         if self.puller.is_some() {
-            let _ = self.workers.jobs.0.send(Job::HandOver(pull));
+            let _ = self.workers.jobs.0.send(ManagerJob::HandOver(pull));
             self.ensure_worker();
             return Vec::new();
         }

@@ -54,9 +54,9 @@ pub(super) struct Pending {
 
 /// A [`Pending`] request in a queue. A clone is the same entry.
 #[derive(Clone)]
-pub(super) struct Queued(Arc<Entry>);
+pub(super) struct Queued(Arc<QueueEntry>);
 
-type Entry = Mutex<Option<Box<Waiting>>>;
+type QueueEntry = Mutex<Option<Box<Waiting>>>;
 
 struct Waiting {
     pending: Pending,

@@ -16,7 +16,7 @@ const READ: usize = 256 << 10;
 
 /// Reads an image archive entry by entry. What comes out is safe to use as a key, and may be anything
 /// else that an attacker wants.
-pub(super) struct Reader<R> {
+pub(super) struct ArchiveReader<R> {
     archive: tar::Reader<BufReader<R>>,
     entries: usize,
     folders: usize,
@@ -24,17 +24,17 @@ pub(super) struct Reader<R> {
 
 /// What an archive holds under a name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Entry {
-    /// A file of so many bytes; they are read from the [`Reader`] itself.
+pub(super) enum ArchiveEntry {
+    /// A file of so many bytes; they are read from the [`ArchiveReader`] itself.
     File { path: String, size: u64 },
     /// Another name of a file in the archive.
     Alias { path: String, target: String },
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> ArchiveReader<R> {
     pub(super) fn new(archive: R) -> Self {
         let archive = tar::Reader::new(BufReader::with_capacity(READ, archive));
-        Reader { archive, entries: 0, folders: 0 }
+        ArchiveReader { archive, entries: 0, folders: 0 }
     }
 
     /// Returns the next file or alias; `None` at the archive's end. Folders are passed over.
@@ -43,7 +43,7 @@ impl<R: Read> Reader<R> {
     /// `InvalidData` for whatever an image archive has no use for: absolute paths, `..`, links,
     /// devices, sparse files, too many entries. `UnexpectedEof` if it is cut short. A path that comes
     /// twice is for the caller to find.
-    pub(super) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+    pub(super) fn next_entry(&mut self) -> io::Result<Option<ArchiveEntry>> {
         while let Some(entry) = self.archive.next_entry()? {
             if let Some(entry) = self.checked(&entry)? {
                 return Ok(Some(entry));
@@ -62,7 +62,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Makes something of an entry; `None` for a folder.
-    fn checked(&mut self, entry: &tar::Entry) -> io::Result<Option<Entry>> {
+    fn checked(&mut self, entry: &tar::Entry) -> io::Result<Option<ArchiveEntry>> {
         let path = clean(&text(entry.path())?)?;
         let (counted, most) = match entry.kind() {
             Kind::Dir => (&mut self.folders, MAX_FOLDERS),
@@ -80,11 +80,11 @@ impl<R: Read> Reader<R> {
         }
         match entry.kind() {
             Kind::File if entry.segments().is_some() => Err(bad("it holds a sparse file")),
-            Kind::File => Ok(Some(Entry::File { path, size: entry.size() })),
+            Kind::File => Ok(Some(ArchiveEntry::File { path, size: entry.size() })),
             Kind::Symlink => {
                 let target = text(entry.link())?;
                 match alias(&path, &target) {
-                    Some(target) => Ok(Some(Entry::Alias { path, target })),
+                    Some(target) => Ok(Some(ArchiveEntry::Alias { path, target })),
                     None => Err(bad(format!("{path:?} is a link, to {target:?}"))),
                 }
             }
@@ -95,7 +95,7 @@ impl<R: Read> Reader<R> {
 }
 
 /// The current entry's bytes.
-impl<R: Read> Read for Reader<R> {
+impl<R: Read> Read for ArchiveReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.archive.read(buffer)
     }
@@ -141,10 +141,10 @@ mod tests {
     const BLOCK: usize = 512;
 
     fn read_all(archive: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let mut reader = Reader::new(archive);
+        let mut reader = ArchiveReader::new(archive);
         let mut found = Vec::new();
         while let Some(entry) = reader.next_entry()? {
-            if let Entry::File { path, .. } = entry {
+            if let ArchiveEntry::File { path, .. } = entry {
                 let mut content = Vec::new();
                 reader.read_to_end(&mut content)?;
                 found.push((path, content));
@@ -204,7 +204,9 @@ mod tests {
         for flag in *b"0xgLK5" {
             let mut writer = Writer::new(Vec::new());
             let size = if matches!(flag, b'0' | b'5') { 0 } else { 512 };
-            writer.header(&tar::Fields { flag, path: b"a", size, ..tar::Fields::default() }).unwrap();
+            writer
+                .header(&tar::HeaderFields { flag, path: b"a", size, ..tar::HeaderFields::default() })
+                .unwrap();
             let mut block = writer.finish().unwrap();
             block.truncate(BLOCK);
             // The record of an extended header.
@@ -212,7 +214,7 @@ mod tests {
             record.resize(if size == 0 { 0 } else { BLOCK - 1 }, b'a');
             record.extend((size > 0).then_some(b'\n'));
             block.extend(record);
-            let mut reader = Reader::new(Endless(block, 0));
+            let mut reader = ArchiveReader::new(Endless(block, 0));
             let ended = loop {
                 match reader.next_entry() {
                     Ok(Some(_)) => {}
@@ -228,7 +230,7 @@ mod tests {
     fn links_devices_and_the_like_are_refused() {
         for flag in [b'1', b'2', b'3', b'4', b'6', b'S', b'V'] {
             let mut writer = Writer::new(Vec::new());
-            writer.header(&tar::Fields { flag, path: b"a", ..tar::Fields::default() }).unwrap();
+            writer.header(&tar::HeaderFields { flag, path: b"a", ..tar::HeaderFields::default() }).unwrap();
             assert!(read_all(&writer.finish().unwrap()).is_err(), "{}", char::from(flag));
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Semaphore(Arc<Mutex<Permits<Sender<Permit>>>>);
 pub(crate) struct Permit(Option<Semaphore>);
 
 /// A place in the queue for a permit, until dropped.
-pub(crate) struct Waiter {
+pub(crate) struct PermitWaiter {
     semaphore: Semaphore,
     /// `None` if the permit was free.
     number: Option<u64>,
@@ -50,8 +50,8 @@ impl Semaphore {
         self.0.lock().try_acquire().then(|| Permit(Some(self.clone())))
     }
 
-    /// Enters the queue for a permit. The permit arrives in [`Waiter::granted`].
-    pub(crate) fn acquire(&self) -> Waiter {
+    /// Enters the queue for a permit. The permit arrives in [`PermitWaiter::granted`].
+    pub(crate) fn acquire(&self) -> PermitWaiter {
         let (sender, granted) = bounded(1);
         let number = {
             let mut permits = self.0.lock();
@@ -60,18 +60,18 @@ impl Semaphore {
         if number.is_none() {
             let _ = sender.send(Permit(Some(self.clone())));
         }
-        Waiter { semaphore: self.clone(), number, granted }
+        PermitWaiter { semaphore: self.clone(), number, granted }
     }
 }
 
-impl Waiter {
+impl PermitWaiter {
     /// Returns the channel that carries the permit, as its only message, once it is granted.
     pub(crate) fn granted(&self) -> &Receiver<Permit> {
         &self.granted
     }
 }
 
-impl Drop for Waiter {
+impl Drop for PermitWaiter {
     fn drop(&mut self) {
         let sender = self.number.and_then(|number| self.semaphore.0.lock().leave(number));
         drop(sender);
@@ -155,7 +155,7 @@ mod tests {
     fn permits_are_granted_in_the_order_asked_and_none_is_lost() {
         let semaphore = Semaphore::new(1);
         let first = semaphore.try_acquire().unwrap();
-        let waiters: Vec<Waiter> = (0..4).map(|_| semaphore.acquire()).collect();
+        let waiters: Vec<PermitWaiter> = (0..4).map(|_| semaphore.acquire()).collect();
         assert!(semaphore.try_acquire().is_none());
         drop(first);
         for waiter in &waiters {
@@ -181,7 +181,7 @@ mod tests {
     fn a_hundred_thousand_waiters_may_give_up_at_once() {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire().unwrap();
-        let waiters: Vec<Waiter> = (0..100_000).map(|_| semaphore.acquire()).collect();
+        let waiters: Vec<PermitWaiter> = (0..100_000).map(|_| semaphore.acquire()).collect();
         drop(permit);
         drop(waiters);
         assert!(semaphore.try_acquire().is_some());

@@ -78,10 +78,10 @@ impl<K: Hash + Eq + Clone, V> SingleFlight<K, V> {
         let (sender, outcome) = bounded(1);
         let place = self.0.lock().join(key, sender);
         match place {
-            Place::Leader { flight } => {
+            FlightRole::Leader { flight } => {
                 Joined::Leader(Leader { flights: Some(self.clone()), key: key.clone(), number: flight })
             }
-            Place::Follower { flight, number } => Joined::Follower(Follower {
+            FlightRole::Follower { flight, number } => Joined::Follower(Follower {
                 flights: self.clone(),
                 key: key.clone(),
                 flight,
@@ -206,7 +206,7 @@ struct Flight<W> {
 
 /// How a caller joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum FlightRole {
     Leader { flight: u64 },
     Follower { flight: u64, number: u64 },
 }
@@ -229,15 +229,15 @@ impl<K: Hash + Eq + Clone, W> Flights<K, W> {
     }
 
     /// Follows the flight for `key`, or leads a new one.
-    fn join(&mut self, key: &K, waiter: W) -> Place {
+    fn join(&mut self, key: &K, waiter: W) -> FlightRole {
         let number = self.number();
         if let Some(led) = self.by_key.get_mut(key) {
             led.followers.insert(number, waiter);
-            return Place::Follower { flight: led.number, number };
+            return FlightRole::Follower { flight: led.number, number };
         }
         let flight = Flight { number, followers: BTreeMap::new(), when_given_up: None };
         self.by_key.insert(key.clone(), flight);
-        Place::Leader { flight: number }
+        FlightRole::Leader { flight: number }
     }
 
     /// Follows that flight; returns the follower's number, or `None` if the flight is gone.
@@ -419,8 +419,8 @@ mod tests {
                     let (sender, outcome) = mpsc::channel();
                     let place = state.lock().unwrap().join(&(), sender);
                     let (flight, number) = match place {
-                        Place::Leader { flight } => return lead(&state, flight, &is_led, n % 2 == 0),
-                        Place::Follower { flight, number } => (flight, number),
+                        FlightRole::Leader { flight } => return lead(&state, flight, &is_led, n % 2 == 0),
+                        FlightRole::Follower { flight, number } => (flight, number),
                     };
                     let leaves = n == 3;
                     if leaves && state.lock().unwrap().leave(&(), flight, number).0.is_some() {

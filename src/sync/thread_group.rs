@@ -38,12 +38,12 @@ const KEPT_HANDLES: usize = 8;
 /// Threads that one owner starts and joins. A clone is the same group.
 #[derive(Clone)]
 pub(crate) struct ThreadGroup {
-    shared: Arc<Shared>,
+    shared: Arc<GroupShared>,
     /// The stack of each thread, bytes.
     stack_size: usize,
 }
 
-struct Shared {
+struct GroupShared {
     members: Mutex<Members<JoinHandle<()>>>,
     /// A thread has ended, or waits for the others.
     changed: Condvar,
@@ -51,7 +51,7 @@ struct Shared {
 
 impl ThreadGroup {
     pub(crate) fn new(stack_size: usize) -> Self {
-        let shared = Shared { members: Mutex::new(Members::default()), changed: Condvar::new() };
+        let shared = GroupShared { members: Mutex::new(Members::default()), changed: Condvar::new() };
         ThreadGroup { shared: Arc::new(shared), stack_size }
     }
 

@@ -22,14 +22,14 @@ use super::delivery::{Answer, offer, offer_or_drop};
 use super::panics::panic_text;
 use super::thread_group::ThreadGroup;
 
-type Job = Box<dyn FnOnce() + Send>;
+type TimerJob = Box<dyn FnOnce() + Send>;
 
 /// Runs jobs at their times and delivers results, on one thread of its owner's group. A clone is the
 /// same timer.
-pub(crate) struct Timer<T>(Arc<Shared<T>>);
+pub(crate) struct Timer<T>(Arc<TimerShared<T>>);
 
-struct Shared<T> {
-    agenda: Mutex<Agenda<Job, Parcel<T>>>,
+struct TimerShared<T> {
+    agenda: Mutex<Agenda<TimerJob, Parcel<T>>>,
     wake: Sender<()>,
     woken: Receiver<()>,
     threads: ThreadGroup,
@@ -41,13 +41,13 @@ type Parcel<T> = (Sender<T>, T);
 
 /// A job of a [`Timer`], taken back when this is dropped. A job that runs is not waited for.
 #[must_use = "dropping it takes the job back"]
-pub(crate) struct Alarm<T>(Option<(Arc<Shared<T>>, JobKey)>);
+pub(crate) struct Alarm<T>(Option<(Arc<TimerShared<T>>, JobKey)>);
 
 impl<T: Answer> Timer<T> {
     /// Makes a timer whose thread, of that name, starts in `threads` with the first job or result.
     pub(crate) fn new(name: &'static str, threads: ThreadGroup) -> Self {
         let (wake, woken) = bounded(1);
-        Timer(Arc::new(Shared { agenda: Mutex::new(Agenda::new()), wake, woken, threads, name }))
+        Timer(Arc::new(TimerShared { agenda: Mutex::new(Agenda::new()), wake, woken, threads, name }))
     }
 
     /// Runs `job` at `time`, on the timer's thread. The job must not block. A timer that was closed runs
@@ -101,14 +101,14 @@ impl<T: Answer> Timer<T> {
     }
 }
 
-impl<T> Shared<T> {
+impl<T> TimerShared<T> {
     fn wake(&self) {
         // If it is full, a wake-up is on its way.
         let _ = self.wake.try_send(());
     }
 }
 
-impl<T: Answer> Shared<T> {
+impl<T: Answer> TimerShared<T> {
     fn run(&self) {
         let mut full = FullChannels::new();
         loop {
@@ -127,7 +127,7 @@ impl<T: Answer> Shared<T> {
     }
 }
 
-fn run_job(job: Job) {
+fn run_job(job: TimerJob) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
         log::error!("a job of a timer panicked: {}", panic_text(&*panic));
     }

@@ -20,5 +20,5 @@ pub(crate) use header::Time;
 pub(crate) use reader::{Entry, Reader};
 pub(crate) use sparse::Segment;
 #[cfg(any(test, feature = "unpack"))]
-pub(crate) use writer::Fields;
+pub(crate) use writer::HeaderFields;
 pub(crate) use writer::Writer;

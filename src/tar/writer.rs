@@ -16,7 +16,7 @@ pub(crate) struct Writer<W> {
 
 /// What a header says.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Fields<'a> {
+pub(crate) struct HeaderFields<'a> {
     /// The type flag.
     pub(crate) flag: u8,
     pub(crate) path: &'a [u8],
@@ -41,21 +41,38 @@ impl<W: Write> Writer<W> {
 
     pub(crate) fn folder(&mut self, path: &str) -> io::Result<()> {
         let path = format!("{path}/");
-        self.header(&Fields { flag: b'5', mode: 0o755, path: path.as_bytes(), ..Fields::default() })
+        self.header(&HeaderFields {
+            flag: b'5',
+            mode: 0o755,
+            path: path.as_bytes(),
+            ..HeaderFields::default()
+        })
     }
 
     /// A file of `size` bytes, which are all that `content` has.
     pub(crate) fn file(&mut self, path: &str, size: u64, content: impl Read) -> io::Result<()> {
-        self.header(&Fields { flag: b'0', mode: 0o644, path: path.as_bytes(), size, ..Fields::default() })?;
+        self.header(&HeaderFields {
+            flag: b'0',
+            mode: 0o644,
+            path: path.as_bytes(),
+            size,
+            ..HeaderFields::default()
+        })?;
         self.content(path, size, content)
     }
 
     /// An entry's header; a file's content follows.
-    pub(crate) fn header(&mut self, fields: &Fields<'_>) -> io::Result<()> {
+    pub(crate) fn header(&mut self, fields: &HeaderFields<'_>) -> io::Result<()> {
         let records = records(fields);
         if !records.is_empty() {
             let size = records.len() as u64;
-            self.block(&Fields { flag: b'x', mode: 0o644, path: b"pax", size, ..Fields::default() })?;
+            self.block(&HeaderFields {
+                flag: b'x',
+                mode: 0o644,
+                path: b"pax",
+                size,
+                ..HeaderFields::default()
+            })?;
             self.archive.write_all(&records)?;
             self.pad(size)?;
         }
@@ -88,7 +105,7 @@ impl<W: Write> Writer<W> {
         Ok(self.archive)
     }
 
-    fn block(&mut self, fields: &Fields<'_>) -> io::Result<()> {
+    fn block(&mut self, fields: &HeaderFields<'_>) -> io::Result<()> {
         let mut header = Header([0; BLOCK]);
         put(&mut header, 0, fields.path.get(..fields.path.len().min(100)).unwrap_or_default());
         let (uid, gid) = (fields.uid.min(MAX_ID), fields.gid.min(MAX_ID));
@@ -114,7 +131,7 @@ impl<W: Write> Writer<W> {
 }
 
 /// The records for what the fields have no room for.
-fn records(fields: &Fields<'_>) -> Vec<u8> {
+fn records(fields: &HeaderFields<'_>) -> Vec<u8> {
     let mut records = Vec::new();
     let mut put = |key: &[u8], value: &[u8]| records.extend(record(key, value));
     if fields.path.len() > 100 {

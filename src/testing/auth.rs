@@ -20,7 +20,7 @@ use super::reply::Reply;
 pub(super) enum Access {
     #[default]
     Open,
-    Basic(Vec<User>),
+    Basic(Vec<RegistryUser>),
     Token(TokenServer),
 }
 
@@ -39,19 +39,19 @@ impl Access {
     }
 }
 
-fn basic_challenge(users: &[User], request: &SeenRequest) -> Option<String> {
+fn basic_challenge(users: &[RegistryUser], request: &SeenRequest) -> Option<String> {
     let is_known = basic(request).is_some_and(|user| users.contains(&user));
     (!is_known).then(|| r#"Basic realm="test registry""#.to_owned())
 }
 
 /// A user and the password.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct User {
+pub(super) struct RegistryUser {
     pub(super) name: String,
     pub(super) password: String,
 }
 
-impl fmt::Debug for User {
+impl fmt::Debug for RegistryUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
     }
@@ -67,7 +67,7 @@ impl fmt::Debug for User {
 pub struct TokenServer {
     realm: Option<String>,
     service: String,
-    users: Vec<User>,
+    users: Vec<RegistryUser>,
     identity_tokens: Vec<String>,
     anonymous: bool,
     expires_in: Option<u64>,
@@ -109,7 +109,7 @@ impl TokenServer {
 
     /// Gives tokens to this user.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.users.push(User { name: name.into(), password: password.into() });
+        self.users.push(RegistryUser { name: name.into(), password: password.into() });
         self
     }
 
@@ -212,7 +212,7 @@ impl TokenServer {
                 .map(|_| "<token>".to_owned()),
             Some("password") => field("username")
                 .zip(field("password"))
-                .map(|(name, password)| User { name, password })
+                .map(|(name, password)| RegistryUser { name, password })
                 .filter(|user| self.users.contains(user))
                 .map(|user| user.name),
             _ => return Reply::json(400, &json!({ "error": "unsupported_grant_type" })),
@@ -278,11 +278,11 @@ fn covers(granted: &str, needed: &str) -> bool {
     }
 }
 
-fn basic(request: &SeenRequest) -> Option<User> {
+fn basic(request: &SeenRequest) -> Option<RegistryUser> {
     let encoded = credentials(request, "basic")?;
     let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let (name, password) = text.split_once(':')?;
-    Some(User { name: name.to_owned(), password: password.to_owned() })
+    Some(RegistryUser { name: name.to_owned(), password: password.to_owned() })
 }
 
 fn bearer(request: &SeenRequest) -> Option<&str> {

@@ -76,12 +76,12 @@ impl Route {
 
 /// Manifests, blobs and files, by name.
 #[derive(Debug, Default)]
-pub(super) struct Content(Mutex<State>);
+pub(super) struct RegistryContent(Mutex<ContentState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ContentState {
     /// By repository, and tag or digest.
-    manifests: HashMap<(String, String), Manifest>,
+    manifests: HashMap<(String, String), StoredManifest>,
     /// By repository and digest.
     blobs: HashMap<(String, String), Arc<[u8]>>,
     /// By path.
@@ -89,13 +89,13 @@ struct State {
 }
 
 #[derive(Clone, Debug)]
-struct Manifest {
+struct StoredManifest {
     media_type: String,
     digest: Digest,
     data: Arc<[u8]>,
 }
 
-impl Content {
+impl RegistryContent {
     /// A manifest goes by its digest and by `reference`.
     pub(super) fn put_manifest(
         &self,
@@ -105,7 +105,7 @@ impl Content {
         digest: Digest,
         data: Arc<[u8]>,
     ) {
-        let manifest = Manifest { media_type: media_type.to_owned(), digest, data };
+        let manifest = StoredManifest { media_type: media_type.to_owned(), digest, data };
         let mut state = self.0.lock();
         for name in [manifest.digest.as_str(), reference] {
             state.manifests.insert((repository.to_owned(), name.to_owned()), manifest.clone());
@@ -213,7 +213,7 @@ impl Content {
     }
 }
 
-impl Manifest {
+impl StoredManifest {
     fn descriptor(&self, json: &Value) -> Value {
         let artifact_type = json.get("artifactType").unwrap_or(&json["config"]["mediaType"]);
         json!({

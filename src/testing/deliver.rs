@@ -10,7 +10,7 @@ use super::fault::{Action, Rule, Stage};
 use super::link::Link;
 use super::record::{Record, Target};
 use super::reply::Reply;
-use super::wait::{Signal, Waiter, Woken};
+use super::wait::{ConnectionWaits, Signal, Woken};
 
 /// The most that is written at once.
 const CHUNK: usize = 256 * 1024;
@@ -112,7 +112,7 @@ impl Delivery {
 }
 
 /// The connection that answers go out on.
-pub(super) struct Line<'a> {
+pub(super) struct ReplyStream<'a> {
     pub(super) connection: &'a mut dyn Connection,
     pub(super) socket: &'a TcpStream,
     pub(super) stop: &'a Signal,
@@ -120,7 +120,7 @@ pub(super) struct Line<'a> {
     pub(super) link: &'a Link,
 }
 
-impl Line<'_> {
+impl ReplyStream<'_> {
     /// Sends the reply; without its body, if it answers a HEAD.
     pub(super) fn send(
         &mut self,
@@ -209,8 +209,8 @@ impl Line<'_> {
         go_on(self.waiter().sleep(delay)?)
     }
 
-    fn waiter(&self) -> Waiter<'_> {
-        Waiter { stop: self.stop, peer: self.socket }
+    fn waiter(&self) -> ConnectionWaits<'_> {
+        ConnectionWaits { stop: self.stop, peer: self.socket }
     }
 }
 

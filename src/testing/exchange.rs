@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::auth::Access;
 use super::connection::Acceptor;
-use super::content::{Content, Route};
-use super::deliver::{Broken, Delivery, Ending, Line};
+use super::content::{RegistryContent, Route};
+use super::deliver::{Broken, Delivery, Ending, ReplyStream};
 use super::fault::{Action, Rule};
 use super::http::{Request, RequestReader, percent_decode};
 use super::link::Link;
@@ -25,7 +25,7 @@ pub(super) struct Exchange {
     pub(super) own_realm: String,
     pub(super) api_root: String,
     pub(super) acceptor: Arc<dyn Acceptor>,
-    pub(super) content: Content,
+    pub(super) content: RegistryContent,
     pub(super) access: Mutex<Access>,
     pub(super) rules: Mutex<Vec<Arc<Rule>>>,
     pub(super) record: Record,
@@ -52,7 +52,7 @@ impl Exchange {
         stream.set_nodelay(true)?;
         let socket = stream.try_clone()?;
         let mut connection = self.acceptor.accept(stream)?;
-        let mut line = Line {
+        let mut line = ReplyStream {
             connection: &mut *connection,
             socket: &socket,
             stop,
@@ -68,7 +68,7 @@ impl Exchange {
         conversation
     }
 
-    fn answer_all(&self, id: u64, line: &mut Line<'_>) -> Result<(), Broken> {
+    fn answer_all(&self, id: u64, line: &mut ReplyStream<'_>) -> Result<(), Broken> {
         let mut reader = RequestReader::default();
         loop {
             match reader.next(&mut line.connection) {
@@ -83,7 +83,7 @@ impl Exchange {
         }
     }
 
-    fn answer(&self, id: u64, request: Request, line: &mut Line<'_>) -> Result<(), Broken> {
+    fn answer(&self, id: u64, request: Request, line: &mut ReplyStream<'_>) -> Result<(), Broken> {
         let keep_alive = request.keep_alive;
         let asked = request.target.clone();
         let (route, seen) = self.read(id, request);

@@ -187,13 +187,13 @@ impl FaultHandle {
 #[derive(Debug)]
 pub(super) struct Rule {
     fault: Fault,
-    counts: Mutex<Counts>,
+    counts: Mutex<FaultCounts>,
     changed: Condvar,
     pub(super) gate: Gate,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct FaultCounts {
     matched: u64,
     fired: u64,
     removed: bool,

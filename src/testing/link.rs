@@ -10,10 +10,10 @@ const LARGEST_STEP: u64 = 16 * 1024;
 /// A link with a rate for all connections together, or without one. What is sent is queued in the order in
 /// which it comes, so connections get equal shares.
 #[derive(Debug, Default)]
-pub(super) struct Link(Mutex<State>);
+pub(super) struct Link(Mutex<LinkState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkState {
     /// Bytes per second; 0 for no limit.
     rate: u64,
     /// When the link has sent all that is queued.
@@ -23,7 +23,7 @@ struct State {
 impl Link {
     /// Sets the rate, bytes per second; 0 for no limit.
     pub(super) fn set_rate(&self, rate: u64) {
-        *self.0.lock() = State { rate, free_at: None };
+        *self.0.lock() = LinkState { rate, free_at: None };
     }
 
     /// Returns how much may be sent at once, bytes: about a fiftieth of a second's worth.

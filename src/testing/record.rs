@@ -82,12 +82,12 @@ pub struct RegistryStats {
 
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    state: Mutex<State>,
+    state: Mutex<RecordState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RecordState {
     stats: RegistryStats,
     requests: Vec<SeenRequest>,
 }
@@ -158,7 +158,7 @@ impl Record {
         self.count_in(|state| change(&mut state.stats));
     }
 
-    fn count_in(&self, change: impl FnOnce(&mut State)) {
+    fn count_in(&self, change: impl FnOnce(&mut RecordState)) {
         change(&mut self.state.lock());
         self.changed.notify_all();
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::auth::{Access, TokenServer, User};
+use super::auth::{Access, RegistryUser, TokenServer};
 use super::connection::{Acceptor, Plain};
-use super::content::Content;
+use super::content::RegistryContent;
 use super::exchange::Exchange;
 use super::fault::{Fault, FaultHandle, Rule};
 use super::images::{Image, Part};
@@ -68,7 +68,7 @@ impl RegistryBuilder {
             own_realm: format!("{}://{addr}/token", self.acceptor.scheme()),
             api_root: self.api_root.trim_end_matches('/').to_owned(),
             acceptor: self.acceptor,
-            content: Content::default(),
+            content: RegistryContent::default(),
             access: Mutex::default(),
             rules: Mutex::default(),
             record: Record::default(),
@@ -171,7 +171,7 @@ impl Registry {
 
     /// Demands Basic authentication; each call adds a user.
     pub fn require_basic(&self, user: impl Into<String>, password: impl Into<String>) {
-        let user = User { name: user.into(), password: password.into() };
+        let user = RegistryUser { name: user.into(), password: password.into() };
         let mut access = self.exchange.access.lock();
         match &mut *access {
             Access::Basic(users) => users.push(user),

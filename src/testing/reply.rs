@@ -15,12 +15,12 @@ static PADDING: [u8; 64 * 1024] = [b'+'; 64 * 1024];
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Body,
+    pub(super) body: ReplyBody,
 }
 
 impl Reply {
     pub(super) fn new(status: u16, media_type: &str, data: Arc<[u8]>) -> Self {
-        let mut reply = Reply { status, headers: Vec::new(), body: Body::empty() };
+        let mut reply = Reply { status, headers: Vec::new(), body: ReplyBody::empty() };
         reply.set_body(data);
         reply.set("Content-Type", media_type);
         reply
@@ -62,7 +62,7 @@ impl Reply {
     }
 
     pub(super) fn set_body(&mut self, data: Arc<[u8]>) {
-        self.body = Body { range: 0..data.len(), data, flipped: Vec::new(), extra: 0 };
+        self.body = ReplyBody { range: 0..data.len(), data, flipped: Vec::new(), extra: 0 };
         self.set("Content-Length", self.body.len().to_string());
     }
 
@@ -110,7 +110,7 @@ impl Reply {
 
 /// Some bytes of a blob or document, and what goes wrong with them.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
+pub(super) struct ReplyBody {
     data: Arc<[u8]>,
     range: Range<usize>,
     /// Offsets in `data` of bytes that are sent wrong.
@@ -119,9 +119,9 @@ pub(super) struct Body {
     extra: u64,
 }
 
-impl Body {
+impl ReplyBody {
     fn empty() -> Self {
-        Body { data: Arc::new([]), range: 0..0, flipped: Vec::new(), extra: 0 }
+        ReplyBody { data: Arc::new([]), range: 0..0, flipped: Vec::new(), extra: 0 }
     }
 
     pub(super) fn len(&self) -> u64 {

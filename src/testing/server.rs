@@ -29,7 +29,7 @@ pub(super) trait Serve: Send + Sync + 'static {
 
 #[derive(Debug)]
 pub(super) struct Server {
-    open: Arc<Open>,
+    open: Arc<OpenConnections>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,7 +41,7 @@ impl Server {
     ) -> io::Result<Self> {
         // A connection that is gone again before `accept` must not block it.
         listener.set_nonblocking(true)?;
-        let open = Arc::new(Open { stop: Signal::new()?, streams: Mutex::default() });
+        let open = Arc::new(OpenConnections { stop: Signal::new()?, streams: Mutex::default() });
         let accepting =
             thread::Builder::new().name("registry-accept".into()).stack_size(STACK_SIZE).spawn({
                 let open = open.clone();
@@ -69,12 +69,12 @@ impl Server {
 
 /// The connections that are open, so that their threads can be woken.
 #[derive(Debug)]
-struct Open {
+struct OpenConnections {
     stop: Signal,
     streams: Mutex<HashMap<u64, TcpStream>>,
 }
 
-impl Open {
+impl OpenConnections {
     /// False if the server is to end.
     fn add(&self, id: u64, stream: &TcpStream) -> io::Result<bool> {
         let waker = stream.try_clone()?;
@@ -96,7 +96,7 @@ impl Open {
 }
 
 /// The scope joins the connections' threads.
-fn accept_all(listener: &TcpListener, max_connections: usize, open: &Open, service: &impl Serve) {
+fn accept_all(listener: &TcpListener, max_connections: usize, open: &OpenConnections, service: &impl Serve) {
     let (take_slot, give_slot) = bounded(max_connections.max(1));
     thread::scope(|scope| {
         for id in 0.. {
@@ -138,7 +138,7 @@ fn next_connection(listener: &TcpListener, stop: &Signal) -> Option<TcpStream> {
     }
 }
 
-fn serve_one(id: u64, stream: TcpStream, open: &Open, service: &impl Serve) {
+fn serve_one(id: u64, stream: TcpStream, open: &OpenConnections, service: &impl Serve) {
     if matches!(open.add(id, &stream), Ok(true)) {
         let served = catch_unwind(AssertUnwindSafe(|| service.serve(id, stream, &open.stop)));
         if served.is_err() {

@@ -95,12 +95,12 @@ impl Gate {
 
 /// The waits of one connection.
 #[derive(Debug)]
-pub(super) struct Waiter<'a> {
+pub(super) struct ConnectionWaits<'a> {
     pub(super) stop: &'a Signal,
     pub(super) peer: &'a TcpStream,
 }
 
-impl Waiter<'_> {
+impl ConnectionWaits<'_> {
     pub(super) fn sleep(&self, delay: Duration) -> io::Result<Woken> {
         self.wait(None, Some(delay))
     }

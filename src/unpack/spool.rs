@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::context::PullContext;
-use crate::tar::{Fields, Segment, Writer};
+use crate::tar::{HeaderFields, Segment, Writer};
 use crate::unpack::change::XattrList;
 use crate::unpack::fault::Fault;
 use crate::unpack::output::{Body, Content, Output, View, Written};
@@ -57,15 +57,15 @@ impl TarOutput {
 
     /// Writes the tar: names in the order of their paths' bytes, a hard link after its target.
     pub(super) fn write(&self, view: &View<'_>, cx: &PullContext, out: impl Write) -> Result<(), Fault> {
-        let out = io::BufWriter::with_capacity(WRITE, Checked { out, cx });
+        let out = io::BufWriter::with_capacity(WRITE, ContextWriter { out, cx });
         let mut tar = TarWriter { output: self, view, out: Writer::new(out), links: HashMap::new() };
         tar.entry(ROOT)?;
         let mut steps = Vec::new();
         push_children(view.tree, ROOT, &mut steps);
         while let Some(step) = steps.pop() {
             match step {
-                Step::Entry(id) => tar.entry(id)?,
-                Step::Children(id) => push_children(view.tree, id, &mut steps),
+                TarStep::Entry(id) => tar.entry(id)?,
+                TarStep::Children(id) => push_children(view.tree, id, &mut steps),
             }
         }
         tar.out.finish().map(drop).map_err(Fault::written)
@@ -141,20 +141,20 @@ fn unnamed(folder: &Path) -> io::Result<File> {
 }
 
 /// What comes next in the tar.
-enum Step {
+enum TarStep {
     Entry(NodeId),
     Children(NodeId),
 }
 
 /// Pushes what is in a folder, the last first. What is in a folder below comes where its path with a slash
 /// belongs: after `a` and `a-b` comes `a/c`.
-fn push_children(tree: &Tree, folder: NodeId, steps: &mut Vec<Step>) {
+fn push_children(tree: &Tree, folder: NodeId, steps: &mut Vec<TarStep>) {
     let mut found = Vec::new();
     for id in tree.children(folder).filter(|id| tree.present(*id) != 0) {
         if tree.kind(id) == NodeKind::Dir {
-            found.push(([tree.name(id), b"/"].concat(), Step::Children(id)));
+            found.push(([tree.name(id), b"/"].concat(), TarStep::Children(id)));
         }
-        found.push((tree.name(id).to_vec(), Step::Entry(id)));
+        found.push((tree.name(id).to_vec(), TarStep::Entry(id)));
     }
     found.sort_by(|(one, _), (other, _)| other.cmp(one));
     steps.extend(found.into_iter().map(|(_, step)| step));
@@ -178,11 +178,17 @@ impl<W: Write> TarWriter<'_, W> {
             NodeKind::Dir => [&tree.path(id)[..], b"/"].concat(),
             _ => tree.path(id),
         };
-        let mut fields =
-            Fields { path: &path, mode: meta.mode.into(), uid, gid, mtime: meta.mtime, ..Fields::default() };
+        let mut fields = HeaderFields {
+            path: &path,
+            mode: meta.mode.into(),
+            uid,
+            gid,
+            mtime: meta.mtime,
+            ..HeaderFields::default()
+        };
         if let Some(first) = self.links.get(&id) {
             let target = tree.path(*first);
-            return self.header(&Fields { flag: b'1', link: &target, ..fields });
+            return self.header(&HeaderFields { flag: b'1', link: &target, ..fields });
         }
         for other in tree.names_of_inode(id).into_iter().skip(1) {
             self.links.insert(other, id);
@@ -205,16 +211,16 @@ impl<W: Write> TarWriter<'_, W> {
         self.header(&fields)
     }
 
-    fn file(&mut self, id: NodeId, fields: Fields<'_>) -> Result<(), Fault> {
+    fn file(&mut self, id: NodeId, fields: HeaderFields<'_>) -> Result<(), Fault> {
         let found = self.output.find(self.view.tree.value(id));
         let (size, extra, start) = found.map_err(|error| Fault::disk("read the file for the tar", error))?;
-        self.header(&Fields { flag: b'0', size, xattrs: &extra.xattrs, ..fields })?;
+        self.header(&HeaderFields { flag: b'0', size, xattrs: &extra.xattrs, ..fields })?;
         let segments = extra.segments.unwrap_or_else(|| vec![(0, size)]);
         let content = Spooled { spool: &self.output.spool, place: start, at: 0, size, segments, next: 0 };
         self.out.content(&String::from_utf8_lossy(fields.path), size, content).map_err(Fault::written)
     }
 
-    fn header(&mut self, fields: &Fields<'_>) -> Result<(), Fault> {
+    fn header(&mut self, fields: &HeaderFields<'_>) -> Result<(), Fault> {
         self.out.header(fields).map_err(Fault::written)
     }
 }
@@ -257,12 +263,12 @@ impl Read for Spooled<'_> {
 }
 
 /// The caller's writer, which is left as soon as the context ends.
-struct Checked<'a, W> {
+struct ContextWriter<'a, W> {
     out: W,
     cx: &'a PullContext,
 }
 
-impl<W: Write> Write for Checked<'_, W> {
+impl<W: Write> Write for ContextWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.cx.check().map_err(io::Error::other)?;
         self.out.write(bytes)

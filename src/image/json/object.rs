@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::place::{Place, Step};
-use super::unread::{Key, Keys, Unread, duplicate};
-use super::values::{Reader, Strict};
+use super::place::{PathStep, Place};
+use super::unread::{Key, SeenKeys, Unread, duplicate};
+use super::values::{Strict, ValueReader};
 use crate::image::quoted::quoted;
 
 /// An object, filled field by field.
@@ -30,7 +30,7 @@ pub(in crate::image) struct Value<'a, A> {
 
 impl<'de, A: MapAccess<'de>> Value<'_, A> {
     pub(in crate::image) fn read<T: Strict>(self) -> Result<T, A::Error> {
-        self.map.next_value_seed(Reader(self.place, PhantomData))
+        self.map.next_value_seed(ValueReader(self.place, PhantomData))
     }
 
     /// Reads a value that may be `null`, which is its default.
@@ -60,7 +60,7 @@ impl<'de, O: Object> Visitor<'de> for ObjectVisitor<'_, O> {
         let place = self.0;
         let mut object = O::default();
         let mut known_keys = 0_u32;
-        let mut unknown_keys = Keys::default();
+        let mut unknown_keys = SeenKeys::default();
         while let Some(key) = map.next_key_seed(Key)? {
             match O::FIELDS.iter().enumerate().find(|(_, name)| **name == key) {
                 Some((index, name)) => {
@@ -69,7 +69,7 @@ impl<'de, O: Object> Visitor<'de> for ObjectVisitor<'_, O> {
                         return Err(duplicate(&key));
                     }
                     known_keys |= bit;
-                    place.path.push(Step::Field(name));
+                    place.path.push(PathStep::Field(name));
                     object.read_field(name, Value { map: &mut map, place: &mut *place })?;
                     place.path.pop();
                 }

@@ -12,11 +12,11 @@ const MAX_MESSAGE_CHARS: usize = 200;
 /// The parser's position. After a failure it stays where that was.
 #[derive(Default)]
 pub(in crate::image) struct Place {
-    pub(super) path: Vec<Step>,
+    pub(super) path: Vec<PathStep>,
     kind: Option<ErrorKind>,
 }
 
-pub(super) enum Step {
+pub(super) enum PathStep {
     Field(&'static str),
     Item(usize),
 }
@@ -54,7 +54,7 @@ impl Place {
     /// Turns `flaw`, found in the object at this place, into an error of the parser's.
     pub(in crate::image) fn refuse<E: serde::de::Error>(&mut self, flaw: Flaw) -> E {
         self.kind = Some(flaw.kind);
-        self.path.push(Step::Field(flaw.field));
+        self.path.push(PathStep::Field(flaw.field));
         E::custom(flaw.why)
     }
 
@@ -75,9 +75,9 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (depth, step) in self.path.iter().enumerate() {
             match step {
-                Step::Field(name) if depth == 0 => write!(f, "{name}")?,
-                Step::Field(name) => write!(f, ".{name}")?,
-                Step::Item(index) => write!(f, "[{index}]")?,
+                PathStep::Field(name) if depth == 0 => write!(f, "{name}")?,
+                PathStep::Field(name) => write!(f, ".{name}")?,
+                PathStep::Item(index) => write!(f, "[{index}]")?,
             }
         }
         if self.path.is_empty() { Ok(()) } else { f.write_str(": ") }

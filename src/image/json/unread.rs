@@ -15,9 +15,9 @@ pub(super) fn duplicate<E: serde::de::Error>(key: &str) -> E {
 
 /// The keys that an object had so far.
 #[derive(Default)]
-pub(super) struct Keys<'de>(HashSet<Cow<'de, str>>);
+pub(super) struct SeenKeys<'de>(HashSet<Cow<'de, str>>);
 
-impl<'de> Keys<'de> {
+impl<'de> SeenKeys<'de> {
     pub(super) fn insert<E: serde::de::Error>(&mut self, key: Cow<'de, str>) -> Result<(), E> {
         if self.0.contains(&key) {
             return Err(duplicate(&key));
@@ -119,7 +119,7 @@ impl<'de> Visitor<'de> for Unread {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let value = self.deeper()?;
-        let mut keys = Keys::default();
+        let mut keys = SeenKeys::default();
         while let Some(key) = map.next_key_seed(Key)? {
             keys.insert(key)?;
             map.next_value_seed(value)?;

@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::limits::{MAX_DESCRIPTORS, MAX_DOCUMENT_BYTES, MAX_FIELDS};
-use super::place::{Place, Step};
-use super::unread::{Key, Keys, Unread, duplicate};
+use super::place::{PathStep, Place};
+use super::unread::{Key, SeenKeys, Unread, duplicate};
 use crate::error::{Error, ErrorKind};
 
 /// A value that can be read strictly.
@@ -33,9 +33,9 @@ pub(in crate::image) fn parse<T: Strict>(bytes: &[u8]) -> Result<T, Error> {
 }
 
 /// Reads a `T` at a place.
-pub(super) struct Reader<'a, T>(pub(super) &'a mut Place, pub(super) PhantomData<T>);
+pub(super) struct ValueReader<'a, T>(pub(super) &'a mut Place, pub(super) PhantomData<T>);
 
-impl<'de, T: Strict> DeserializeSeed<'de> for Reader<'_, T> {
+impl<'de, T: Strict> DeserializeSeed<'de> for ValueReader<'_, T> {
     type Value = T;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<T, D::Error> {
@@ -116,8 +116,8 @@ impl<'de, T: Strict> Visitor<'de> for ListVisitor<'_, T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
         let mut items = Vec::new();
         loop {
-            self.0.path.push(Step::Item(items.len()));
-            let item = list.next_element_seed(Reader(&mut *self.0, PhantomData))?;
+            self.0.path.push(PathStep::Item(items.len()));
+            let item = list.next_element_seed(ValueReader(&mut *self.0, PhantomData))?;
             self.0.path.pop();
             match item {
                 None => return Ok(items),
@@ -155,7 +155,7 @@ impl<'de, T: Strict> Visitor<'de> for MapVisitor<'_, T> {
             if entries.len() >= MAX_FIELDS {
                 return Err(A::Error::custom(format_args!("more than {MAX_FIELDS} fields")));
             }
-            let value = map.next_value_seed(Reader(&mut *self.0, PhantomData))?;
+            let value = map.next_value_seed(ValueReader(&mut *self.0, PhantomData))?;
             entries.insert(key.into_owned(), value);
         }
         Ok(entries.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
@@ -182,7 +182,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-        let mut keys = Keys::default();
+        let mut keys = SeenKeys::default();
         let mut names = Vec::new();
         while let Some(key) = map.next_key_seed(Key)? {
             names.push(key.clone().into_owned());

@@ -20,7 +20,7 @@ pub(super) struct DocumentFields {
     pub(super) artifact_type: Option<String>,
     pub(super) config: Option<Descriptor>,
     pub(super) layers: Option<Vec<Descriptor>>,
-    pub(super) manifests: Option<Vec<Entry>>,
+    pub(super) manifests: Option<Vec<ParsedEntry>>,
     pub(super) subject: Option<DescriptorFields>,
     pub(super) annotations: BTreeMap<String, String>,
 }
@@ -126,18 +126,18 @@ impl Strict for Descriptor {
 }
 
 /// An entry of an index. What is wrong with it is trouble only if it is chosen.
-pub(super) enum Entry {
+pub(super) enum ParsedEntry {
     Usable(Descriptor),
     Unusable(UnusableEntry),
 }
 
-impl Strict for Entry {
+impl Strict for ParsedEntry {
     fn read<'de, D: Deserializer<'de>>(json: D, place: &mut Place) -> Result<Self, D::Error> {
         let fields = DescriptorFields::read(json, place)?;
         let platform = fields.platform.as_ref().and_then(|platform| platform.check().ok());
         Ok(match fields.into_descriptor() {
-            Ok(descriptor) => Entry::Usable(descriptor),
-            Err(flaw) => Entry::Unusable(UnusableEntry {
+            Ok(descriptor) => ParsedEntry::Usable(descriptor),
+            Err(flaw) => ParsedEntry::Unusable(UnusableEntry {
                 platform,
                 kind: flaw.kind,
                 why: format!("{}.{flaw}", place.to_string().trim_end_matches(": ")),

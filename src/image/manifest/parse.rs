@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::fields::{DescriptorFields, DocumentFields, Entry};
+use super::fields::{DescriptorFields, DocumentFields, ParsedEntry};
 use super::media_type;
 use super::types::{Descriptor, Document, Index, Manifest};
 use crate::error::{Error, ErrorKind};
@@ -111,8 +111,8 @@ fn index(media_type: String, fields: DocumentFields) -> Result<Index, Error> {
     let mut index = Index::new(Vec::new()).with_media_type(media_type);
     for entry in fields.manifests.unwrap_or_default() {
         match entry {
-            Entry::Usable(entry) => index.manifests.push(entry),
-            Entry::Unusable(entry) => index.unusable.push(entry),
+            ParsedEntry::Usable(entry) => index.manifests.push(entry),
+            ParsedEntry::Unusable(entry) => index.unusable.push(entry),
         }
     }
     index.artifact_type = fields.artifact_type;

@@ -37,9 +37,9 @@ impl Index {
 
 /// The fields of an object; those without a value are left out.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct ObjectFields(Map<String, Value>);
 
-impl Fields {
+impl ObjectFields {
     fn put(&mut self, name: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.0.insert(name.to_owned(), value.into());
@@ -51,8 +51,8 @@ impl Fields {
     }
 }
 
-fn document(media_type: &str, artifact_type: Option<&str>) -> Fields {
-    let mut fields = Fields::default();
+fn document(media_type: &str, artifact_type: Option<&str>) -> ObjectFields {
+    let mut fields = ObjectFields::default();
     fields.put("schemaVersion", Some(2));
     fields.put("mediaType", Some(media_type));
     fields.put("artifactType", artifact_type);
@@ -64,7 +64,7 @@ fn descriptors(list: &[Descriptor]) -> Value {
 }
 
 fn descriptor(descriptor: &Descriptor) -> Value {
-    let mut fields = Fields::default();
+    let mut fields = ObjectFields::default();
     fields.put("mediaType", Some(&*descriptor.media_type));
     fields.put("digest", Some(descriptor.digest.as_str()));
     fields.put("size", Some(descriptor.size));
@@ -77,7 +77,7 @@ fn descriptor(descriptor: &Descriptor) -> Value {
 }
 
 fn platform(platform: &Platform) -> Value {
-    let mut fields = Fields::default();
+    let mut fields = ObjectFields::default();
     fields.put("os", Some(&*platform.os));
     fields.put("architecture", Some(&*platform.architecture));
     fields.put("variant", platform.variant.as_deref());

@@ -81,15 +81,15 @@ impl Import<'_> {
         let (archive, is_compressed) =
             decompressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
         let mut contents = Contents::default();
-        let mut reader = tar::Reader::new(archive);
+        let mut reader = tar::ArchiveReader::new(archive);
         while let Some(entry) = reader.next_entry().map_err(|error| unreadable(cx, error))? {
             match entry {
-                tar::Entry::Alias { path, target } => {
+                tar::ArchiveEntry::Alias { path, target } => {
                     self.limits.keep(&path)?;
                     self.limits.keep(&target)?;
                     contents.insert(path, File::Alias(target))?;
                 }
-                tar::Entry::File { path, size } => {
+                tar::ArchiveEntry::File { path, size } => {
                     self.unpack_file(path, size, &mut reader, &mut contents)?
                 }
             }
