@@ -6,7 +6,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
-use super::strict_json::{self, Object, UniqueMap};
+use super::strict_json::{self, StrictObject, UniqueMap};
 
 const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.dev.sigstore.bundle+json;version=0.1",
@@ -65,16 +65,16 @@ impl Bundle {
             #[serde(rename = "mediaType", alias = "media_type")]
             media_type: String,
             #[serde(rename = "dsseEnvelope", alias = "dsse_envelope")]
-            envelope: Option<Object<EnvelopeJson>>,
+            envelope: Option<StrictObject<EnvelopeJson>>,
             #[serde(rename = "messageSignature", alias = "message_signature")]
-            message: Option<Object<MessageJson>>,
+            message: Option<StrictObject<MessageJson>>,
         }
         #[derive(Deserialize)]
         struct EnvelopeJson {
             payload: String,
             #[serde(rename = "payloadType", alias = "payload_type")]
             payload_type: String,
-            signatures: Vec<Object<SignatureJson>>,
+            signatures: Vec<StrictObject<SignatureJson>>,
         }
         #[derive(Deserialize)]
         struct SignatureJson {
@@ -89,16 +89,16 @@ impl Bundle {
             return None;
         }
         match (json.envelope, json.message) {
-            (Some(Object(envelope)), None) => {
+            (Some(StrictObject(envelope)), None) => {
                 // The bundle's specification allows exactly one.
-                let [Object(signature)] = &envelope.signatures[..] else { return None };
+                let [StrictObject(signature)] = &envelope.signatures[..] else { return None };
                 Some(Bundle::Statement(Envelope {
                     payload_type: envelope.payload_type,
                     payload: decoded(&envelope.payload)?,
                     signature: decoded(&signature.sig)?,
                 }))
             }
-            (None, Some(Object(message))) => Some(Bundle::Message(decoded(&message.signature)?)),
+            (None, Some(StrictObject(message))) => Some(Bundle::Message(decoded(&message.signature)?)),
             _ => None,
         }
     }
@@ -120,7 +120,7 @@ impl Envelope {
             #[serde(rename = "_type")]
             kind: String,
             #[serde(default)]
-            subject: Vec<Object<Subject>>,
+            subject: Vec<StrictObject<Subject>>,
             predicate_type: String,
         }
         #[derive(Deserialize)]
@@ -138,7 +138,7 @@ impl Envelope {
         if statement.predicate_type != COSIGN_SIGN {
             return Some(StatementClaim::Attestation);
         }
-        let digests = statement.subject.into_iter().flat_map(|Object(subject)| subject.digest.0);
+        let digests = statement.subject.into_iter().flat_map(|StrictObject(subject)| subject.digest.0);
         Some(StatementClaim::Signed(digests.map(|(algorithm, hex)| format!("{algorithm}:{hex}")).collect()))
     }
 }

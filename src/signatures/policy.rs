@@ -19,9 +19,9 @@ use crate::store::{Store, StoredImage};
 ///
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct SignaturePolicy(Arc<Rules>);
+pub struct SignaturePolicy(Arc<PolicyRules>);
 
-pub(super) struct Rules {
+pub(super) struct PolicyRules {
     /// By scope. The empty scope covers the images of every registry.
     pub(super) by_scope: BTreeMap<String, Vec<Requirement>>,
     pub(super) limits: SignatureLimits,
@@ -46,7 +46,7 @@ impl SignaturePolicy {
         let by_scope = policy_json::read(path).map_err(|error| {
             Error::new(ErrorKind::InvalidConfig, format!("{}: {}", path.display(), error.message()))
         })?;
-        Ok(SignaturePolicy(Arc::new(Rules { by_scope, limits: DEFAULT_LIMITS })))
+        Ok(SignaturePolicy(Arc::new(PolicyRules { by_scope, limits: DEFAULT_LIMITS })))
     }
 
     pub(super) fn limits(&self) -> SignatureLimits {
@@ -198,6 +198,6 @@ impl SignaturePolicyBuilder {
                 return invalid(format!("the signature rules for {scope} contradict each other"));
             }
         }
-        Ok(SignaturePolicy(Arc::new(Rules { by_scope, limits: self.limits })))
+        Ok(SignaturePolicy(Arc::new(PolicyRules { by_scope, limits: self.limits })))
     }
 }

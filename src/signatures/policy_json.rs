@@ -14,7 +14,7 @@ use super::key::MAX_PEM;
 use super::requirement::Requirement;
 use super::scope;
 use super::signer::{SignatureFormat, Signer};
-use super::strict_json::{self, Object, UniqueMap};
+use super::strict_json::{self, StrictObject, UniqueMap};
 use crate::credentials::config_file;
 use crate::error::{Error, ErrorKind};
 
@@ -52,7 +52,7 @@ struct RequirementFields {
     #[serde(default, deserialize_with = "not_null")]
     key_datas: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
-    signed_identity: Option<Object<IdentityFields>>,
+    signed_identity: Option<StrictObject<IdentityFields>>,
     #[serde(default, deserialize_with = "not_null")]
     key_type: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "not_null")]
@@ -219,7 +219,7 @@ impl RequirementFields {
             return Err(invalid(format!("sigstoreSigned: {source} is empty")));
         }
         let identity = match &self.signed_identity {
-            Some(Object(fields)) => fields.identity()?,
+            Some(StrictObject(fields)) => fields.identity()?,
             None => Identity::MatchRepoDigestOrExact,
         };
         let signer = Signer::any_of(pems)?.formats([SignatureFormat::SimpleSigning]).identity(identity);

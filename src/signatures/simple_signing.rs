@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::strict_json::{self, Object, UniqueMap};
+use super::strict_json::{self, StrictObject, UniqueMap};
 use crate::image::manifest::Descriptor;
 
 /// The media type of a payload.
@@ -45,15 +45,15 @@ impl SimpleSignature {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct PayloadJson {
-            critical: Object<CriticalJson>,
+            critical: StrictObject<CriticalJson>,
             #[serde(rename = "optional")]
             _optional: Option<UniqueMap<IgnoredAny>>,
         }
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct CriticalJson {
-            identity: Object<IdentityJson>,
-            image: Object<ImageJson>,
+            identity: StrictObject<IdentityJson>,
+            image: StrictObject<ImageJson>,
             #[serde(rename = "type")]
             kind: String,
         }
@@ -69,8 +69,9 @@ impl SimpleSignature {
             #[serde(rename = "docker-manifest-digest")]
             digest: String,
         }
-        let PayloadJson { critical: Object(critical), .. } = strict_json::from_slice(&self.payload).ok()?;
-        let (Object(image), Object(identity)) = (critical.image, critical.identity);
+        let PayloadJson { critical: StrictObject(critical), .. } =
+            strict_json::from_slice(&self.payload).ok()?;
+        let (StrictObject(image), StrictObject(identity)) = (critical.image, critical.identity);
         (critical.kind == COSIGN).then_some(PayloadClaim { digest: image.digest, name: identity.name })
     }
 }

@@ -37,10 +37,10 @@ use crate::sync::PoolUser;
 /// locks; it should leave by `_exit`. Locks that the parent releases are free, also while such a child
 /// runs; if the parent is killed while it holds one, the lock stays until the child ends.
 #[derive(Clone, Debug)]
-pub struct Store(pub(super) Arc<Inner>);
+pub struct Store(pub(super) Arc<StoreInner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct StoreInner {
     pub(super) dir: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) settings: StoreSettings,
@@ -56,7 +56,7 @@ pub(super) struct Inner {
 impl Store {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, settings: StoreSettings) -> Store {
         let leases = Leases::new(disk.clone());
-        Store(Arc::new(Inner {
+        Store(Arc::new(StoreInner {
             in_progress: Arc::default(),
             sizes: Sizes::default(),
             reservations: Arc::default(),

@@ -69,7 +69,7 @@ impl StoreIndex {
     /// `Store` if it is no index.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let broken = |why: String| Error::new(ErrorKind::Store, format!("index.json is broken: {why}"));
-        let Fields(fields) = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+        let RawFields(fields) = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
         let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.get());
         if field("schemaVersion") != Some("2") {
             return Err(broken("its schemaVersion is not 2".to_owned()));
@@ -232,7 +232,7 @@ impl IndexEntry {
         annotations.extend(id.map(|id| (IMAGE_ID, id.as_str())));
         annotations.extend(repo_digest.map(|text| (REPO_DIGEST, text)));
         annotations.extend(joined.as_deref().map(|text| (TAKEN, text)));
-        let written = Written {
+        let written = OwnEntry {
             annotations,
             digest: target.digest.as_str(),
             media_type: &target.media_type,
@@ -370,7 +370,7 @@ fn join(digests: &[Digest]) -> String {
 
 /// An entry of our own, its fields in the order of their names.
 #[derive(Serialize)]
-struct Written<'a> {
+struct OwnEntry<'a> {
     annotations: BTreeMap<&'a str, &'a str>,
     digest: &'a str,
     #[serde(rename = "mediaType")]
@@ -389,24 +389,24 @@ struct WrittenPlatform<'a> {
 }
 
 /// An object's fields in their order, each value as its text.
-struct Fields(Vec<(String, Box<RawValue>)>);
+struct RawFields(Vec<(String, Box<RawValue>)>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for RawFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct InOrder;
         impl<'de> Visitor<'de> for InOrder {
-            type Value = Fields;
+            type Value = RawFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawFields, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Fields(fields))
+                Ok(RawFields(fields))
             }
         }
         deserializer.deserialize_map(InOrder)

@@ -20,12 +20,12 @@ pub(super) struct ReferenceGraph(HashMap<Digest, Vec<BlobReference>>);
 #[derive(Clone, Debug)]
 struct BlobReference {
     digest: Digest,
-    kind: Kind,
+    kind: BlobKind,
 }
 
 /// What a document says that a digest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum BlobKind {
     Index,
     Manifest,
     /// A blob that names no others.
@@ -70,14 +70,14 @@ impl ReferenceGraph {
         // If the entry leaves some out, what other entries follow is not what this one takes.
         let mut own = HashSet::new();
         // Followed as a document, whatever its media type: a blob that is kept needlessly does no harm.
-        let mut ahead = vec![BlobReference { digest: digest.clone(), kind: Kind::Index }];
+        let mut ahead = vec![BlobReference { digest: digest.clone(), kind: BlobKind::Index }];
         while let Some(BlobReference { digest, kind }) = ahead.pop() {
-            if kind == Kind::Manifest && taken.as_ref().is_some_and(|taken| !taken.contains(&digest)) {
+            if kind == BlobKind::Manifest && taken.as_ref().is_some_and(|taken| !taken.contains(&digest)) {
                 continue;
             }
             used.blobs.insert(digest.clone());
             let followed = if taken.is_some() { &mut own } else { &mut used.followed };
-            if kind != Kind::Blob && followed.insert(digest.clone()) {
+            if kind != BlobKind::Blob && followed.insert(digest.clone()) {
                 ahead.extend_from_slice(self.of(store, cx, &digest)?);
             }
         }
@@ -125,9 +125,9 @@ fn find_references(value: &serde_json::Value, found: &mut Vec<BlobReference>) {
             let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
             if let Ok(digest) = Digest::parse(text("digest")) {
                 let kind = match text("mediaType") {
-                    named if media_type::is_index(named) => Kind::Index,
-                    named if media_type::is_manifest(named) => Kind::Manifest,
-                    _ => Kind::Blob,
+                    named if media_type::is_index(named) => BlobKind::Index,
+                    named if media_type::is_manifest(named) => BlobKind::Manifest,
+                    _ => BlobKind::Blob,
                 };
                 found.push(BlobReference { digest, kind });
             }

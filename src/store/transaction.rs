@@ -17,10 +17,10 @@ use crate::store::lease::Lease;
 
 /// A pull or import in progress. Cheap to clone; the last clone that is dropped ends it.
 #[derive(Clone, Debug)]
-pub(crate) struct Transaction(Arc<State>);
+pub(crate) struct Transaction(Arc<TransactionState>);
 
 #[derive(Debug)]
-struct State {
+struct TransactionState {
     lease: Arc<Lease>,
     pending: Mutex<Vec<Arc<PendingCommit>>>,
 }
@@ -70,7 +70,10 @@ impl Transaction {
 impl Store {
     /// Begins a pull, an import or an export.
     pub(crate) fn transaction(&self) -> Transaction {
-        Transaction(Arc::new(State { lease: Arc::new(self.0.leases.lease()), pending: Mutex::default() }))
+        Transaction(Arc::new(TransactionState {
+            lease: Arc::new(self.0.leases.lease()),
+            pending: Mutex::default(),
+        }))
     }
 
     /// Holds these blobs against garbage collection until the transaction ends.

@@ -175,11 +175,11 @@ struct Walk<'a> {
     /// Blobs that are intact behind links.
     links: HashSet<&'a Digest>,
     /// What a document names, and whether it is an index; `None` if it is missing.
-    known: HashMap<Digest, Option<Named>>,
+    known: HashMap<Digest, Option<NamedBlobs>>,
 }
 
 #[derive(Clone)]
-struct Named {
+struct NamedBlobs {
     is_index: bool,
     blobs: Vec<Descriptor>,
 }
@@ -221,7 +221,7 @@ impl Walk<'_> {
                 found.incomplete.push((document.digest.clone(), vec![document.digest]));
                 continue;
             }
-            let Some(Named { is_index, blobs }) = named else { continue };
+            let Some(NamedBlobs { is_index, blobs }) = named else { continue };
             let mut lacking = Vec::new();
             for blob in blobs {
                 let is_document = media_type::is_manifest(&blob.media_type)
@@ -252,7 +252,7 @@ impl Walk<'_> {
     }
 
     /// Returns what a document that is there names; `None` for content that is no manifest and no index.
-    fn named_by(&mut self, document: &Descriptor) -> Result<Option<Named>, Error> {
+    fn named_by(&mut self, document: &Descriptor) -> Result<Option<NamedBlobs>, Error> {
         let media_type = &document.media_type;
         if !(media_type.is_empty() || media_type::is_manifest(media_type) || media_type::is_index(media_type))
         {
@@ -264,9 +264,9 @@ impl Walk<'_> {
         let parsed = self.store.document(&document.digest).and_then(|bytes| Document::parse(None, &bytes));
         let named = match parsed {
             Ok(Document::Manifest(manifest)) => {
-                Some(Named { is_index: false, blobs: manifest.blobs().into_iter().cloned().collect() })
+                Some(NamedBlobs { is_index: false, blobs: manifest.blobs().into_iter().cloned().collect() })
             }
-            Ok(Document::Index(index)) => Some(Named { is_index: true, blobs: index.manifests }),
+            Ok(Document::Index(index)) => Some(NamedBlobs { is_index: true, blobs: index.manifests }),
             Err(error) if error.kind() == ErrorKind::Store => return Err(error),
             // It has the bytes of its digest: it is what its author made.
             Err(_) => None,

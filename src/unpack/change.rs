@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::tar::{Entry, Kind};
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::path::{self, Named};
 use crate::unpack::settings::Xattrs;
 use crate::unpack::tree::{Meta, NodeKind};
@@ -47,7 +47,7 @@ pub(super) enum What {
 
 impl Change {
     /// Reads an entry; `None` for one that is no part of the image.
-    pub(super) fn read(entry: &Entry, xattrs: Xattrs) -> Result<Option<Change>, Fault> {
+    pub(super) fn read(entry: &Entry, xattrs: Xattrs) -> Result<Option<Change>, UnpackFault> {
         let cleaned = path::clean(entry.path())?;
         let marker =
             |path: Vec<u8>, what| Ok(Some(Change { path, what, meta: Meta::IMPLIED, xattrs: Vec::new() }));
@@ -55,7 +55,9 @@ impl Change {
             Named::Nothing => return Ok(None),
             Named::Opaque(folder) => return marker(folder.to_vec(), What::Opaque),
             Named::Whiteout(path) => return marker(path, What::Whiteout),
-            Named::Root if entry.kind() != Kind::Dir => return Err(Fault::invalid("the root is no folder")),
+            Named::Root if entry.kind() != Kind::Dir => {
+                return Err(UnpackFault::invalid("the root is no folder"));
+            }
             Named::Root | Named::Entry(_) => {}
         }
         let what = match entry.kind() {
@@ -70,7 +72,7 @@ impl Change {
             Kind::Fifo => What::Special(NodeKind::Fifo, (0, 0)),
             Kind::Unknown(flag) => {
                 let text = format!("it has the type flag {:?}, which is not known", char::from(flag));
-                return Err(Fault::unsupported(text));
+                return Err(UnpackFault::unsupported(text));
             }
         };
         let meta = Meta {
@@ -87,37 +89,37 @@ impl Change {
     }
 }
 
-fn target(entry: &Entry) -> Result<Vec<u8>, Fault> {
+fn target(entry: &Entry) -> Result<Vec<u8>, UnpackFault> {
     let target = entry.link();
     if target.is_empty() {
-        return Err(Fault::invalid("the symbolic link leads to an empty path"));
+        return Err(UnpackFault::invalid("the symbolic link leads to an empty path"));
     }
     if target.len() > MAX_TARGET || target.contains(&0) {
-        return Err(Fault::invalid("the symbolic link's target is too long, or has a NUL in it"));
+        return Err(UnpackFault::invalid("the symbolic link's target is too long, or has a NUL in it"));
     }
     Ok(target.to_vec())
 }
 
 /// The numbers of a device; Linux has 12 bits for one and 20 for the other.
-fn device(entry: &Entry) -> Result<(u32, u32), Fault> {
+fn device(entry: &Entry) -> Result<(u32, u32), UnpackFault> {
     match read(entry.device())? {
         (major @ 0..=0xfff, minor @ 0..=0xf_ffff) => Ok((major as u32, minor as u32)),
-        (major, minor) => Err(Fault::invalid(format!("{major}:{minor} are no numbers of a device"))),
+        (major, minor) => Err(UnpackFault::invalid(format!("{major}:{minor} are no numbers of a device"))),
     }
 }
 
-fn id(id: u64, whose: &str) -> Result<u32, Fault> {
+fn id(id: u64, whose: &str) -> Result<u32, UnpackFault> {
     match u32::try_from(id) {
         Ok(small) if id <= MAX_ID => Ok(small),
-        _ => Err(Fault::invalid(format!("the {whose} id {id} is larger than {MAX_ID}"))),
+        _ => Err(UnpackFault::invalid(format!("the {whose} id {id} is larger than {MAX_ID}"))),
     }
 }
 
-fn wanted(entry: &Entry, xattrs: Xattrs) -> Result<XattrList, Fault> {
+fn wanted(entry: &Entry, xattrs: Xattrs) -> Result<XattrList, UnpackFault> {
     let mut list = Vec::new();
     for (name, value) in entry.xattrs() {
         if name.len() > MAX_XATTR_NAME || name.contains(&0) || value.len() > MAX_XATTR {
-            return Err(Fault::invalid(format!(
+            return Err(UnpackFault::invalid(format!(
                 "an extended attribute's name is longer than {MAX_XATTR_NAME} bytes or has a NUL in it, or \
                  its value is longer than {MAX_XATTR} bytes"
             )));
@@ -130,6 +132,6 @@ fn wanted(entry: &Entry, xattrs: Xattrs) -> Result<XattrList, Fault> {
 }
 
 /// A field of the header.
-fn read<T>(field: io::Result<T>) -> Result<T, Fault> {
-    field.map_err(Fault::stream)
+fn read<T>(field: io::Result<T>) -> Result<T, UnpackFault> {
+    field.map_err(UnpackFault::stream)
 }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind};
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::{Fault, disk_kind};
+use crate::unpack::fault::{UnpackFault, disk_kind};
 use crate::unpack::finish::finish_dirs;
 use crate::unpack::flush::Flusher;
 use crate::unpack::folder::{Folder, StagedFile};
@@ -45,7 +45,7 @@ impl DirOutput {
     /// `InvalidConfig` if it is not empty and not marked, is no folder, or is being filled already; `Store`,
     /// `DiskFull`.
     pub(super) fn open(path: &Path, rules: Arc<Rules>, flusher: Flusher) -> Result<Self, Error> {
-        let at_path = |fault: Fault| fault.at(&path.display().to_string(), None);
+        let at_path = |fault: UnpackFault| fault.at(&path.display().to_string(), None);
         let root = open_or_create(path, &flusher)?;
         let marker = mark(path, &root)?;
         remove::clear(&root, Some(UNFINISHED)).map_err(at_path)?;
@@ -56,11 +56,11 @@ impl DirOutput {
 
     /// Ends the folder: it is whole when this returns.
     pub(super) fn finish(&self, view: &View<'_>) -> Result<(), Error> {
-        let at_path = |fault: Fault| fault.at(&self.path.display().to_string(), None);
+        let at_path = |fault: UnpackFault| fault.at(&self.path.display().to_string(), None);
         self.finish_inside(view).map_err(at_path)
     }
 
-    fn finish_inside(&self, view: &View<'_>) -> Result<(), Fault> {
+    fn finish_inside(&self, view: &View<'_>) -> Result<(), UnpackFault> {
         self.folder.remove_staging()?;
         let mut unset = finish_dirs(&self.folder, view, |id| id != ROOT)?;
         self.flusher.flush_each(&self.folder, view)?;
@@ -73,15 +73,15 @@ impl DirOutput {
             self.write_record(path, view, unset)?;
         }
         rustix::fs::unlinkat(root, UNFINISHED, AtFlags::empty())
-            .map_err(|error| Fault::disk("remove the marker of an unfinished folder", error))?;
+            .map_err(|error| UnpackFault::disk("remove the marker of an unfinished folder", error))?;
         // Removing the marker has changed its time.
         self.folder.set_root_time(view.tree)?;
         self.flusher.flush_dir(root)
     }
 
     /// Writes down what the disk could not take.
-    fn write_record(&self, path: &Path, view: &View<'_>, mut unset: XattrsByNode) -> Result<(), Fault> {
-        let failed = |error: io::Error| Fault::disk(&format!("write {}", path.display()), error);
+    fn write_record(&self, path: &Path, view: &View<'_>, mut unset: XattrsByNode) -> Result<(), UnpackFault> {
+        let failed = |error: io::Error| UnpackFault::disk(&format!("write {}", path.display()), error);
         let is_file = |id: &NodeId| view.tree.kind(*id) == NodeKind::File;
         unset.extend(view.xattrs.iter().filter(|(id, _)| is_file(id)).map(|(id, list)| (*id, list.clone())));
         let mut options = File::options();
@@ -118,7 +118,7 @@ fn cannot_open(path: &Path, error: Errno) -> Error {
 fn mark(path: &Path, root: &OwnedFd) -> Result<File, Error> {
     let refused = |why: &str| Error::new(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
     let failed = |error: Errno| {
-        Fault::disk("mark the folder as unfinished", error).at(&path.display().to_string(), None)
+        UnpackFault::disk("mark the folder as unfinished", error).at(&path.display().to_string(), None)
     };
     let names = names_in(root).map_err(failed)?;
     if !names.is_empty() && !names.iter().any(|name| name.as_slice() == UNFINISHED.as_bytes()) {
@@ -145,11 +145,17 @@ impl Output for DirOutput {
         1
     }
 
-    fn stage(&self, _: u16, meta: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<StagedFile, Fault> {
+    fn stage(
+        &self,
+        _: u16,
+        meta: &Meta,
+        xattrs: &XattrList,
+        body: Body<'_>,
+    ) -> Result<StagedFile, UnpackFault> {
         self.folder.stage(meta, xattrs, body)
     }
 
-    fn add_dir(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+    fn add_dir(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.folder.add_dir(tree, id)
     }
 
@@ -160,23 +166,23 @@ impl Output for DirOutput {
         id: NodeId,
         xattrs: &XattrList,
         content: Content<'_, StagedFile>,
-    ) -> Result<Written, Fault> {
+    ) -> Result<Written, UnpackFault> {
         self.folder.add_file(tree, id, xattrs, content)
     }
 
-    fn add_symlink(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+    fn add_symlink(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.folder.add_symlink(tree, id)
     }
 
-    fn add_special(&self, tree: &Tree, _: u16, id: NodeId) -> Result<bool, Fault> {
+    fn add_special(&self, tree: &Tree, _: u16, id: NodeId) -> Result<bool, UnpackFault> {
         self.folder.add_special(tree, id)
     }
 
-    fn add_link(&self, tree: &Tree, _: u16, id: NodeId, existing: NodeId) -> Result<(), Fault> {
+    fn add_link(&self, tree: &Tree, _: u16, id: NodeId, existing: NodeId) -> Result<(), UnpackFault> {
         self.folder.add_link(tree, id, existing)
     }
 
-    fn remove(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), Fault> {
+    fn remove(&self, tree: &Tree, _: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.folder.remove(tree, id)
     }
 }

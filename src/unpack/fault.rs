@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Why an entry or a layer cannot be unpacked.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct UnpackFault {
     kind: ErrorKind,
     cause: String,
     source: Option<io::Error>,
@@ -14,24 +14,24 @@ pub(super) struct Fault {
     whole: Option<Error>,
 }
 
-impl Fault {
+impl UnpackFault {
     pub(super) fn new(kind: ErrorKind, cause: impl Into<String>) -> Self {
-        Fault { kind, cause: cause.into(), source: None, whole: None }
+        UnpackFault { kind, cause: cause.into(), source: None, whole: None }
     }
 
     /// The layer breaks a rule of tar or of the image specification.
     pub(super) fn invalid(cause: impl Into<String>) -> Self {
-        Fault::new(ErrorKind::InvalidLayer, cause)
+        UnpackFault::new(ErrorKind::InvalidLayer, cause)
     }
 
     pub(super) fn unsupported(cause: impl Into<String>) -> Self {
-        Fault::new(ErrorKind::Unsupported, cause)
+        UnpackFault::new(ErrorKind::Unsupported, cause)
     }
 
     /// The disk refused an operation.
     pub(super) fn disk(doing: &str, error: impl Into<io::Error>) -> Self {
         let error = error.into();
-        Fault {
+        UnpackFault {
             kind: disk_kind(&error),
             cause: format!("cannot {doing}: {error}"),
             source: Some(error),
@@ -46,21 +46,23 @@ impl Fault {
             io::ErrorKind::Other if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
                 let inner = error.into_inner().and_then(|inner| inner.downcast::<Error>().ok());
                 match inner {
-                    Some(inner) => Fault::from(*inner),
-                    None => Fault::new(ErrorKind::Store, "the stream failed"),
+                    Some(inner) => UnpackFault::from(*inner),
+                    None => UnpackFault::new(ErrorKind::Store, "the stream failed"),
                 }
             }
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Fault::invalid(error.to_string()),
-            io::ErrorKind::Unsupported => Fault::unsupported(error.to_string()),
-            _ => Fault::disk("read the layer", error),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                UnpackFault::invalid(error.to_string())
+            }
+            io::ErrorKind::Unsupported => UnpackFault::unsupported(error.to_string()),
+            _ => UnpackFault::disk("read the layer", error),
         }
     }
 
     /// The caller's writer, or what is written to it, failed.
     pub(super) fn written(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::Other => Fault::stream(error),
-            _ => Fault::disk("write the tar", error),
+            io::ErrorKind::Other => UnpackFault::stream(error),
+            _ => UnpackFault::disk("write the tar", error),
         }
     }
 
@@ -87,9 +89,9 @@ impl Fault {
 }
 
 /// An error that says all there is to say, such as a cancel.
-impl From<Error> for Fault {
+impl From<Error> for UnpackFault {
     fn from(error: Error) -> Self {
-        Fault { kind: error.kind(), cause: String::new(), source: None, whole: Some(error) }
+        UnpackFault { kind: error.kind(), cause: String::new(), source: None, whole: Some(error) }
     }
 }
 

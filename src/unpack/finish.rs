@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::folder::Folder;
 use crate::unpack::output::{View, XattrsByNode};
 use crate::unpack::tree::{NodeId, NodeKind};
@@ -14,7 +14,7 @@ pub(super) fn finish_dirs(
     folder: &Folder,
     view: &View<'_>,
     which: impl Fn(NodeId) -> bool,
-) -> Result<XattrsByNode, Fault> {
+) -> Result<XattrsByNode, UnpackFault> {
     let none = XattrList::new();
     let mut unset = HashMap::new();
     let is_there = |id: &NodeId| view.tree.kind(*id) == NodeKind::Dir && which(*id);

@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::store::Durability;
 use crate::sync::{BlockingPool, PoolUser};
 use crate::unpack::beneath;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::folder::Folder;
 use crate::unpack::output::View;
 use crate::unpack::tree::NodeKind;
@@ -44,7 +44,7 @@ impl Flusher {
     }
 
     /// Makes all of the file system durable, unless each file is flushed by itself.
-    pub(super) fn flush_all(&self, folder: &OwnedFd) -> Result<(), Fault> {
+    pub(super) fn flush_all(&self, folder: &OwnedFd) -> Result<(), UnpackFault> {
         if self.durability != Durability::Full || self.singly {
             return Ok(());
         }
@@ -54,7 +54,7 @@ impl Flusher {
 
     /// Makes each file and folder of the tree durable that the layer in turn was written to, if each is flushed by
     /// itself.
-    pub(super) fn flush_each(&self, folder: &Folder, view: &View<'_>) -> Result<(), Fault> {
+    pub(super) fn flush_each(&self, folder: &Folder, view: &View<'_>) -> Result<(), UnpackFault> {
         if self.durability != Durability::Full || !self.singly {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Flusher {
     }
 
     /// Makes the names in a folder durable, and its owner, mode and times.
-    pub(super) fn flush_dir(&self, folder: &OwnedFd) -> Result<(), Fault> {
+    pub(super) fn flush_dir(&self, folder: &OwnedFd) -> Result<(), UnpackFault> {
         if self.durability != Durability::Full {
             return Ok(());
         }
@@ -118,7 +118,7 @@ impl Flusher {
         &self,
         threads: usize,
         flush: impl Fn(usize) -> rustix::io::Result<()> + Send + Sync + 'static,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         let flushed = self.start(threads, flush)?;
         self.finish(threads, &flushed)
     }
@@ -128,7 +128,7 @@ impl Flusher {
         &self,
         threads: usize,
         flush: impl Fn(usize) -> rustix::io::Result<()> + Send + Sync + 'static,
-    ) -> Result<Receiver<rustix::io::Result<()>>, Fault> {
+    ) -> Result<Receiver<rustix::io::Result<()>>, UnpackFault> {
         let (sender, flushed) = bounded(threads);
         let flush = Arc::new(flush);
         for number in 0..threads {
@@ -139,23 +139,25 @@ impl Flusher {
                 let _ = sender.send(outcome);
             };
             POOL.run(job).map_err(|error| {
-                Fault::new(ErrorKind::ResourceExhausted, format!("no thread to flush with: {error}"))
+                UnpackFault::new(ErrorKind::ResourceExhausted, format!("no thread to flush with: {error}"))
             })?;
         }
         Ok(flushed)
     }
 
-    fn finish(&self, threads: usize, flushed: &Receiver<rustix::io::Result<()>>) -> Result<(), Fault> {
+    fn finish(&self, threads: usize, flushed: &Receiver<rustix::io::Result<()>>) -> Result<(), UnpackFault> {
         for _ in 0..threads {
             match self.cx.wait_for(flushed)? {
-                Some(outcome) => outcome.map_err(|error| Fault::disk("make the files durable", error))?,
-                None => return Err(Fault::new(ErrorKind::Panicked, "a flush panicked")),
+                Some(outcome) => {
+                    outcome.map_err(|error| UnpackFault::disk("make the files durable", error))?
+                }
+                None => return Err(UnpackFault::new(ErrorKind::Panicked, "a flush panicked")),
             }
         }
         Ok(())
     }
 }
 
-fn duplicate(folder: &OwnedFd) -> Result<OwnedFd, Fault> {
-    folder.try_clone().map_err(|error| Fault::disk("open the folder again", error))
+fn duplicate(folder: &OwnedFd) -> Result<OwnedFd, UnpackFault> {
+    folder.try_clone().map_err(|error| UnpackFault::disk("open the folder again", error))
 }

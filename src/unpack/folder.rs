@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::output::{Body, Content, Written};
 use crate::unpack::path::STAGING;
 use crate::unpack::rules::Rules;
@@ -50,8 +50,8 @@ impl std::fmt::Debug for Written {
 
 impl Folder {
     /// Prepares to fill the folder, which nothing but our own marker may be in.
-    pub(super) fn new(root: OwnedFd, rules: Arc<Rules>) -> Result<Self, Fault> {
-        let failed = |error: Errno| Fault::disk("prepare the folder", error);
+    pub(super) fn new(root: OwnedFd, rules: Arc<Rules>) -> Result<Self, UnpackFault> {
+        let failed = |error: Errno| UnpackFault::disk("prepare the folder", error);
         // Nothing in it may inherit an access control list.
         for list in ["system.posix_acl_default", "system.posix_acl_access"] {
             match rustix::fs::fremovexattr(&root, list) {
@@ -86,23 +86,28 @@ impl Folder {
     }
 
     /// Removes the folder of staged files, which is empty at the end.
-    pub(super) fn remove_staging(&self) -> Result<(), Fault> {
+    pub(super) fn remove_staging(&self) -> Result<(), UnpackFault> {
         rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR)
-            .map_err(|error| Fault::disk("remove the staging folder", error))
+            .map_err(|error| UnpackFault::disk("remove the staging folder", error))
     }
 
-    pub(super) fn stage(&self, meta: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<StagedFile, Fault> {
+    pub(super) fn stage(
+        &self,
+        meta: &Meta,
+        xattrs: &XattrList,
+        body: Body<'_>,
+    ) -> Result<StagedFile, UnpackFault> {
         let number = self.next_staged.fetch_add(1, Ordering::Relaxed);
         let file = create(&self.staging, OsStr::new(&number.to_string()), meta.mode)
-            .map_err(|error| Fault::disk("create the file", error))?;
+            .map_err(|error| UnpackFault::disk("create the file", error))?;
         let written = self.fill(file, meta, xattrs, body)?;
         Ok(StagedFile { number, written })
     }
 
-    pub(super) fn add_dir(&self, tree: &Tree, id: NodeId) -> Result<(), Fault> {
+    pub(super) fn add_dir(&self, tree: &Tree, id: NodeId) -> Result<(), UnpackFault> {
         let parent = self.parent(tree, id)?;
         rustix::fs::mkdirat(&*parent, name(tree, id), Mode::RWXU)
-            .map_err(|error| Fault::disk("create the folder", error))
+            .map_err(|error| UnpackFault::disk("create the folder", error))
     }
 
     pub(super) fn add_file(
@@ -111,31 +116,31 @@ impl Folder {
         id: NodeId,
         xattrs: &XattrList,
         content: Content<'_, StagedFile>,
-    ) -> Result<Written, Fault> {
+    ) -> Result<Written, UnpackFault> {
         let parent = self.parent(tree, id)?;
         let meta = tree.meta(id);
         match content {
             Content::Body(body) => {
                 let file = create(&parent, name(tree, id), meta.mode)
-                    .map_err(|error| Fault::disk("create the file", error))?;
+                    .map_err(|error| UnpackFault::disk("create the file", error))?;
                 self.fill(file, &meta, xattrs, body)
             }
             Content::Staged(StagedFile { number, written }) => {
                 rustix::fs::renameat(&self.staging, number.to_string(), &*parent, name(tree, id))
-                    .map_err(|error| Fault::disk("move the file into its place", error))?;
+                    .map_err(|error| UnpackFault::disk("move the file into its place", error))?;
                 Ok(written)
             }
         }
     }
 
-    pub(super) fn add_symlink(&self, tree: &Tree, id: NodeId) -> Result<(), Fault> {
+    pub(super) fn add_symlink(&self, tree: &Tree, id: NodeId) -> Result<(), UnpackFault> {
         let parent = self.parent(tree, id)?;
         rustix::fs::symlinkat(tree.target(id), &*parent, name(tree, id))
-            .map_err(|error| Fault::disk("create the symbolic link", error))?;
+            .map_err(|error| UnpackFault::disk("create the symbolic link", error))?;
         self.finish_name(tree, id, &parent)
     }
 
-    pub(super) fn add_special(&self, tree: &Tree, id: NodeId) -> Result<bool, Fault> {
+    pub(super) fn add_special(&self, tree: &Tree, id: NodeId) -> Result<bool, UnpackFault> {
         let (kind, (major, minor)) = match tree.kind(id) {
             NodeKind::CharDevice => (FileType::CharacterDevice, tree.device(id)),
             NodeKind::BlockDevice => (FileType::BlockDevice, tree.device(id)),
@@ -153,7 +158,7 @@ impl Folder {
                 self.rules.count_device();
                 return Ok(false);
             }
-            Err(error) => return Err(Fault::disk("create the device or pipe", error)),
+            Err(error) => return Err(UnpackFault::disk("create the device or pipe", error)),
             Ok(()) => {}
         }
         self.finish_name(tree, id, &parent)?;
@@ -162,7 +167,7 @@ impl Folder {
             let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(&*parent, name(tree, id), path, Mode::empty())
                 .and_then(|fd| set_mode_of_path(&fd, meta.mode))
-                .map_err(|error| Fault::disk("set the mode", error))?;
+                .map_err(|error| UnpackFault::disk("set the mode", error))?;
             self.set_times(tree, id, &parent)?;
         }
         Ok(true)
@@ -179,15 +184,15 @@ impl Folder {
         rustix::fs::mknodat(parent, name, kind, mode_bits(mode & 0o777), device)
     }
 
-    pub(super) fn add_link(&self, tree: &Tree, id: NodeId, existing: NodeId) -> Result<(), Fault> {
+    pub(super) fn add_link(&self, tree: &Tree, id: NodeId, existing: NodeId) -> Result<(), UnpackFault> {
         let from = self.parent(tree, existing)?;
         let to = self.parent(tree, id)?;
         rustix::fs::linkat(&*from, name(tree, existing), &*to, name(tree, id), AtFlags::empty())
-            .map_err(|error| Fault::disk("create the hard link", error))
+            .map_err(|error| UnpackFault::disk("create the hard link", error))
     }
 
     /// Copies a node from another folder, with all that it has there.
-    pub(super) fn copy_from(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), Fault> {
+    pub(super) fn copy_from(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), UnpackFault> {
         match tree.kind(id) {
             NodeKind::File => self.copy_file(tree, id, lower),
             NodeKind::Symlink => self.add_symlink(tree, id),
@@ -195,8 +200,8 @@ impl Folder {
         }
     }
 
-    fn copy_file(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), Fault> {
-        let failed = |error: io::Error| Fault::disk("copy the file from the layer below", error);
+    fn copy_file(&self, tree: &Tree, id: NodeId, lower: &OwnedFd) -> Result<(), UnpackFault> {
+        let failed = |error: io::Error| UnpackFault::disk("copy the file from the layer below", error);
         let from = beneath::open(lower, &tree.path(id), OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(|error| failed(error.into()))?;
         let meta = tree.meta(id);
@@ -209,21 +214,21 @@ impl Folder {
         self.finish_file(&to, &meta, &xattrs).map(drop)
     }
 
-    pub(super) fn remove(&self, tree: &Tree, id: NodeId) -> Result<(), Fault> {
+    pub(super) fn remove(&self, tree: &Tree, id: NodeId) -> Result<(), UnpackFault> {
         let parent = self.parent(tree, id)?;
         let flags = match tree.kind(id) {
             NodeKind::Dir => AtFlags::REMOVEDIR,
             _ => AtFlags::empty(),
         };
         rustix::fs::unlinkat(&*parent, name(tree, id), flags)
-            .map_err(|error| Fault::disk("remove what the layer hides or replaces", error))
+            .map_err(|error| UnpackFault::disk("remove what the layer hides or replaces", error))
     }
 
-    pub(super) fn add_whiteout(&self, tree: &Tree, parent: NodeId, name: &[u8]) -> Result<(), Fault> {
+    pub(super) fn add_whiteout(&self, tree: &Tree, parent: NodeId, name: &[u8]) -> Result<(), UnpackFault> {
         let parent = self.dir(tree, parent)?;
         let name = OsStr::from_bytes(name);
         rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0)
-            .map_err(|error| Fault::disk("create a whiteout", error))
+            .map_err(|error| UnpackFault::disk("create a whiteout", error))
     }
 
     /// Sets an extended attribute of a folder.
@@ -233,34 +238,47 @@ impl Folder {
         id: NodeId,
         name: &str,
         value: &[u8],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         let dir = self.dir(tree, id)?;
         rustix::fs::fsetxattr(&*dir, name, value, XattrFlags::empty())
-            .map_err(|error| Fault::disk("mark a folder as opaque", error))
+            .map_err(|error| UnpackFault::disk("mark a folder as opaque", error))
     }
 
     /// Gives a folder owner, mode, attributes and time; after that nothing is put into it any more.
     /// Returns the attributes that could not be set.
-    pub(super) fn finish_dir(&self, tree: &Tree, id: NodeId, xattrs: &XattrList) -> Result<XattrList, Fault> {
+    pub(super) fn finish_dir(
+        &self,
+        tree: &Tree,
+        id: NodeId,
+        xattrs: &XattrList,
+    ) -> Result<XattrList, UnpackFault> {
         let dir = beneath::open(&self.root, &tree.path(id), beneath::DIR)
-            .map_err(|error| Fault::disk("open the folder", error))?;
+            .map_err(|error| UnpackFault::disk("open the folder", error))?;
         let meta = tree.meta(id);
         // The root may have been there before.
         self.set_owner(&dir, &meta, Some(self.owner).filter(|_| id != ROOT))?;
         let unset = self.set_xattrs(&dir, xattrs)?;
-        rustix::fs::fchmod(&dir, mode_bits(meta.mode)).map_err(|error| Fault::disk("set the mode", error))?;
-        rustix::fs::futimens(&dir, &times(&meta)).map_err(|error| Fault::disk("set the time", error))?;
+        rustix::fs::fchmod(&dir, mode_bits(meta.mode))
+            .map_err(|error| UnpackFault::disk("set the mode", error))?;
+        rustix::fs::futimens(&dir, &times(&meta))
+            .map_err(|error| UnpackFault::disk("set the time", error))?;
         Ok(unset)
     }
 
     /// Sets the root's time.
-    pub(super) fn set_root_time(&self, tree: &Tree) -> Result<(), Fault> {
+    pub(super) fn set_root_time(&self, tree: &Tree) -> Result<(), UnpackFault> {
         rustix::fs::futimens(&self.root, &times(&tree.meta(ROOT)))
-            .map_err(|error| Fault::disk("set the time", error))
+            .map_err(|error| UnpackFault::disk("set the time", error))
     }
 
     /// Writes a file's content, and then all else that it has.
-    fn fill(&self, file: OwnedFd, meta: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<Written, Fault> {
+    fn fill(
+        &self,
+        file: OwnedFd,
+        meta: &Meta,
+        xattrs: &XattrList,
+        body: Body<'_>,
+    ) -> Result<Written, UnpackFault> {
         let mut file = File::from(file);
         let size = body.size;
         write_body(&mut file, body)?;
@@ -269,19 +287,25 @@ impl Folder {
     }
 
     /// Owner before mode, both before capabilities, times last: each undoes those after it.
-    fn finish_file(&self, file: impl AsFd, meta: &Meta, xattrs: &XattrList) -> Result<XattrList, Fault> {
+    fn finish_file(
+        &self,
+        file: impl AsFd,
+        meta: &Meta,
+        xattrs: &XattrList,
+    ) -> Result<XattrList, UnpackFault> {
         let has_owner = self.set_owner(&file, meta, Some(self.owner))?;
         if has_owner || meta.mode & (self.mask | 0o7000) != 0 {
             rustix::fs::fchmod(&file, mode_bits(meta.mode))
-                .map_err(|error| Fault::disk("set the mode", error))?;
+                .map_err(|error| UnpackFault::disk("set the mode", error))?;
         }
         let unset = self.set_xattrs(&file, xattrs)?;
-        rustix::fs::futimens(&file, &times(meta)).map_err(|error| Fault::disk("set the time", error))?;
+        rustix::fs::futimens(&file, &times(meta))
+            .map_err(|error| UnpackFault::disk("set the time", error))?;
         Ok(unset)
     }
 
     /// Sets the owner if it is another than `own`; returns whether it did.
-    fn set_owner(&self, file: impl AsFd, meta: &Meta, own: Option<(u32, u32)>) -> Result<bool, Fault> {
+    fn set_owner(&self, file: impl AsFd, meta: &Meta, own: Option<(u32, u32)>) -> Result<bool, UnpackFault> {
         let Some((uid, gid)) = self.rules.owner(meta)?.filter(|owner| Some(*owner) != own) else {
             return Ok(false);
         };
@@ -291,7 +315,7 @@ impl Folder {
     }
 
     /// Gives owner and time to what cannot be opened.
-    fn finish_name(&self, tree: &Tree, id: NodeId, parent: &OwnedFd) -> Result<(), Fault> {
+    fn finish_name(&self, tree: &Tree, id: NodeId, parent: &OwnedFd) -> Result<(), UnpackFault> {
         if let Some((uid, gid)) = self.rules.owner(&tree.meta(id))?.filter(|owner| *owner != self.owner) {
             let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             rustix::fs::chownat(parent, name(tree, id), owner, group, AtFlags::SYMLINK_NOFOLLOW)
@@ -300,13 +324,13 @@ impl Folder {
         self.set_times(tree, id, parent)
     }
 
-    fn set_times(&self, tree: &Tree, id: NodeId, parent: &OwnedFd) -> Result<(), Fault> {
+    fn set_times(&self, tree: &Tree, id: NodeId, parent: &OwnedFd) -> Result<(), UnpackFault> {
         rustix::fs::utimensat(parent, name(tree, id), &times(&tree.meta(id)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| Fault::disk("set the time", error))
+            .map_err(|error| UnpackFault::disk("set the time", error))
     }
 
     /// Sets attributes; returns those that the disk does not take.
-    fn set_xattrs(&self, file: impl AsFd, xattrs: &XattrList) -> Result<XattrList, Fault> {
+    fn set_xattrs(&self, file: impl AsFd, xattrs: &XattrList) -> Result<XattrList, UnpackFault> {
         let mut unset = Vec::new();
         for (name, value) in xattrs {
             match rustix::fs::fsetxattr(&file, &name[..], value, XattrFlags::empty()) {
@@ -321,18 +345,18 @@ impl Folder {
                 ) => unset.push((name.clone(), value.clone())),
                 // Some file systems have room for few attributes.
                 Err(Errno::NOSPC) if has_space(&file) => unset.push((name.clone(), value.clone())),
-                Err(error) => return Err(Fault::disk("set an extended attribute", error)),
+                Err(error) => return Err(UnpackFault::disk("set an extended attribute", error)),
             }
         }
         self.rules.count_xattrs(unset.len());
         Ok(unset)
     }
 
-    fn parent(&self, tree: &Tree, id: NodeId) -> Result<Arc<OwnedFd>, Fault> {
+    fn parent(&self, tree: &Tree, id: NodeId) -> Result<Arc<OwnedFd>, UnpackFault> {
         self.dir(tree, tree.parent(id))
     }
 
-    fn dir(&self, tree: &Tree, id: NodeId) -> Result<Arc<OwnedFd>, Fault> {
+    fn dir(&self, tree: &Tree, id: NodeId) -> Result<Arc<OwnedFd>, UnpackFault> {
         let mut last = self.last.lock();
         if let Some((known, dir)) = &*last
             && *known == id
@@ -340,7 +364,7 @@ impl Folder {
             return Ok(dir.clone());
         }
         let dir = beneath::open(&self.root, &tree.path(id), beneath::DIR)
-            .map_err(|error| Fault::disk("open the folder that it belongs into", error))?;
+            .map_err(|error| UnpackFault::disk("open the folder that it belongs into", error))?;
         let dir = Arc::new(dir);
         *last = Some((id, dir.clone()));
         Ok(dir)
@@ -352,24 +376,25 @@ fn create(folder: &OwnedFd, name: &OsStr, mode: u16) -> rustix::io::Result<Owned
     rustix::fs::openat(folder, name, flags, mode_bits(mode & 0o777))
 }
 
-fn write_body(file: &mut File, body: Body<'_>) -> Result<(), Fault> {
+fn write_body(file: &mut File, body: Body<'_>) -> Result<(), UnpackFault> {
     let Some(segments) = body.segments else { return copy(body.content, file, body.size) };
     for segment in segments {
-        file.seek(SeekFrom::Start(segment.offset)).map_err(|error| Fault::disk("write the file", error))?;
+        file.seek(SeekFrom::Start(segment.offset))
+            .map_err(|error| UnpackFault::disk("write the file", error))?;
         copy(body.content, file, segment.len)?;
     }
-    file.set_len(body.size).map_err(|error| Fault::disk("write the file", error))
+    file.set_len(body.size).map_err(|error| UnpackFault::disk("write the file", error))
 }
 
 /// Copies so many bytes from the layer.
-fn copy(from: &mut dyn BufRead, to: &mut File, mut left: u64) -> Result<(), Fault> {
+fn copy(from: &mut dyn BufRead, to: &mut File, mut left: u64) -> Result<(), UnpackFault> {
     while left > 0 {
-        let there = from.fill_buf().map_err(Fault::stream)?;
+        let there = from.fill_buf().map_err(UnpackFault::stream)?;
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(there.len());
         let Some(bytes) = there.get(..most).filter(|bytes| !bytes.is_empty()) else {
-            return Err(Fault::invalid("it is cut short"));
+            return Err(UnpackFault::invalid("it is cut short"));
         };
-        to.write_all(bytes).map_err(|error| Fault::disk("write the file", error))?;
+        to.write_all(bytes).map_err(|error| UnpackFault::disk("write the file", error))?;
         from.consume(most);
         left -= most as u64;
     }

@@ -1,7 +1,7 @@
 //! Takes out of the tree what markers hide and entries replace.
 
 use crate::unpack::change::{Change, What};
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::merge::{Found, Merge, Way};
 use crate::unpack::output::Output;
 use crate::unpack::path;
@@ -9,7 +9,7 @@ use crate::unpack::tree::{Meta, NodeId, NodeKind, ROOT};
 
 impl<O: Output> Merge<O> {
     /// Applies a marker; `is_last` says that no entry of the layer follows.
-    pub(super) fn marker(&mut self, marker: Change, is_last: bool) -> Result<(), Fault> {
+    pub(super) fn marker(&mut self, marker: Change, is_last: bool) -> Result<(), UnpackFault> {
         let is_opaque = matches!(marker.what, What::Opaque);
         let (folder, name) = if is_opaque { (&marker.path[..], &b""[..]) } else { path::split(&marker.path) };
         let mut way = Way::default();
@@ -34,7 +34,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Hides what lower layers have in a folder.
-    pub(super) fn cut(&mut self, folder: NodeId) -> Result<(), Fault> {
+    pub(super) fn cut(&mut self, folder: NodeId) -> Result<(), UnpackFault> {
         if self.tree.born(folder) == self.layer {
             return Ok(());
         }
@@ -45,7 +45,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Hides a folder of lower layers. If this layer has put something into it, a new folder holds that.
-    fn hide_dir(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn hide_dir(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         if self.is_own_dir(id) {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Removes what lower layers have in a folder.
-    fn prune(&mut self, folder: NodeId) -> Result<(), Fault> {
+    fn prune(&mut self, folder: NodeId) -> Result<(), UnpackFault> {
         let mut entered = Vec::new();
         let mut found = self.tree.children(folder).collect::<Vec<_>>();
         while let Some(id) = found.pop() {
@@ -77,7 +77,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Ends the pruning of a folder: it goes, unless this layer has put something into it or named it.
-    fn leave(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn leave(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         let is_named = self.tree.layer(id) == self.layer;
         if !is_named && self.tree.children(id).next().is_none() {
             return self.delete(id);
@@ -92,7 +92,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Removes a node, and all that is below it.
-    pub(super) fn remove(&mut self, id: NodeId) -> Result<(), Fault> {
+    pub(super) fn remove(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         let made_by = match self.tree.kind(id) {
             NodeKind::Dir => self.tree.born(id),
             _ => self.tree.layer(id),
@@ -115,7 +115,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Removes a file, or an empty folder.
-    fn delete(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn delete(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         if self.tree.present(id) == self.folder {
             self.output.remove(&self.tree, self.folder, id)?;
         }

@@ -10,13 +10,13 @@ use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::store::{Durability, Store, StoredImage};
 use crate::unpack::dir::DirOutput;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::flush::Flusher;
 use crate::unpack::layers::{LayerStack, LayerStore, LayersOutput, chain};
 use crate::unpack::merge::Merge;
 use crate::unpack::output::Output;
 use crate::unpack::rules::Rules;
-use crate::unpack::run::{Layer, Load, Run, Source, Totals};
+use crate::unpack::run::{Layer, LayerSource, Load, Run, Totals};
 use crate::unpack::settings::{Devices, LeftOut, Owners, Settings, Unpacked, Xattrs};
 use crate::unpack::spool::TarOutput;
 
@@ -151,23 +151,23 @@ impl Unpack<'_> {
         self.told(|job| job.write_tar(out))
     }
 
-    fn told<T>(self, work: impl FnOnce(Job<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    fn told<T>(self, work: impl FnOnce(UnpackJob<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let name = self.image.names.first().cloned();
         let name = name.unwrap_or_else(|| self.image.manifest.digest.to_string());
-        let outcome = Job::new(&self).and_then(work);
+        let outcome = UnpackJob::new(&self).and_then(work);
         outcome.map_err(|error| error.with_image(name).with_phase(Phase::Unpack))
     }
 }
 
 /// An image's layers, and how to unpack them.
-struct Job<'a> {
+struct UnpackJob<'a> {
     store: &'a Store,
     cx: &'a PullContext,
     settings: &'a Settings,
     layers: Vec<Layer>,
 }
 
-impl<'a> Job<'a> {
+impl<'a> UnpackJob<'a> {
     fn new(unpack: &'a Unpack<'_>) -> Result<Self, Error> {
         let store = unpack.store;
         let manifest = store.manifest(&unpack.image.manifest.digest)?;
@@ -183,7 +183,7 @@ impl<'a> Job<'a> {
         manifest.layers.iter().enumerate().try_for_each(|(at, layer)| check_type(at, layer))?;
         let layers = manifest.layers.into_iter().zip(diff_ids);
         let layers = layers.map(|(layer, diff_id)| Layer { digest: layer.digest, diff_id, is_there: false });
-        Ok(Job { store, cx: &unpack.cx, settings: &unpack.settings, layers: layers.collect() })
+        Ok(UnpackJob { store, cx: &unpack.cx, settings: &unpack.settings, layers: layers.collect() })
     }
 
     fn fill_dir(&self, dir: &Path) -> Result<Unpacked, Error> {
@@ -215,7 +215,7 @@ impl<'a> Job<'a> {
         };
         let devices = self.settings.devices.unwrap_or(Devices::Create);
         let rules = Arc::new(Rules::new(Some(owners), Some(devices)));
-        let at_tar = |fault: Fault| fault.at("the tar", None);
+        let at_tar = |fault: UnpackFault| fault.at("the tar", None);
         let output = Arc::new(TarOutput::new(self.store.dir(), rules.clone()).map_err(at_tar)?);
         let xattrs = self.settings.xattrs.unwrap_or_default();
         let (merge, totals) = self.run(output.clone(), xattrs, &|_, _| Ok(()))?;
@@ -252,7 +252,7 @@ impl<'a> Job<'a> {
     }
 }
 
-impl Source for Store {
+impl LayerSource for Store {
     fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, Error> {
         Ok(Box::new(self.open_blob(&layer.digest)?))
     }

@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use crate::error::ErrorKind;
-use crate::unpack::fault::{Fault, shown};
+use crate::unpack::fault::{UnpackFault, shown};
 use crate::unpack::merge::Merge;
 use crate::unpack::output::Output;
 use crate::unpack::path;
@@ -11,10 +11,10 @@ use crate::unpack::record::{self, Recorded};
 use crate::unpack::tree::{NodeId, NodeKind, ROOT};
 
 /// Adds the layer in turn to the tree. Nothing is written: all that the record names is there.
-pub(super) fn load<O: Output>(merge: &mut Merge<O>, from: impl BufRead) -> Result<(), Fault> {
+pub(super) fn load<O: Output>(merge: &mut Merge<O>, from: impl BufRead) -> Result<(), UnpackFault> {
     let mut nodes = Vec::new();
     for line in record::read(from) {
-        let line = line.map_err(|error| Fault::disk("read the record of the layer", error))?;
+        let line = line.map_err(|error| UnpackFault::disk("read the record of the layer", error))?;
         let path = line.path.clone();
         let node = add(merge, line, &nodes);
         nodes.push(node.map_err(|fault| damaged(&path, fault))?);
@@ -23,10 +23,10 @@ pub(super) fn load<O: Output>(merge: &mut Merge<O>, from: impl BufRead) -> Resul
 }
 
 /// Adds a line; `nodes` are those of the lines before it.
-fn add<O: Output>(merge: &mut Merge<O>, line: Recorded, nodes: &[NodeId]) -> Result<NodeId, Fault> {
+fn add<O: Output>(merge: &mut Merge<O>, line: Recorded, nodes: &[NodeId]) -> Result<NodeId, UnpackFault> {
     let (layer, folder) = (merge.layer, merge.folder);
     let (parent, name) = path::split(&line.path);
-    let parent = find_dir(merge, parent).ok_or_else(|| Fault::invalid("it has no folder"))?;
+    let parent = find_dir(merge, parent).ok_or_else(|| UnpackFault::invalid("it has no folder"))?;
     let existing = if line.path.is_empty() { Some(ROOT) } else { merge.tree.lookup(parent, name) };
     let Some(kind) = line.kind else {
         return existing.map_or(Ok(()), |id| merge.remove(id)).map(|()| ROOT);
@@ -39,7 +39,7 @@ fn add<O: Output>(merge: &mut Merge<O>, line: Recorded, nodes: &[NodeId]) -> Res
             }
             id
         }
-        Some(ROOT) => return Err(Fault::invalid("the root is no folder")),
+        Some(ROOT) => return Err(UnpackFault::invalid("the root is no folder")),
         existing => {
             existing.map_or(Ok(()), |id| merge.remove(id))?;
             merge.tree.insert(parent, name, kind, line.meta, layer)?
@@ -56,7 +56,7 @@ fn add<O: Output>(merge: &mut Merge<O>, line: Recorded, nodes: &[NodeId]) -> Res
     if let Some(first) = line.link {
         let first =
             nodes.get(first).filter(|first| merge.tree.kind(**first) == kind && kind != NodeKind::Dir);
-        merge.tree.join(id, *first.ok_or_else(|| Fault::invalid("its inode has no first name"))?);
+        merge.tree.join(id, *first.ok_or_else(|| UnpackFault::invalid("its inode has no first name"))?);
     }
     merge.keep_xattrs(id, line.xattrs)?;
     Ok(id)
@@ -70,7 +70,7 @@ fn find_dir<O: Output>(merge: &Merge<O>, path: &[u8]) -> Option<NodeId> {
     })
 }
 
-fn damaged(path: &[u8], fault: Fault) -> Fault {
+fn damaged(path: &[u8], fault: UnpackFault) -> UnpackFault {
     let text = format!("the record of the layer is damaged at {}: {}", shown(path), fault.cause());
-    Fault::new(ErrorKind::Store, text)
+    UnpackFault::new(ErrorKind::Store, text)
 }

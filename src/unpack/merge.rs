@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::unpack::change::{Change, What, XattrList};
-use crate::unpack::fault::{Fault, shown};
+use crate::unpack::fault::{UnpackFault, shown};
 use crate::unpack::output::{Content, Output, View, XattrsByNode};
 use crate::unpack::path::{self, MAX_PATH};
 use crate::unpack::tree::{Meta, NodeId, NodeKind, ROOT, Tree};
@@ -114,7 +114,7 @@ impl<O: Output> Merge<O> {
         &mut self,
         change: Change,
         content: Option<Content<'_, O::Staged>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         if change.is_marker() {
             return self.marker(change, false);
         }
@@ -133,7 +133,9 @@ impl<O: Output> Merge<O> {
             }
             What::HardLink(target) => self.link(folder, name, &target),
             What::File => {
-                let Some(content) = content else { return Err(Fault::invalid("the file has no content")) };
+                let Some(content) = content else {
+                    return Err(UnpackFault::invalid("the file has no content"));
+                };
                 let id = self.add(folder, name, NodeKind::File, meta)?;
                 let written = self.output.add_file(&self.tree, self.folder, id, &xattrs, content)?;
                 self.tree.set_value(id, written.value);
@@ -161,7 +163,7 @@ impl<O: Output> Merge<O> {
 
     /// Ends the layer: applies the markers that waited, and hides in its folder what it took away of the
     /// folders below.
-    pub(super) fn end(&mut self) -> Result<(), Fault> {
+    pub(super) fn end(&mut self) -> Result<(), UnpackFault> {
         for marker in std::mem::take(&mut self.late_markers) {
             self.marker(marker, true)?;
         }
@@ -198,7 +200,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Adds a name for what is no folder, in place of what has it.
-    fn add(&mut self, folder: &[u8], name: &[u8], kind: NodeKind, meta: Meta) -> Result<NodeId, Fault> {
+    fn add(&mut self, folder: &[u8], name: &[u8], kind: NodeKind, meta: Meta) -> Result<NodeId, UnpackFault> {
         let folder = self.folder_for(folder)?;
         if let Some(existing) = self.tree.lookup(folder, name) {
             self.remove(existing)?;
@@ -206,14 +208,20 @@ impl<O: Output> Merge<O> {
         self.insert(folder, name, kind, meta)
     }
 
-    fn insert(&mut self, folder: NodeId, name: &[u8], kind: NodeKind, meta: Meta) -> Result<NodeId, Fault> {
+    fn insert(
+        &mut self,
+        folder: NodeId,
+        name: &[u8],
+        kind: NodeKind,
+        meta: Meta,
+    ) -> Result<NodeId, UnpackFault> {
         path::check_new_name(name, folder == ROOT)?;
         self.be_present(folder)?;
         self.tree.insert(folder, name, kind, meta, self.layer)
     }
 
     /// The folder of this name as an entry of this layer.
-    fn dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, Fault> {
+    fn dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, UnpackFault> {
         match self.tree.lookup(folder, name) {
             Some(id) if self.tree.kind(id) == NodeKind::Dir => {
                 self.be_present(id)?;
@@ -229,14 +237,14 @@ impl<O: Output> Merge<O> {
         }
     }
 
-    fn new_dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, Fault> {
+    fn new_dir(&mut self, folder: NodeId, name: &[u8], meta: Meta) -> Result<NodeId, UnpackFault> {
         let id = self.insert(folder, name, NodeKind::Dir, meta)?;
         self.be_present(id)?;
         Ok(id)
     }
 
     /// Makes a folder, and those above it, in the folder that is written to.
-    fn be_present(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn be_present(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         let mut missing = Vec::new();
         let mut at = id;
         while self.tree.present(at) != self.folder {
@@ -251,25 +259,28 @@ impl<O: Output> Merge<O> {
         Ok(())
     }
 
-    fn link(&mut self, folder: &[u8], name: &[u8], target: &[u8]) -> Result<(), Fault> {
+    fn link(&mut self, folder: &[u8], name: &[u8], target: &[u8]) -> Result<(), UnpackFault> {
         let missing =
-            || Fault::invalid(format!("it is a hard link to {}, which is not there", shown(target)));
+            || UnpackFault::invalid(format!("it is a hard link to {}, which is not there", shown(target)));
         let (target_folder, target_name) = path::split(target);
         let Found::Folder(target_folder) = self.look(target_folder, &mut Way::default())? else {
             return Err(missing());
         };
         let existing = match self.tree.lookup(target_folder, target_name) {
-            _ if target.is_empty() => return Err(Fault::invalid("it is a hard link to the root")),
+            _ if target.is_empty() => return Err(UnpackFault::invalid("it is a hard link to the root")),
             None => return Err(missing()),
             Some(id) if self.tree.kind(id) == NodeKind::Dir => {
-                return Err(Fault::invalid(format!("it is a hard link to {}, a folder", shown(target))));
+                return Err(UnpackFault::invalid(format!(
+                    "it is a hard link to {}, a folder",
+                    shown(target)
+                )));
             }
             Some(id) => id,
         };
         let folder = self.folder_for(folder)?;
         if let Some(replaced) = self.tree.lookup(folder, name) {
             if replaced == existing {
-                return Err(Fault::invalid("it is a hard link to itself"));
+                return Err(UnpackFault::invalid("it is a hard link to itself"));
             }
             self.remove(replaced)?;
         }
@@ -292,7 +303,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// Brings an inode of a lower folder into the folder that is written to, under each of its names.
-    fn copy_up(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn copy_up(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         if matches!(self.tree.present(id), 0) || self.tree.present(id) == self.folder {
             return Ok(());
         }
@@ -308,20 +319,20 @@ impl<O: Output> Merge<O> {
     }
 
     /// Keeps the extended attributes of a node, in place of those that it had.
-    pub(super) fn keep_xattrs(&mut self, id: NodeId, xattrs: XattrList) -> Result<(), Fault> {
+    pub(super) fn keep_xattrs(&mut self, id: NodeId, xattrs: XattrList) -> Result<(), UnpackFault> {
         let bytes = |xattrs: &XattrList| xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         let added: usize = bytes(&xattrs);
         let old = if xattrs.is_empty() { self.xattrs.remove(&id) } else { self.xattrs.insert(id, xattrs) };
         self.xattr_bytes = self.xattr_bytes + added - old.as_ref().map_or(0, bytes);
         if self.xattr_bytes > MAX_XATTRS {
             let text = format!("the extended attributes of all folders are more than {MAX_XATTRS} bytes");
-            return Err(Fault::unsupported(text));
+            return Err(UnpackFault::unsupported(text));
         }
         Ok(())
     }
 
     /// The folder that a path leads to, through symbolic links; what is missing of it is made.
-    fn folder_for(&mut self, path: &[u8]) -> Result<NodeId, Fault> {
+    fn folder_for(&mut self, path: &[u8]) -> Result<NodeId, UnpackFault> {
         let mut way = Way::default();
         let mut at = ROOT;
         let mut rest = names(path);
@@ -339,7 +350,9 @@ impl<O: Output> Merge<O> {
                     if way.lower_links + way.own_links > 0
                         && self.tree.path(at).len() + 1 + name.len() > MAX_PATH
                     {
-                        return Err(Fault::invalid(format!("the path is longer than {MAX_PATH} bytes")));
+                        return Err(UnpackFault::invalid(format!(
+                            "the path is longer than {MAX_PATH} bytes"
+                        )));
                     }
                     self.new_dir(at, &name, Meta::IMPLIED)?
                 }
@@ -355,7 +368,7 @@ impl<O: Output> Merge<O> {
                     }
                     _ => {
                         let text = format!("{} is no folder", shown(&self.tree.path(id)));
-                        return Err(Fault::invalid(text));
+                        return Err(UnpackFault::invalid(text));
                     }
                 },
             };
@@ -364,7 +377,7 @@ impl<O: Output> Merge<O> {
     }
 
     /// The same without making anything.
-    pub(super) fn look(&self, path: &[u8], way: &mut Way) -> Result<Found, Fault> {
+    pub(super) fn look(&self, path: &[u8], way: &mut Way) -> Result<Found, UnpackFault> {
         let mut at = ROOT;
         let mut rest = names(path);
         while let Some(name) = rest.pop() {
@@ -393,13 +406,13 @@ impl<O: Output> Merge<O> {
         at: &mut NodeId,
         rest: &mut Vec<Vec<u8>>,
         way: &mut Way,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         match self.tree.layer(link) < self.layer {
             true => way.lower_links += 1,
             false => way.own_links += 1,
         }
         if way.lower_links + way.own_links > MAX_LINKS {
-            return Err(Fault::invalid(format!("it lies behind more than {MAX_LINKS} symbolic links")));
+            return Err(UnpackFault::invalid(format!("it lies behind more than {MAX_LINKS} symbolic links")));
         }
         let target = self.tree.target(link);
         if target.starts_with(b"/") {

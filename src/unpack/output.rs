@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use crate::tar::Segment;
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::tree::{Meta, NodeId, Tree};
 
 /// The extended attributes of folders, and of files where the output wants to know them.
@@ -50,7 +50,7 @@ pub(super) trait Output: Sync + Send {
         meta: &Meta,
         xattrs: &XattrList,
         body: Body<'_>,
-    ) -> Result<Self::Staged, Fault>;
+    ) -> Result<Self::Staged, UnpackFault>;
     fn add_file(
         &self,
         tree: &Tree,
@@ -58,54 +58,66 @@ pub(super) trait Output: Sync + Send {
         id: NodeId,
         xattrs: &XattrList,
         content: Content<'_, Self::Staged>,
-    ) -> Result<Written, Fault>;
+    ) -> Result<Written, UnpackFault>;
     /// Adds a device or a named pipe; returns whether it is there.
-    fn add_special(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<bool, Fault>;
+    fn add_special(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<bool, UnpackFault>;
 
     // An output that takes all else from the tree at the end has nothing to do here.
 
-    fn add_dir(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+    fn add_dir(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), UnpackFault> {
         Ok(())
     }
 
-    fn add_symlink(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+    fn add_symlink(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Adds a name to an inode that is in the same folder.
-    fn add_link(&self, _tree: &Tree, _folder: u16, _id: NodeId, _existing: NodeId) -> Result<(), Fault> {
+    fn add_link(
+        &self,
+        _tree: &Tree,
+        _folder: u16,
+        _id: NodeId,
+        _existing: NodeId,
+    ) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Removes a file, or an empty folder.
-    fn remove(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+    fn remove(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     // Only folders of layers have others below them.
 
     /// Copies a node from the folder that has it.
-    fn copy_up(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+    fn copy_up(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Hides a name of the folders below.
-    fn add_whiteout(&self, _tree: &Tree, _folder: u16, _parent: NodeId, _name: &[u8]) -> Result<(), Fault> {
+    fn add_whiteout(
+        &self,
+        _tree: &Tree,
+        _folder: u16,
+        _parent: NodeId,
+        _name: &[u8],
+    ) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Hides what the folders below have in this one.
-    fn set_opaque(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), Fault> {
+    fn set_opaque(&self, _tree: &Tree, _folder: u16, _id: NodeId) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Ends a layer while it has the turn.
-    fn end_layer(&self, _layer: u16, _view: View<'_>) -> Result<(), Fault> {
+    fn end_layer(&self, _layer: u16, _view: View<'_>) -> Result<(), UnpackFault> {
         Ok(())
     }
 
     /// Makes a layer that has ended durable, and gives it its name.
-    fn commit_layer(&self, _layer: u16) -> Result<(), Fault> {
+    fn commit_layer(&self, _layer: u16) -> Result<(), UnpackFault> {
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The paths of entries, and what their names mean.
 
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 
 /// The longest path, bytes.
 pub(super) const MAX_PATH: usize = 4096;
@@ -33,12 +33,12 @@ pub(super) enum Named<'a> {
 
 /// Returns the path without what means nothing: `.`, repeated and outer slashes, and `..` with the name
 /// before it. Above the root is the root.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackFault> {
     if path.is_empty() {
-        return Err(Fault::invalid("the name is empty"));
+        return Err(UnpackFault::invalid("the name is empty"));
     }
     if path.contains(&0) {
-        return Err(Fault::invalid("the name has a NUL in it"));
+        return Err(UnpackFault::invalid("the name has a NUL in it"));
     }
     let mut cleaned = Vec::with_capacity(path.len());
     for name in path.split(|byte| *byte == b'/') {
@@ -55,13 +55,13 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, Fault> {
         }
     }
     if cleaned.len() > MAX_PATH {
-        return Err(Fault::invalid(format!("the path is longer than {MAX_PATH} bytes")));
+        return Err(UnpackFault::invalid(format!("the path is longer than {MAX_PATH} bytes")));
     }
     Ok(cleaned)
 }
 
 /// Returns what a cleaned path stands for.
-pub(super) fn classify(path: &[u8]) -> Result<Named<'_>, Fault> {
+pub(super) fn classify(path: &[u8]) -> Result<Named<'_>, UnpackFault> {
     if path.is_empty() {
         return Ok(Named::Root);
     }
@@ -71,7 +71,7 @@ pub(super) fn classify(path: &[u8]) -> Result<Named<'_>, Fault> {
             return Ok(Named::Nothing);
         }
         if name.starts_with(WHITEOUT) {
-            return Err(Fault::invalid("it stands below a whiteout"));
+            return Err(UnpackFault::invalid("it stands below a whiteout"));
         }
     }
     if name == OPAQUE {
@@ -82,21 +82,23 @@ pub(super) fn classify(path: &[u8]) -> Result<Named<'_>, Fault> {
     }
     match name.strip_prefix(WHITEOUT) {
         None => Ok(Named::Entry(path)),
-        Some(b"" | b"." | b"..") => Err(Fault::invalid("the whiteout names nothing that can be hidden")),
+        Some(b"" | b"." | b"..") => {
+            Err(UnpackFault::invalid("the whiteout names nothing that can be hidden"))
+        }
         Some(hidden) => Ok(Named::Whiteout(join(folder, hidden))),
     }
 }
 
 /// Refuses a name that no entry may make, neither by its own path nor through a symbolic link.
-pub(super) fn check_new_name(name: &[u8], is_in_root: bool) -> Result<(), Fault> {
+pub(super) fn check_new_name(name: &[u8], is_in_root: bool) -> Result<(), UnpackFault> {
     if name.len() > MAX_NAME {
         return Err(too_long());
     }
     if name.starts_with(WHITEOUT) {
-        return Err(Fault::invalid("a symbolic link leads to the name of a whiteout"));
+        return Err(UnpackFault::invalid("a symbolic link leads to the name of a whiteout"));
     }
     if is_in_root && (name == UNFINISHED.as_bytes() || name == STAGING.as_bytes()) {
-        return Err(Fault::invalid("the name is reserved while an image is unpacked"));
+        return Err(UnpackFault::invalid("the name is reserved while an image is unpacked"));
     }
     Ok(())
 }
@@ -117,8 +119,8 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }
 
-fn too_long() -> Fault {
-    Fault::invalid(format!("a name is longer than {MAX_NAME} bytes"))
+fn too_long() -> UnpackFault {
+    UnpackFault::invalid(format!("a name is longer than {MAX_NAME} bytes"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tar::Time;
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::output::View;
 use crate::unpack::tree::{Meta, NodeId, NodeKind, Tree};
 
@@ -105,8 +105,8 @@ pub(super) fn write_layer(
     view: &View<'_>,
     whiteouts: &[Vec<u8>],
     opaque: &HashSet<NodeId>,
-) -> Result<(), Fault> {
-    let failed = |error: io::Error| Fault::disk("write the record of the layer", error);
+) -> Result<(), UnpackFault> {
+    let failed = |error: io::Error| UnpackFault::disk("write the record of the layer", error);
     let tree = view.tree;
     let mut links: HashMap<NodeId, usize> = HashMap::new();
     let is_left_out = |id| tree.present(id) == 0 && tree.layer(id) == layer;
@@ -144,14 +144,14 @@ pub(super) fn write_rest(
     view: &View<'_>,
     owner: (u32, u32),
     unset: &HashMap<NodeId, XattrList>,
-) -> Result<(), Fault> {
+) -> Result<(), UnpackFault> {
     let tree = view.tree;
     for id in tree.all().filter(|id| tree.kind(*id) != NodeKind::Gone) {
         let meta = tree.meta(id);
         let is_whole = (meta.uid, meta.gid) == owner && tree.present(id) != 0 && !unset.contains_key(&id);
         if !is_whole {
             let line = Line::of(tree, id, unset.get(&id));
-            line.write(out).map_err(|error| Fault::disk("write the record of owners", error))?;
+            line.write(out).map_err(|error| UnpackFault::disk("write the record of owners", error))?;
         }
     }
     Ok(())

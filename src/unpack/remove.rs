@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
 use crate::unpack::beneath;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 
 /// Names in a folder.
 pub(super) fn names_in(folder: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
@@ -22,8 +22,8 @@ pub(super) fn names_in(folder: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
 }
 
 /// Removes all that is in a folder, but for the file named `kept`.
-pub(super) fn clear(folder: &OwnedFd, kept: Option<&str>) -> Result<(), Fault> {
-    let failed = |error: Errno| Fault::disk("remove what an earlier run has left", error);
+pub(super) fn clear(folder: &OwnedFd, kept: Option<&str>) -> Result<(), UnpackFault> {
+    let failed = |error: Errno| UnpackFault::disk("remove what an earlier run has left", error);
     for name in names_in(folder).map_err(failed)? {
         if kept.is_none_or(|kept| kept.as_bytes() != name.as_slice()) {
             remove(folder, &name).map_err(failed)?;

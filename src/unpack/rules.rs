@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use crate::error::ErrorKind;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::settings::{Devices, LeftOut, Owners};
 use crate::unpack::tree::Meta;
 
@@ -33,7 +33,7 @@ impl Rules {
     }
 
     /// The owner and group that a file gets; `None` for those that it has.
-    pub(super) fn owner(&self, meta: &Meta) -> Result<Option<(u32, u32)>, Fault> {
+    pub(super) fn owner(&self, meta: &Meta) -> Result<Option<(u32, u32)>, UnpackFault> {
         match &self.owners {
             Owners::AsImage => Ok(Some((meta.uid, meta.gid))),
             Owners::Current | Owners::Recorded(_) => Ok(None),
@@ -49,7 +49,7 @@ impl Rules {
                     (Some(uid), Some(gid)) => Ok(Some((uid, gid))),
                     _ => {
                         let text = format!("no range of ids has its owner {}:{}", meta.uid, meta.gid);
-                        Err(Fault::new(ErrorKind::InvalidConfig, text))
+                        Err(UnpackFault::new(ErrorKind::InvalidConfig, text))
                     }
                 }
             }
@@ -57,14 +57,14 @@ impl Rules {
     }
 
     /// Why the owner could not be set.
-    pub(super) fn owner_fault(&self, uid: u32, gid: u32, error: Errno) -> Fault {
+    pub(super) fn owner_fault(&self, uid: u32, gid: u32, error: Errno) -> UnpackFault {
         let doing = match error {
             Errno::PERM | Errno::INVAL => format!(
                 "set the owner {uid}:{gid}, which needs root's rights over these ids (or other `owners`)"
             ),
             _ => format!("set the owner {uid}:{gid}"),
         };
-        Fault::disk(&doing, error)
+        UnpackFault::disk(&doing, error)
     }
 
     pub(super) fn creates_devices(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::image::digest::Digest;
 use crate::progress::ProgressEvent;
 use crate::tar::{Entry, Reader};
 use crate::unpack::change::{Change, What};
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::merge::Merge;
 use crate::unpack::output::{Body, Content, Output};
 use crate::unpack::settings::{Settings, Xattrs};
@@ -39,13 +39,13 @@ pub(super) struct Layer {
 }
 
 /// Where the layers come from.
-pub(super) trait Source: Sync {
+pub(super) trait LayerSource: Sync {
     /// Opens a layer's blob.
     fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, Error>;
 }
 
 /// Adds to the tree what is known of a layer that is there.
-pub(super) type Load<'a, O> = dyn Fn(&mut Merge<O>, usize) -> Result<(), Fault> + Sync + 'a;
+pub(super) type Load<'a, O> = dyn Fn(&mut Merge<O>, usize) -> Result<(), UnpackFault> + Sync + 'a;
 
 /// How many there were of all.
 #[derive(Default)]
@@ -58,7 +58,7 @@ pub(super) struct Totals {
 /// The work on one image.
 pub(super) struct Run<'a, O: Output> {
     pub(super) layers: &'a [Layer],
-    pub(super) source: &'a dyn Source,
+    pub(super) source: &'a dyn LayerSource,
     pub(super) output: Arc<O>,
     pub(super) load: &'a Load<'a, O>,
     pub(super) settings: &'a Settings,
@@ -160,7 +160,7 @@ impl<O: Output> Work<'_, O> {
 
     /// Reads a layer to its end.
     fn layer(&self, thread: usize, number: usize, layer: &Layer) -> Result<(), Error> {
-        let at_layer = |fault: Fault| fault.at(&self.run.label(number), None);
+        let at_layer = |fault: UnpackFault| fault.at(&self.run.label(number), None);
         let (merge, rest) = thread::scope(|scope| {
             let source = self.run.source.open(layer)?;
             let counted = Counted { source, cx: self.run.cx, digest: &layer.digest };
@@ -189,7 +189,7 @@ impl<O: Output> Work<'_, O> {
         let mut merge = None;
         let mut ahead = Ahead { markers: Vec::new(), entries: VecDeque::new(), xattr_bytes: 0 };
         loop {
-            let next = reader.next_entry().map_err(|error| Fault::stream(error).at(&label(), None))?;
+            let next = reader.next_entry().map_err(|error| UnpackFault::stream(error).at(&label(), None))?;
             let Some(entry) = next else { break };
             if merge.is_none() {
                 merge = self.take_turn(number);
@@ -200,10 +200,11 @@ impl<O: Output> Work<'_, O> {
             self.entry(number, &entry, &mut reader, merge.as_mut(), &mut ahead)
                 .map_err(|fault| fault.at(&label(), Some(entry.path())))?;
         }
-        let digest = reader.into_inner().finish().map_err(|error| Fault::stream(error).at(&label(), None))?;
+        let digest =
+            reader.into_inner().finish().map_err(|error| UnpackFault::stream(error).at(&label(), None))?;
         if digest != layer.diff_id {
             let text = format!("it unpacks to {digest}, and the config says {}", layer.diff_id);
-            return Err(Fault::new(ErrorKind::DigestMismatch, text).at(&label(), None));
+            return Err(UnpackFault::new(ErrorKind::DigestMismatch, text).at(&label(), None));
         }
         Ok((merge, ahead))
     }
@@ -215,7 +216,7 @@ impl<O: Output> Work<'_, O> {
         reader: &mut Reader<Stream<'_>>,
         merge: Option<&mut Merge<O>>,
         ahead: &mut Ahead<O::Staged>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         self.budget.count_entry()?;
         self.run.totals.entries.fetch_add(1, Ordering::Relaxed);
         let Some(change) = Change::read(entry, self.run.xattrs)? else { return Ok(()) };
@@ -243,7 +244,7 @@ impl<O: Output> Work<'_, O> {
         change: Change,
         body: Body<'_>,
         ahead: &mut Ahead<O::Staged>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), UnpackFault> {
         if change.is_marker() {
             ahead.markers.push(change);
             return Ok(());
@@ -256,7 +257,7 @@ impl<O: Output> Work<'_, O> {
         ahead.xattr_bytes += xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if ahead.xattr_bytes > MAX_AHEAD {
             let text = format!("the extended attributes of its folders are more than {MAX_AHEAD} bytes");
-            return Err(Fault::unsupported(text));
+            return Err(UnpackFault::unsupported(text));
         }
         ahead.entries.push_back((Change { xattrs, ..change }, staged));
         Ok(())
@@ -278,7 +279,7 @@ impl<O: Output> Work<'_, O> {
         while let Some((change, staged)) = ahead.entries.pop_front() {
             self.budget.check()?;
             let path = change.path.clone();
-            let at_entry = |fault: Fault| fault.at(&label(), Some(&path));
+            let at_entry = |fault: UnpackFault| fault.at(&label(), Some(&path));
             if !is_last && merge.must_wait(&change) {
                 ahead.entries.push_front((change, staged));
                 break;
@@ -324,7 +325,7 @@ impl<O: Output> Work<'_, O> {
         };
         loop {
             let (mut merge, rest) = mine;
-            let at_layer = |fault: Fault| fault.at(&self.run.label(number), None);
+            let at_layer = |fault: UnpackFault| fault.at(&self.run.label(number), None);
             match rest {
                 Rest::Known => (self.run.load)(&mut merge, number).map_err(at_layer)?,
                 Rest::Ahead(mut ahead) => {

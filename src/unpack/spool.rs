@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::PullContext;
 use crate::tar::{HeaderFields, Segment, Writer};
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::output::{Body, Content, Output, View, Written};
 use crate::unpack::rules::Rules;
 use crate::unpack::tree::{Meta, NodeId, NodeKind, ROOT, Tree};
@@ -47,16 +47,21 @@ struct Extra {
 
 impl TarOutput {
     /// Makes the unnamed file in the store's own folder, or else where temporary files go.
-    pub(super) fn new(store: &Path, rules: Arc<Rules>) -> Result<Self, Fault> {
+    pub(super) fn new(store: &Path, rules: Arc<Rules>) -> Result<Self, UnpackFault> {
         let own = store.join(".oci-puller");
         let spool = unnamed(&own).or_else(|_| unnamed(&std::env::temp_dir()));
-        let spool = spool.map_err(|error| Fault::disk("make a temporary file for the tar", error))?;
+        let spool = spool.map_err(|error| UnpackFault::disk("make a temporary file for the tar", error))?;
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Ok(TarOutput { spool, end: AtomicU64::new(0), own, rules })
     }
 
     /// Writes the tar: names in the order of their paths' bytes, a hard link after its target.
-    pub(super) fn write(&self, view: &View<'_>, cx: &PullContext, out: impl Write) -> Result<(), Fault> {
+    pub(super) fn write(
+        &self,
+        view: &View<'_>,
+        cx: &PullContext,
+        out: impl Write,
+    ) -> Result<(), UnpackFault> {
         let out = io::BufWriter::with_capacity(WRITE, ContextWriter { out, cx });
         let mut tar = TarWriter { output: self, view, out: Writer::new(out), links: HashMap::new() };
         tar.entry(ROOT)?;
@@ -68,12 +73,12 @@ impl TarOutput {
                 TarStep::Children(id) => push_children(view.tree, id, &mut steps),
             }
         }
-        tar.out.finish().map(drop).map_err(Fault::written)
+        tar.out.finish().map(drop).map_err(UnpackFault::written)
     }
 
     /// Appends a file; returns where.
-    fn append(&self, xattrs: &XattrList, body: Body<'_>) -> Result<u64, Fault> {
-        let failed = |error: io::Error| Fault::disk("keep the file for the tar", error);
+    fn append(&self, xattrs: &XattrList, body: Body<'_>) -> Result<u64, UnpackFault> {
+        let failed = |error: io::Error| UnpackFault::disk("keep the file for the tar", error);
         let pair = |segment: &Segment| (segment.offset, segment.len);
         let segments = body.segments.map(|segments| segments.iter().map(pair).collect::<Vec<_>>());
         let stored = segments.as_ref().map_or(body.size, |list| list.iter().map(|(_, len)| len).sum());
@@ -87,10 +92,10 @@ impl TarOutput {
         let (mut at, mut left) = (place, stored);
         // What is small is one write.
         while left > 0 {
-            let there = body.content.fill_buf().map_err(Fault::stream)?;
+            let there = body.content.fill_buf().map_err(UnpackFault::stream)?;
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(there.len());
             let Some(read) = there.get(..most).filter(|read| !read.is_empty()) else {
-                return Err(Fault::invalid("it is cut short"));
+                return Err(UnpackFault::invalid("it is cut short"));
             };
             if bytes.is_empty() {
                 self.spool.write_all_at(read, at).map_err(failed)?;
@@ -169,7 +174,7 @@ struct TarWriter<'a, W> {
 }
 
 impl<W: Write> TarWriter<'_, W> {
-    fn entry(&mut self, id: NodeId) -> Result<(), Fault> {
+    fn entry(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         let tree = self.view.tree;
         let meta = tree.meta(id);
         let (uid, gid) = self.output.rules.owner(&meta)?.unwrap_or(self.output.own);
@@ -211,17 +216,18 @@ impl<W: Write> TarWriter<'_, W> {
         self.header(&fields)
     }
 
-    fn file(&mut self, id: NodeId, fields: HeaderFields<'_>) -> Result<(), Fault> {
+    fn file(&mut self, id: NodeId, fields: HeaderFields<'_>) -> Result<(), UnpackFault> {
         let found = self.output.find(self.view.tree.value(id));
-        let (size, extra, start) = found.map_err(|error| Fault::disk("read the file for the tar", error))?;
+        let (size, extra, start) =
+            found.map_err(|error| UnpackFault::disk("read the file for the tar", error))?;
         self.header(&HeaderFields { flag: b'0', size, xattrs: &extra.xattrs, ..fields })?;
         let segments = extra.segments.unwrap_or_else(|| vec![(0, size)]);
         let content = Spooled { spool: &self.output.spool, place: start, at: 0, size, segments, next: 0 };
-        self.out.content(&String::from_utf8_lossy(fields.path), size, content).map_err(Fault::written)
+        self.out.content(&String::from_utf8_lossy(fields.path), size, content).map_err(UnpackFault::written)
     }
 
-    fn header(&mut self, fields: &HeaderFields<'_>) -> Result<(), Fault> {
-        self.out.header(fields).map_err(Fault::written)
+    fn header(&mut self, fields: &HeaderFields<'_>) -> Result<(), UnpackFault> {
+        self.out.header(fields).map_err(UnpackFault::written)
     }
 }
 
@@ -286,7 +292,7 @@ impl Output for TarOutput {
         1
     }
 
-    fn stage(&self, _: u16, _: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<Written, Fault> {
+    fn stage(&self, _: u16, _: &Meta, xattrs: &XattrList, body: Body<'_>) -> Result<Written, UnpackFault> {
         Ok(Written { value: self.append(xattrs, body)?, xattrs: Vec::new() })
     }
 
@@ -297,14 +303,14 @@ impl Output for TarOutput {
         _: NodeId,
         xattrs: &XattrList,
         content: Content<'_, Written>,
-    ) -> Result<Written, Fault> {
+    ) -> Result<Written, UnpackFault> {
         match content {
             Content::Body(body) => Ok(Written { value: self.append(xattrs, body)?, xattrs: Vec::new() }),
             Content::Staged(written) => Ok(written),
         }
     }
 
-    fn add_special(&self, tree: &Tree, _: u16, id: NodeId) -> Result<bool, Fault> {
+    fn add_special(&self, tree: &Tree, _: u16, id: NodeId) -> Result<bool, UnpackFault> {
         let is_left_out = tree.kind(id) != NodeKind::Fifo && !self.rules.creates_devices();
         if is_left_out {
             self.rules.count_device();

@@ -10,7 +10,7 @@ use crate::context::PullContext;
 use crate::decoders;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Algorithm, Digest, Hasher};
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 
 /// Bytes that go from one thread to the other at once.
 const CHUNK: usize = 128 << 10;
@@ -57,11 +57,11 @@ impl Budget {
     }
 
     /// Counts an entry.
-    pub(super) fn count_entry(&self) -> Result<(), Fault> {
+    pub(super) fn count_entry(&self) -> Result<(), UnpackFault> {
         if self.entries.fetch_add(1, Ordering::Relaxed) < self.max_entries {
             return Ok(());
         }
-        Err(Fault::new(
+        Err(UnpackFault::new(
             ErrorKind::Denied,
             format!("the image has more than the {} entries allowed", self.max_entries),
         ))
@@ -102,7 +102,7 @@ impl<'a> Stream<'a> {
         zstd_window: u64,
         algorithm: Algorithm,
         budget: &'a Budget,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, UnpackFault> {
         let (sender, chunks) = bounded(READY);
         let (empty, emptied) = bounded(READY + 2);
         let body = move || {
@@ -111,7 +111,7 @@ impl<'a> Stream<'a> {
             }
         };
         thread::Builder::new().name(name).spawn_scoped(scope, body).map_err(|error| {
-            Fault::new(ErrorKind::ResourceExhausted, format!("no thread to be had: {error}"))
+            UnpackFault::new(ErrorKind::ResourceExhausted, format!("no thread to be had: {error}"))
         })?;
         let hasher = Hasher::new(algorithm);
         Ok(Stream { chunks, empty, chunk: Vec::new(), at: 0, has_ended: false, hasher, budget })

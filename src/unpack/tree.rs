@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::tar::Time;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 
 /// A node's number; the root's is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,7 +131,7 @@ impl Tree {
         kind: NodeKind,
         meta: Meta,
         layer: u16,
-    ) -> Result<NodeId, Fault> {
+    ) -> Result<NodeId, UnpackFault> {
         if (self.used + 1) * 4 > self.table.len() * 3 {
             self.grow();
         }
@@ -296,7 +296,7 @@ impl Tree {
         self.text((value >> 32) as u32, (value & u64::from(u32::MAX)) as usize)
     }
 
-    pub(super) fn set_target(&mut self, id: NodeId, target: &[u8]) -> Result<(), Fault> {
+    pub(super) fn set_target(&mut self, id: NodeId, target: &[u8]) -> Result<(), UnpackFault> {
         let at = self.add_text(target)?;
         self.get_mut(id).value = u64::from(at) << 32 | target.len() as u64;
         Ok(())
@@ -306,7 +306,7 @@ impl Tree {
         self.text.get(at as usize..).and_then(|text| text.get(..len)).unwrap_or_default()
     }
 
-    fn add_text(&mut self, text: &[u8]) -> Result<u32, Fault> {
+    fn add_text(&mut self, text: &[u8]) -> Result<u32, UnpackFault> {
         let at = u32::try_from(self.text.len()).map_err(|_| too_many())?;
         self.text.extend_from_slice(text);
         Ok(at)
@@ -383,8 +383,8 @@ impl Tree {
     }
 }
 
-fn too_many() -> Fault {
-    Fault::new(crate::error::ErrorKind::ResourceExhausted, "the image has more names than can be held")
+fn too_many() -> UnpackFault {
+    UnpackFault::new(crate::error::ErrorKind::ResourceExhausted, "the image has more names than can be held")
 }
 
 #[cfg(test)]

@@ -19,12 +19,12 @@ use parking_lot::Mutex;
 
 /// `T` is the tree, `P` what is left to do for a layer that was read to its end.
 pub(super) struct Turn<T, P> {
-    state: Mutex<State<T, P>>,
+    state: Mutex<TurnState<T, P>>,
     /// The layer in turn, to look at without the lock.
     layer: AtomicUsize,
 }
 
-struct State<T, P> {
+struct TurnState<T, P> {
     tree: Option<T>,
     parked: BTreeMap<usize, P>,
 }
@@ -39,7 +39,7 @@ pub(super) enum Ended<T, P> {
 impl<T, P> Turn<T, P> {
     /// The first turn is that of `layer`.
     pub(super) fn new(tree: T, layer: usize) -> Self {
-        let state = State { tree: Some(tree), parked: BTreeMap::new() };
+        let state = TurnState { tree: Some(tree), parked: BTreeMap::new() };
         Turn { state: Mutex::new(state), layer: AtomicUsize::new(layer) }
     }
 

@@ -35,11 +35,11 @@ const LARGEST_BUFFER: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Pace {
     limit: Arc<RateLimit>,
-    state: Mutex<State>,
+    state: Mutex<BandwidthState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BandwidthState {
     /// The last charge, until it was waited for.
     last: Option<Charge>,
     waited: Duration,

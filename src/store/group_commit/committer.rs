@@ -227,8 +227,8 @@ impl GroupCommit {
     }
 
     /// Does the work on a thread of the pool, or on this one without threads.
-    fn run_in(self: &Arc<Self>, pool: &'static BlockingPool, work: Work) {
-        let job = Job { committer: self.clone(), work: Some(work) };
+    fn run_in(self: &Arc<Self>, pool: &'static BlockingPool, work: CommitWork) {
+        let job = CommitJob { committer: self.clone(), work: Some(work) };
         if self.has_threads {
             // An error has dropped the job, and so has done its work.
             let _ = pool.run(move || job.run());
@@ -351,16 +351,16 @@ impl GroupCommit {
 }
 
 /// Is told whether it may hand on to the pool what is left to do.
-type Work = fn(&Arc<GroupCommit>, bool);
+type CommitWork = fn(&Arc<GroupCommit>, bool);
 
 /// Work for a pool. A pool that can start no thread drops its jobs: the thread that drops this one does the
 /// work, so that no blob is left without an outcome and no batch without a leader.
-struct Job {
+struct CommitJob {
     committer: Arc<GroupCommit>,
-    work: Option<Work>,
+    work: Option<CommitWork>,
 }
 
-impl Job {
+impl CommitJob {
     fn run(mut self) {
         if let Some(work) = self.work.take() {
             work(&self.committer, true);
@@ -368,7 +368,7 @@ impl Job {
     }
 }
 
-impl Drop for Job {
+impl Drop for CommitJob {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
             work(&self.committer, false);

@@ -79,7 +79,7 @@ impl Import<'_> {
     pub(super) fn unpack(&mut self, archive: impl Read) -> Result<Contents, Error> {
         let cx = self.cx;
         let (archive, is_compressed) =
-            decompressed(Checked { archive, cx }).map_err(|error| unreadable(cx, error))?;
+            decompressed(ContextReader { archive, cx }).map_err(|error| unreadable(cx, error))?;
         let mut contents = Contents::default();
         let mut reader = tar::ArchiveReader::new(archive);
         while let Some(entry) = reader.next_entry().map_err(|error| unreadable(cx, error))? {
@@ -138,12 +138,12 @@ impl Import<'_> {
 }
 
 /// Reads as long as the context lasts.
-struct Checked<'a, R> {
+struct ContextReader<'a, R> {
     archive: R,
     cx: &'a PullContext,
 }
 
-impl<R: Read> Read for Checked<'_, R> {
+impl<R: Read> Read for ContextReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.cx.check().map_err(io::Error::other)?;
         self.archive.read(buffer)

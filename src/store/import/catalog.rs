@@ -17,7 +17,7 @@ use crate::store::import::error::{invalid, lacking};
 use crate::store::import::limits::Limits;
 use crate::store::import::options::SkippedImage;
 use crate::store::import::session::Import;
-use crate::store::import::source::Source;
+use crate::store::import::source::ImportSource;
 
 /// The configs of what is stored like an image, and is none.
 const OTHER_CONFIGS: [&str; 2] =
@@ -31,7 +31,7 @@ pub(super) struct Taken {
     /// The root, if it is an index, and the indexes that it lists.
     pub(super) indexes: Vec<Descriptor>,
     /// The manifests that are taken.
-    pub(super) manifests: Vec<Part>,
+    pub(super) manifests: Vec<TakenManifest>,
     /// How many images the root lists, there or not.
     pub(super) listed: usize,
     /// Whether the root lists manifests that are not taken.
@@ -41,7 +41,7 @@ pub(super) struct Taken {
 
 impl Taken {
     /// Makes one of a single image, that no index lists.
-    pub(super) fn image(part: Part) -> Self {
+    pub(super) fn image(part: TakenManifest) -> Self {
         Taken { manifests: vec![part.clone()], ..Taken::nothing(part.descriptor) }
     }
 
@@ -59,7 +59,7 @@ impl Taken {
 
 /// A manifest that is taken.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(super) struct TakenManifest {
     pub(super) descriptor: Descriptor,
     /// The image's id: the digest of its config.
     pub(super) id: Digest,
@@ -69,7 +69,7 @@ pub(super) struct Part {
 
 /// What became of a manifest.
 #[derive(Clone, Debug)]
-enum Found {
+enum Availability {
     /// It is not there.
     Absent,
     /// It is there, and a blob of it is not.
@@ -85,11 +85,13 @@ enum Found {
     },
 }
 
-impl Found {
+impl Availability {
     fn platform(&self) -> Option<&Platform> {
         match self {
-            Found::Absent => None,
-            Found::Incomplete { platform, .. } | Found::Whole { platform, .. } => platform.as_ref(),
+            Availability::Absent => None,
+            Availability::Incomplete { platform, .. } | Availability::Whole { platform, .. } => {
+                platform.as_ref()
+            }
         }
     }
 }
@@ -104,12 +106,12 @@ pub(super) struct Catalog<'a, 's, S> {
     asked: Option<&'a Platform>,
     /// That, or the store's.
     platform: Platform,
-    found: HashMap<Digest, Found>,
+    found: HashMap<Digest, Availability>,
     /// What each index lists; `None` if it is not there.
     indexes: HashMap<Digest, Option<Rc<[Descriptor]>>>,
 }
 
-impl<'a, 's, S: Source> Catalog<'a, 's, S> {
+impl<'a, 's, S: ImportSource> Catalog<'a, 's, S> {
     pub(super) fn new(
         cx: &'a PullContext,
         import: &'a Import<'s>,
@@ -169,14 +171,17 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
             Taken { root, indexes: Vec::new(), manifests: Vec::new(), listed: 1, is_sparse: false, left_out }
         };
         match found {
-            Found::Absent => Err(lacking(&root.digest)),
-            Found::Incomplete { is_image: true, missing, .. } if fits => Err(lacking(&missing)),
-            Found::Incomplete { .. } => Ok(Some(nothing(root))),
-            Found::Whole { .. } if self.asked.is_some() && !fits => Ok(Some(nothing(root))),
-            Found::Whole { is_image: false, .. } if !has_name => Ok(None),
-            Found::Whole { id, .. } => {
-                Ok(Some(Taken::image(Part { descriptor: root, id, platform, is_attestation: false })))
-            }
+            Availability::Absent => Err(lacking(&root.digest)),
+            Availability::Incomplete { is_image: true, missing, .. } if fits => Err(lacking(&missing)),
+            Availability::Incomplete { .. } => Ok(Some(nothing(root))),
+            Availability::Whole { .. } if self.asked.is_some() && !fits => Ok(Some(nothing(root))),
+            Availability::Whole { is_image: false, .. } if !has_name => Ok(None),
+            Availability::Whole { id, .. } => Ok(Some(Taken::image(TakenManifest {
+                descriptor: root,
+                id,
+                platform,
+                is_attestation: false,
+            }))),
         }
     }
 
@@ -196,7 +201,7 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
             return Ok(None);
         }
         let best = self.best(&parts);
-        if let Some((_, Found::Incomplete { missing, .. })) = best {
+        if let Some((_, Availability::Incomplete { missing, .. })) = best {
             return Err(lacking(missing));
         }
         let best = best.map(|(descriptor, _)| descriptor.digest.clone());
@@ -206,10 +211,10 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
         for (descriptor, found) in parts.iter().filter(|(descriptor, _)| is_image(descriptor)) {
             let platform = descriptor.platform.as_ref().or(found.platform()).cloned();
             match found {
-                Found::Whole { id, .. } if is_asked_for(&descriptor.digest) => {
+                Availability::Whole { id, .. } if is_asked_for(&descriptor.digest) => {
                     images.insert(descriptor.digest.clone());
                     let (descriptor, id) = (descriptor.clone(), id.clone());
-                    manifests.push(Part { descriptor, id, platform, is_attestation: false });
+                    manifests.push(TakenManifest { descriptor, id, platform, is_attestation: false });
                 }
                 _ => left_out.push(SkippedImage { digest: descriptor.digest.clone(), platform }),
             }
@@ -217,11 +222,11 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
         // What is said about an image goes with it.
         for (descriptor, found) in parts.iter().filter(|(descriptor, _)| !is_image(descriptor)) {
             let about = Child::listed(descriptor).about;
-            if let Found::Whole { id, .. } = found
+            if let Availability::Whole { id, .. } = found
                 && about.is_none_or(|about| images.contains(&about))
             {
                 let (descriptor, id) = (descriptor.clone(), id.clone());
-                manifests.push(Part { descriptor, id, platform: None, is_attestation: true });
+                manifests.push(TakenManifest { descriptor, id, platform: None, is_attestation: true });
             }
         }
         if images.is_empty() {
@@ -232,10 +237,10 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
     }
 
     /// Returns the image that serves the platform best, of those whose manifests are there.
-    fn best<'p>(&self, parts: &'p [(Descriptor, Found)]) -> Option<&'p (Descriptor, Found)> {
+    fn best<'p>(&self, parts: &'p [(Descriptor, Availability)]) -> Option<&'p (Descriptor, Availability)> {
         let served = parts.iter().filter_map(|part| {
             let (descriptor, found) = part;
-            if is_attestation(descriptor) || matches!(found, Found::Absent) {
+            if is_attestation(descriptor) || matches!(found, Availability::Absent) {
                 return None;
             }
             let platform = descriptor.platform.as_ref().or(found.platform())?;
@@ -308,13 +313,13 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
     }
 
     /// Reads a manifest, and looks for its blobs.
-    fn manifest(&mut self, listed: &Descriptor) -> Result<Found, Error> {
+    fn manifest(&mut self, listed: &Descriptor) -> Result<Availability, Error> {
         if let Some(known) = self.found.get(&listed.digest) {
             return Ok(known.clone());
         }
         self.limits.count(self.cx, 1)?;
         let found = match self.source.document(self.import, listed)? {
-            None => Found::Absent,
+            None => Availability::Absent,
             Some(bytes) => match Document::parse_described(listed, None, &bytes)? {
                 Document::Manifest(manifest) => self.look_for_blobs(listed, &manifest)?,
                 Document::Index(_) => {
@@ -326,7 +331,7 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
         Ok(found)
     }
 
-    fn look_for_blobs(&mut self, listed: &Descriptor, manifest: &Manifest) -> Result<Found, Error> {
+    fn look_for_blobs(&mut self, listed: &Descriptor, manifest: &Manifest) -> Result<Availability, Error> {
         let blobs = manifest.blobs();
         self.limits.count(self.cx, blobs.len())?;
         let mut missing = None;
@@ -349,8 +354,8 @@ impl<'a, 's, S: Source> Catalog<'a, 's, S> {
         let is_artifact = manifest.artifact_type.is_some() || OTHER_CONFIGS.contains(&&*config.media_type);
         let is_image = has_image_config || !is_artifact;
         Ok(match missing {
-            Some(missing) => Found::Incomplete { missing, platform, is_image },
-            None => Found::Whole { id: manifest.image_id(&listed.digest).clone(), platform, is_image },
+            Some(missing) => Availability::Incomplete { missing, platform, is_image },
+            None => Availability::Whole { id: manifest.image_id(&listed.digest).clone(), platform, is_image },
         })
     }
 }

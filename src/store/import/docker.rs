@@ -12,7 +12,7 @@ use crate::image::quoted;
 use crate::image::reference::Reference;
 use crate::store::error::refused;
 use crate::store::import::archive::Contents;
-use crate::store::import::catalog::{Part, Taken};
+use crate::store::import::catalog::{Taken, TakenManifest};
 use crate::store::import::error::invalid;
 use crate::store::import::session::Import;
 use crate::store::layout::DOCKER_MANIFEST;
@@ -30,7 +30,7 @@ struct DockerImage {
 }
 
 /// An image that is taken, and its names.
-pub(super) struct Named {
+pub(super) struct NamedImage {
     pub(super) names: Vec<String>,
     pub(super) taken: Taken,
 }
@@ -46,13 +46,13 @@ struct Config {
 #[derive(Default)]
 struct Known {
     /// The place of the first image with each id among all that are found.
-    parts: HashMap<Digest, (usize, Part)>,
+    parts: HashMap<Digest, (usize, TakenManifest)>,
     configs: HashMap<Digest, Config>,
     layer_types: HashMap<Digest, &'static str>,
 }
 
 impl Known {
-    fn of(images: &[Named]) -> Self {
+    fn of(images: &[NamedImage]) -> Self {
         let mut known = Known::default();
         for (place, image) in images.iter().enumerate() {
             for part in image.taken.manifests.iter().filter(|part| !part.is_attestation) {
@@ -63,14 +63,14 @@ impl Known {
     }
 
     /// Adds an image that is one manifest; returns its place.
-    fn add(&mut self, images: &mut Vec<Named>, part: Part) -> usize {
+    fn add(&mut self, images: &mut Vec<NamedImage>, part: TakenManifest) -> usize {
         self.parts.insert(part.id.clone(), (images.len(), part.clone()));
-        images.push(Named { names: Vec::new(), taken: Taken::image(part) });
+        images.push(NamedImage { names: Vec::new(), taken: Taken::image(part) });
         images.len() - 1
     }
 }
 
-fn check_names(names: &[String], part: &Part) -> Result<(), Error> {
+fn check_names(names: &[String], part: &TakenManifest) -> Result<(), Error> {
     names.iter().try_for_each(|name| names::check_digest(name, &part.descriptor.digest)).map_err(invalid)
 }
 
@@ -81,7 +81,7 @@ impl Import<'_> {
         &mut self,
         text: &[u8],
         contents: &Contents,
-        images: &mut Vec<Named>,
+        images: &mut Vec<NamedImage>,
     ) -> Result<(), Error> {
         let listed: Option<Vec<DockerImage>> =
             serde_json::from_slice(text).map_err(|error| invalid(format!("{DOCKER_MANIFEST}: {error}")))?;
@@ -136,7 +136,7 @@ impl Import<'_> {
         layer_paths: &[String],
         contents: &Contents,
         known: &mut Known,
-    ) -> Result<Part, Error> {
+    ) -> Result<TakenManifest, Error> {
         let (id, config_size) = file(contents, config_path)?;
         check_file_name(config_path, id)?;
         let Config { diff_ids, platform } = self.docker_config(id, known)?;
@@ -171,7 +171,7 @@ impl Import<'_> {
         let descriptor = Descriptor::new(media_type::OCI_MANIFEST, Digest::sha256(&text), text.len() as u64);
         Document::parse_described(&descriptor, None, &text)?;
         self.copy(&descriptor, &mut &text[..])?;
-        Ok(Part { descriptor, id: id.clone(), platform, is_attestation: false })
+        Ok(TakenManifest { descriptor, id: id.clone(), platform, is_attestation: false })
     }
 
     fn docker_config(&mut self, id: &Digest, known: &mut Known) -> Result<Config, Error> {

@@ -7,8 +7,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Index as ImageIndex, media_type};
 use crate::image::platform::Platform;
 use crate::image::quoted;
-use crate::store::import::catalog::{Part, Taken};
-use crate::store::import::docker::Named;
+use crate::store::import::catalog::{Taken, TakenManifest};
+use crate::store::import::docker::NamedImage;
 use crate::store::import::error::invalid;
 use crate::store::import::session::Import;
 use crate::store::index::IndexEntry;
@@ -16,7 +16,7 @@ use crate::store::names;
 
 /// What a name, or none, is to stand for.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct NameTarget {
     pub(super) descriptor: Descriptor,
     /// Its id, if it is one image.
     id: Option<Digest>,
@@ -26,7 +26,7 @@ pub(super) struct Target {
     pub(super) taken: Option<Vec<Digest>>,
 }
 
-impl Target {
+impl NameTarget {
     /// Returns the digest of the root that it was taken of.
     pub(super) fn root(&self) -> &Digest {
         self.chosen_from.as_ref().unwrap_or(&self.descriptor.digest)
@@ -49,10 +49,13 @@ impl Import<'_> {
     ///
     /// # Errors
     /// `InvalidManifest` if a name stands for two images of one platform.
-    pub(super) fn name_all(&mut self, images: &[Named]) -> Result<Vec<(Option<String>, Target)>, Error> {
+    pub(super) fn name_all(
+        &mut self,
+        images: &[NamedImage],
+    ) -> Result<Vec<(Option<String>, NameTarget)>, Error> {
         let mut by_name: HashMap<&str, (Vec<&Taken>, HashSet<&Digest>)> = HashMap::new();
         let mut has_name: HashSet<&Digest> = HashSet::new();
-        for Named { names, taken } in images {
+        for NamedImage { names, taken } in images {
             for name in names {
                 has_name.insert(&taken.root.digest);
                 let (same, roots) = by_name.entry(name).or_default();
@@ -62,7 +65,7 @@ impl Import<'_> {
             }
         }
         let mut named = Vec::new();
-        for Named { names, taken } in images {
+        for NamedImage { names, taken } in images {
             self.cx.check()?;
             for name in names {
                 match by_name.remove(&**name).as_ref().map(|(same, _)| &same[..]) {
@@ -80,18 +83,18 @@ impl Import<'_> {
     }
 
     /// Returns what to list: the root, or instead of an index of which one manifest was taken, that one.
-    fn target(&self, taken: &Taken) -> Target {
+    fn target(&self, taken: &Taken) -> NameTarget {
         let [only] = &taken.manifests[..] else { return whole_index(taken) };
         if only.descriptor.digest == taken.root.digest {
             let (descriptor, id) = (taken.root.clone(), Some(only.id.clone()));
-            return Target { descriptor, id, chosen_from: None, taken: None };
+            return NameTarget { descriptor, id, chosen_from: None, taken: None };
         }
         let platform = &self.store.0.settings.platform;
         let is_ours = only.platform.as_ref().is_some_and(|it| platform.preference(it).is_some());
         if !is_ours && self.options.platform.is_none() && taken.listed > 1 {
             return whole_index(taken);
         }
-        Target {
+        NameTarget {
             descriptor: plain(only),
             id: Some(only.id.clone()),
             chosen_from: Some(taken.root.digest.clone()),
@@ -101,13 +104,13 @@ impl Import<'_> {
 
     /// Returns what a name of several stands for: an index that has all of them, or else one that is made,
     /// if they are for different platforms.
-    fn merged(&mut self, name: &str, several: &[&Taken]) -> Result<Target, Error> {
+    fn merged(&mut self, name: &str, several: &[&Taken]) -> Result<NameTarget, Error> {
         let all: HashSet<_> =
             several.iter().flat_map(|taken| images_of(taken)).map(|part| &part.descriptor.digest).collect();
         if let Some(index) = several.iter().find(|taken| images_of(taken).count() == all.len()) {
             return Ok(self.target(index));
         }
-        let mut by_platform: HashMap<Platform, &Part> = HashMap::new();
+        let mut by_platform: HashMap<Platform, &TakenManifest> = HashMap::new();
         for part in several.iter().flat_map(|taken| images_of(taken)) {
             self.cx.check()?;
             let platform = part.platform.clone().unwrap_or_default().normalized();
@@ -128,17 +131,17 @@ impl Import<'_> {
         let text = index.to_json();
         let descriptor = Descriptor::new(media_type::OCI_INDEX, Digest::sha256(&text), text.len() as u64);
         self.copy(&descriptor, &mut &text[..])?;
-        Ok(Target { descriptor, id: None, chosen_from: None, taken: None })
+        Ok(NameTarget { descriptor, id: None, chosen_from: None, taken: None })
     }
 }
 
-fn images_of(taken: &Taken) -> impl Iterator<Item = &Part> {
+fn images_of(taken: &Taken) -> impl Iterator<Item = &TakenManifest> {
     taken.manifests.iter().filter(|part| !part.is_attestation)
 }
 
-fn whole_index(taken: &Taken) -> Target {
+fn whole_index(taken: &Taken) -> NameTarget {
     let digests = || taken.manifests.iter().map(|part| part.descriptor.digest.clone()).collect();
-    Target {
+    NameTarget {
         descriptor: plain_root(&taken.root),
         id: None,
         chosen_from: None,
@@ -147,8 +150,8 @@ fn whole_index(taken: &Taken) -> Target {
 }
 
 /// Returns a descriptor of the digest, size, type and platform alone.
-fn plain(part: &Part) -> Descriptor {
-    let Part { descriptor, platform, .. } = part;
+fn plain(part: &TakenManifest) -> Descriptor {
+    let TakenManifest { descriptor, platform, .. } = part;
     let plain = Descriptor::new(&descriptor.media_type, descriptor.digest.clone(), descriptor.size);
     Descriptor { platform: platform.clone(), ..plain }
 }

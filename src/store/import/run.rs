@@ -12,12 +12,12 @@ use crate::image::manifest::{Descriptor, Document, media_type};
 use crate::store::error::refused;
 use crate::store::handle::Store;
 use crate::store::import::catalog::Catalog;
-use crate::store::import::docker::Named;
+use crate::store::import::docker::NamedImage;
 use crate::store::import::error::{invalid, lacking};
 use crate::store::import::limits::Limits;
 use crate::store::import::options::{ImportOptions, Imported, SkippedImage};
 use crate::store::import::session::{FoundSignatures, Import};
-use crate::store::import::source::{ArchiveBlobs, LayoutFolder, Source};
+use crate::store::import::source::{ArchiveBlobs, ImportSource, LayoutFolder};
 use crate::store::index::StoreIndex;
 use crate::store::layout::{self, DOCKER_MANIFEST, INDEX, LAYOUT};
 use crate::store::names;
@@ -159,7 +159,7 @@ impl Import<'_> {
     }
 
     /// Returns the images that an index lists, with the names that it gives them.
-    fn listed(&mut self, source: &impl Source, index: &StoreIndex) -> Result<Vec<Named>, Error> {
+    fn listed(&mut self, source: &impl ImportSource, index: &StoreIndex) -> Result<Vec<NamedImage>, Error> {
         let mut roots: Vec<(Descriptor, Vec<String>)> = Vec::new();
         let mut places = HashMap::new();
         for entry in index.entries() {
@@ -198,7 +198,7 @@ impl Import<'_> {
                 if asked_name.is_none() {
                     names.iter().try_for_each(|name| names::check(name, &root.digest)).map_err(invalid)?;
                 }
-                images.push(Named { names, taken });
+                images.push(NamedImage { names, taken });
             }
         }
         self.limits = limits;
@@ -206,7 +206,7 @@ impl Import<'_> {
     }
 
     /// Puts the images into the store, and lists all of them by one change of its index, or none.
-    fn finish(&mut self, source: &impl Source, mut images: Vec<Named>) -> Result<Imported, Error> {
+    fn finish(&mut self, source: &impl ImportSource, mut images: Vec<NamedImage>) -> Result<Imported, Error> {
         let left_out = images.iter_mut().flat_map(|image| std::mem::take(&mut image.taken.left_out));
         let left_out: Vec<_> = left_out.collect();
         images.retain(|image| !image.taken.manifests.is_empty());
@@ -216,7 +216,7 @@ impl Import<'_> {
         self.rename(&mut images)?;
         self.judge(source, &images)?;
         self.transaction.wait_durable(self.cx)?;
-        for Named { taken, .. } in &images {
+        for NamedImage { taken, .. } in &images {
             for index in &taken.indexes {
                 source.bring(self, index)?;
             }
@@ -247,7 +247,7 @@ impl Import<'_> {
     }
 
     /// Gives the one image the name that was asked for.
-    fn rename(&self, images: &mut [Named]) -> Result<(), Error> {
+    fn rename(&self, images: &mut [NamedImage]) -> Result<(), Error> {
         let Some(name) = &self.options.name else { return Ok(()) };
         let name = name.to_string();
         match images {
@@ -278,7 +278,7 @@ impl Import<'_> {
     }
 
     /// Puts a manifest and all that it names into the store.
-    fn bring_image(&mut self, source: &impl Source, listed: &Descriptor) -> Result<(), Error> {
+    fn bring_image(&mut self, source: &impl ImportSource, listed: &Descriptor) -> Result<(), Error> {
         source.bring(self, listed)?;
         let bytes = source.document(self, listed)?.ok_or_else(|| lacking(&listed.digest))?;
         if let Document::Manifest(manifest) = Document::parse_described(listed, None, &bytes)? {

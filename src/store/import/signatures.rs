@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest, media_type};
-use crate::store::import::catalog::{Part, Taken};
-use crate::store::import::docker::Named;
+use crate::store::import::catalog::{Taken, TakenManifest};
+use crate::store::import::docker::NamedImage;
 use crate::store::import::error::{invalid, lacking};
 use crate::store::import::session::{FoundSignatures, Import};
-use crate::store::import::source::Source;
+use crate::store::import::source::ImportSource;
 use crate::store::index::IndexEntry;
 use crate::store::signatures::{Signatures, is_signature};
 
@@ -24,7 +24,7 @@ impl Import<'_> {
     /// manifest of signatures or attestations, or the list of an image's referrers.
     pub(super) fn collect_signatures(
         &mut self,
-        source: &impl Source,
+        source: &impl ImportSource,
         entry: &IndexEntry,
     ) -> Result<bool, Error> {
         if let Some(kept) = &entry.signatures {
@@ -55,7 +55,7 @@ impl Import<'_> {
     /// Reads a manifest, once for each subject. Returns whether it holds signatures or attestations.
     fn read_signatures(
         &mut self,
-        source: &impl Source,
+        source: &impl ImportSource,
         about: Option<&Digest>,
         manifest: &Digest,
     ) -> Result<bool, Error> {
@@ -74,7 +74,7 @@ impl Import<'_> {
     /// Adds the layers of a manifest of signatures. Returns whether it is one, or one of attestations.
     fn add_signatures(
         &mut self,
-        source: &impl Source,
+        source: &impl ImportSource,
         about: Option<&Digest>,
         manifest: &Manifest,
     ) -> Result<bool, Error> {
@@ -109,7 +109,11 @@ impl Import<'_> {
     }
 
     /// Reads a document; `None` if it is absent or no manifest. For images the catalog reports that.
-    fn document_by(&mut self, source: &impl Source, digest: &Digest) -> Result<Option<Document>, Error> {
+    fn document_by(
+        &mut self,
+        source: &impl ImportSource,
+        digest: &Digest,
+    ) -> Result<Option<Document>, Error> {
         let Some(size) = source.size_of(self, digest) else { return Ok(None) };
         let bytes = source.document(self, &Descriptor::new("", digest.clone(), size))?;
         Ok(bytes.and_then(|bytes| Document::parse(None, &bytes).ok()))
@@ -134,9 +138,12 @@ impl Import<'_> {
 
     /// Puts the images' signatures into the store. Returns the digests of the manifests that hold them, by the
     /// images' names, and for an image without a name by its root's digest.
-    pub(super) fn bring_signatures(&mut self, images: &[Named]) -> Result<HashMap<String, Digest>, Error> {
+    pub(super) fn bring_signatures(
+        &mut self,
+        images: &[NamedImage],
+    ) -> Result<HashMap<String, Digest>, Error> {
         let mut by_name: HashMap<String, Vec<&Taken>> = HashMap::new();
-        for Named { names, taken } in images {
+        for NamedImage { names, taken } in images {
             let without = names.is_empty().then(|| taken.root.digest.to_string());
             for name in names.iter().cloned().chain(without) {
                 by_name.entry(name).or_default().push(taken);
@@ -175,9 +182,9 @@ impl Import<'_> {
     ///
     /// # Errors
     /// `Denied`.
-    pub(super) fn judge(&self, source: &impl Source, images: &[Named]) -> Result<(), Error> {
+    pub(super) fn judge(&self, source: &impl ImportSource, images: &[NamedImage]) -> Result<(), Error> {
         let Some(judge) = &self.options.judge else { return Ok(()) };
-        for Named { names, taken } in images {
+        for NamedImage { names, taken } in images {
             if names.is_empty() {
                 let text = format!(
                     "{} has no name, and so no rule covers it; import it with a name",
@@ -188,7 +195,8 @@ impl Import<'_> {
             let mut signatures = Signatures::default();
             self.add_signatures_for(taken, &mut signatures);
             let root = self.bytes_of(source, &taken.root)?;
-            for Part { descriptor, .. } in taken.manifests.iter().filter(|part| !part.is_attestation) {
+            for TakenManifest { descriptor, .. } in taken.manifests.iter().filter(|part| !part.is_attestation)
+            {
                 let manifest = self.bytes_of(source, descriptor)?;
                 let manifests = [(&taken.root.digest, &root[..]), (&descriptor.digest, &manifest[..])];
                 for name in names {
@@ -200,7 +208,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    fn bytes_of(&self, source: &impl Source, document: &Descriptor) -> Result<Vec<u8>, Error> {
+    fn bytes_of(&self, source: &impl ImportSource, document: &Descriptor) -> Result<Vec<u8>, Error> {
         source.document(self, document)?.ok_or_else(|| lacking(&document.digest))
     }
 }

@@ -14,7 +14,7 @@ use crate::store::import::session::Import;
 use crate::store::layout::{self, blob_path};
 
 /// Holds blobs that an import may take.
-pub(super) trait Source {
+pub(super) trait ImportSource {
     /// Returns whether the blob is there, or in the store already.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ pub(super) trait Source {
 /// An archive, all of whose files have become blobs of the store.
 pub(super) struct ArchiveBlobs;
 
-impl Source for ArchiveBlobs {
+impl ImportSource for ArchiveBlobs {
     fn has(&self, import: &Import<'_>, blob: &Descriptor) -> Result<bool, Error> {
         import.is_there(blob)
     }
@@ -83,7 +83,7 @@ impl LayoutFolder {
     }
 }
 
-impl Source for LayoutFolder {
+impl ImportSource for LayoutFolder {
     fn has(&self, import: &Import<'_>, blob: &Descriptor) -> Result<bool, Error> {
         Ok(self.holds(blob)? || import.is_there(blob)?)
     }

@@ -8,7 +8,7 @@ use super::flush::PartialFlush;
 use super::hash::hash_file;
 use super::lookup::size_conflict;
 use super::partial::Partial;
-use super::progress::Progress;
+use super::progress::PartialProgress;
 use super::verify;
 use super::write::{Buffer, Ingest, PartialBlob, SMALL};
 use crate::context::PullContext;
@@ -80,7 +80,7 @@ impl Store {
         // A blob of one block is a prefix, unless it was written in smaller chunks.
         let (offset, progress) = if blob.size > BLOCK || partial.found > blob.size {
             let (offset, map) = verify::verify(cx, &partial, blob.size, &mut hasher)?;
-            (offset, Some(Progress::new(map)))
+            (offset, Some(PartialProgress::new(map)))
         } else {
             let doing = "read a partial download";
             (hash_file(cx, &*partial.file, partial.found, &mut hasher, doing)?, None)

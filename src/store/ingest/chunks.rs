@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::block_map::{BLOCK, BlockMap};
 use super::hash::READ;
-use super::progress::{Chunk, Progress};
+use super::progress::{Chunk, PartialProgress};
 use super::verify;
 use super::write::Ingest;
 use crate::error::{Error, ErrorKind};
@@ -46,7 +46,7 @@ impl Ingest {
             // Chunks consist of whole blocks.
             let mut map = BlockMap::prefix_of(size, BLOCK.min(chunk_size), offset);
             verify::add_checksums(&cx, &*blob.partial.file, &mut map)?;
-            blob.progress = Some(Progress::new(map));
+            blob.progress = Some(PartialProgress::new(map));
         }
         blob.rest = None;
         // Without a note a file with a gap would be taken for a prefix.
@@ -69,7 +69,7 @@ impl ChunkedIngest {
 
     /// Returns how many missing bytes no writer holds.
     pub(crate) fn open(&self) -> u64 {
-        self.ingest.progress().map_or(0, Progress::open)
+        self.ingest.progress().map_or(0, PartialProgress::open)
     }
 
     /// Returns the bytes that were written since the ingest is shared.

@@ -19,11 +19,11 @@ pub(super) struct PartialFlush {
     group_commit: Arc<GroupCommit>,
     path: String,
     interval: FlushInterval,
-    state: Mutex<State>,
+    state: Mutex<FlushState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FlushState {
     /// Bytes that arrived since the last flush began.
     bytes: u64,
     since: Instant,
@@ -38,7 +38,7 @@ struct State {
 impl PartialFlush {
     pub(super) fn new(group_commit: Arc<GroupCommit>, path: String, interval: FlushInterval) -> Self {
         let state =
-            State { bytes: 0, since: Instant::now(), running: None, has_flushed: false, is_lost: false };
+            FlushState { bytes: 0, since: Instant::now(), running: None, has_flushed: false, is_lost: false };
         PartialFlush { group_commit, path, interval, state: Mutex::new(state) }
     }
 
@@ -98,7 +98,7 @@ impl PartialFlush {
     }
 }
 
-impl State {
+impl FlushState {
     fn settle(&mut self, outcome: std::io::Result<()>) -> Result<(), Error> {
         self.running = None;
         match outcome {

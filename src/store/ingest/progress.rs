@@ -14,10 +14,10 @@ const NOTE_EACH: u64 = 256 << 10;
 
 /// The progress of a partial.
 #[derive(Debug)]
-pub(super) struct Progress(Mutex<State>);
+pub(super) struct PartialProgress(Mutex<PartialState>);
 
 #[derive(Debug)]
-struct State {
+struct PartialState {
     map: BlockMap,
     /// Blocks whose entries in the file are old.
     changed: Range<usize>,
@@ -43,12 +43,19 @@ pub(crate) struct Chunk {
     crc: u32,
 }
 
-impl Progress {
+impl PartialProgress {
     /// Returns the progress of a file that has the bytes of `map`, and no note of them yet.
     pub(super) fn new(map: BlockMap) -> Self {
         let open = map.size() - map.there();
         let taken = Vec::new();
-        Progress(Mutex::new(State { map, changed: 0..0, unnoted: 0, has_note: false, taken, open }))
+        PartialProgress(Mutex::new(PartialState {
+            map,
+            changed: 0..0,
+            unnoted: 0,
+            has_note: false,
+            taken,
+            open,
+        }))
     }
 
     /// Returns the map of the same blocks with nothing there.
@@ -174,7 +181,7 @@ impl Progress {
     }
 }
 
-impl State {
+impl PartialState {
     /// Returns the first block with a missing byte that no writer holds, and the byte's offset.
     fn first_open(&self) -> Option<(usize, u64)> {
         let mut index = 0;

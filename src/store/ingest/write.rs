@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::flush::PartialFlush;
 use super::partial::Partial;
-use super::progress::{Chunk, Progress};
+use super::progress::{Chunk, PartialProgress};
 use crate::context::PullContext;
 use crate::durable::DiskFile;
 use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
 use crate::store::error::refused;
-use crate::store::handle::{Inner, Store};
+use crate::store::handle::{Store, StoreInner};
 use crate::store::in_progress::Claim;
 use crate::store::layout;
 use crate::store::transaction::Transaction;
@@ -34,7 +34,7 @@ pub(crate) struct Ingest {
     /// A write failed because the disk is full.
     pub(super) disk_is_full: AtomicBool,
     pub(super) transaction: Transaction,
-    pub(super) store: Arc<Inner>,
+    pub(super) store: Arc<StoreInner>,
     pub(super) cx: PullContext,
     pub(super) _claim: Claim,
 }
@@ -51,7 +51,7 @@ pub(super) enum Buffer {
 pub(super) struct PartialBlob {
     pub(super) partial: Partial,
     /// Absent for a blob of one block: its file is a prefix.
-    pub(super) progress: Option<Progress>,
+    pub(super) progress: Option<PartialProgress>,
     /// What is written in order, from the ingest's offset to the blob's end.
     pub(super) rest: Option<Chunk>,
     /// Absent where nothing is flushed.
@@ -68,7 +68,7 @@ impl Ingest {
 
     /// Returns how many bytes are missing.
     pub(crate) fn missing(&self) -> u64 {
-        let there = self.progress().map_or(self.offset, Progress::there);
+        let there = self.progress().map_or(self.offset, PartialProgress::there);
         self.size.saturating_sub(there)
     }
 
@@ -165,7 +165,7 @@ impl Ingest {
                 blob.partial.cut()?;
                 blob.rest = None;
                 if let Some(progress) = &mut blob.progress {
-                    *progress = Progress::new(progress.emptied());
+                    *progress = PartialProgress::new(progress.emptied());
                 }
             }
         }
@@ -291,7 +291,7 @@ impl Ingest {
         }
     }
 
-    pub(super) fn progress(&self) -> Option<&Progress> {
+    pub(super) fn progress(&self) -> Option<&PartialProgress> {
         self.blob().ok()?.progress.as_ref()
     }
 

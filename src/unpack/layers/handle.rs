@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::image::digest::Digest;
 use crate::store::Durability;
 use crate::unpack::beneath;
-use crate::unpack::fault::{Fault, disk_kind};
+use crate::unpack::fault::{UnpackFault, disk_kind};
 use crate::unpack::flush::Flusher;
 use crate::unpack::layers::settings::LayerSettings;
 
@@ -37,9 +37,9 @@ const MAX_SETTINGS: u64 = 1 << 20;
 /// Unpacked layers, each once, shared by images. Safe against power loss, and shared by processes. A clone
 /// is the same store.
 #[derive(Clone)]
-pub struct LayerStore(pub(super) Arc<Inner>);
+pub struct LayerStore(pub(super) Arc<LayerStoreInner>);
 
-pub(super) struct Inner {
+pub(super) struct LayerStoreInner {
     pub(super) path: PathBuf,
     pub(super) root: OwnedFd,
     pub(super) durability: Durability,
@@ -49,7 +49,7 @@ pub(super) struct Inner {
     pub(super) next: AtomicU64,
 }
 
-impl Inner {
+impl LayerStoreInner {
     /// A name that no other process or thread uses.
     pub(super) fn own_name(&self) -> String {
         format!("{}-{:016x}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
@@ -71,16 +71,16 @@ impl Inner {
     /// Writes a file as a whole: readers find the old one or the new one.
     pub(super) fn write_file(&self, path: &str, bytes: &[u8], flusher: &Flusher) -> Result<(), Error> {
         let temp = format!("{TMP}/{}", self.own_name());
-        let write = || -> Result<(), Fault> {
-            let failed = |error: Errno| Fault::disk("write it", error);
+        let write = || -> Result<(), UnpackFault> {
+            let failed = |error: Errno| UnpackFault::disk("write it", error);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file =
                 rustix::fs::openat(&self.root, &*temp, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
             io::Write::write_all(
-                &mut File::from(file.try_clone().map_err(|e| Fault::disk("write it", e))?),
+                &mut File::from(file.try_clone().map_err(|e| UnpackFault::disk("write it", e))?),
                 bytes,
             )
-            .map_err(|error| Fault::disk("write it", error))?;
+            .map_err(|error| UnpackFault::disk("write it", error))?;
             flusher.flush_dir(&file)?;
             rustix::fs::renameat(&self.root, &*temp, &self.root, path).map_err(failed)?;
             let (folder, _) = crate::unpack::path::split(path.as_bytes());

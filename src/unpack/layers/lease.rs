@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use crate::context::PullContext;
 use crate::error::{Error, ErrorKind};
 use crate::unpack::beneath;
-use crate::unpack::layers::handle::{Inner, LEASES, LOCK};
+use crate::unpack::layers::handle::{LEASES, LOCK, LayerStoreInner};
 use crate::unpack::remove;
 
 /// How long another process's lock is waited for.
@@ -23,14 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps layers from being removed as long as it lives.
 pub(super) struct Lease {
-    store: Arc<Inner>,
+    store: Arc<LayerStoreInner>,
     path: String,
     _file: File,
 }
 
 impl Lease {
     /// Takes a lease on these layers, whether or not they are there yet.
-    pub(super) fn take(store: &Arc<Inner>, cx: &PullContext, layers: &[String]) -> Result<Self, Error> {
+    pub(super) fn take(
+        store: &Arc<LayerStoreInner>,
+        cx: &PullContext,
+        layers: &[String],
+    ) -> Result<Self, Error> {
         let _shared = wait_for_lock(store, cx, false)?;
         let path = format!("{LEASES}/{}", store.own_name());
         let create = || -> io::Result<File> {
@@ -53,7 +57,7 @@ impl Drop for Lease {
 }
 
 /// The layers in use. The lock must be held alone.
-pub(super) fn in_use(store: &Inner) -> io::Result<HashSet<String>> {
+pub(super) fn in_use(store: &LayerStoreInner) -> io::Result<HashSet<String>> {
     let mut layers = HashSet::new();
     let folder = beneath::open(&store.root, LEASES.as_bytes(), beneath::DIR)?;
     for name in remove::names_in(&folder)? {
@@ -73,7 +77,11 @@ pub(super) fn in_use(store: &Inner) -> io::Result<HashSet<String>> {
 }
 
 /// Waits for the lock of the store, which others hold for a moment only.
-pub(super) fn wait_for_lock(store: &Inner, cx: &PullContext, exclusive: bool) -> Result<File, Error> {
+pub(super) fn wait_for_lock(
+    store: &LayerStoreInner,
+    cx: &PullContext,
+    exclusive: bool,
+) -> Result<File, Error> {
     let (began, mut pause) = (Instant::now(), Duration::from_millis(10));
     loop {
         match store.lock(LOCK, exclusive) {

@@ -16,7 +16,9 @@ use crate::store::Durability;
 use crate::unpack::beneath;
 use crate::unpack::fault::disk_kind;
 use crate::unpack::flush::Flusher;
-use crate::unpack::layers::handle::{IMAGES, Inner, LEASES, LOCK, LayerStore, SETTINGS, TMP, is_older};
+use crate::unpack::layers::handle::{
+    IMAGES, LEASES, LOCK, LayerStore, LayerStoreInner, SETTINGS, TMP, is_older,
+};
 use crate::unpack::layers::settings::LayerSettings;
 use crate::unpack::remove;
 use crate::unpack::settings::{Devices, Owners, Xattrs};
@@ -74,7 +76,7 @@ impl LayerStoreBuilder {
     /// `InvalidConfig` if the folder is no layer store and not empty, or its layers were unpacked with other
     /// settings; `Store`, `DiskFull`.
     pub fn build(self) -> Result<LayerStore, Error> {
-        let store = LayerStore(Arc::new(Inner::open(&self)?));
+        let store = LayerStore(Arc::new(LayerStoreInner::open(&self)?));
         store.sweep();
         if self.owners.is_some() || self.devices.is_some() || self.xattrs.is_some() {
             store.settle(self.owners.as_ref(), self.devices, self.xattrs)?;
@@ -134,7 +136,7 @@ impl LayerStore {
     }
 }
 
-impl Inner {
+impl LayerStoreInner {
     fn open(builder: &LayerStoreBuilder) -> Result<Self, Error> {
         let path = &builder.path;
         let failed = |error: Errno| {
@@ -173,7 +175,7 @@ impl Inner {
             // What is in it may be closed to others, such as files with set-id bits.
             rustix::fs::fchmod(&root, Mode::RWXU).map_err(failed)?;
         }
-        let inner = Inner {
+        let inner = LayerStoreInner {
             path: path.clone(),
             root,
             durability: builder.durability,

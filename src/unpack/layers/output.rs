@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
-use crate::unpack::fault::Fault;
+use crate::unpack::fault::UnpackFault;
 use crate::unpack::finish::finish_dirs;
 use crate::unpack::flush::Flusher;
 use crate::unpack::folder::{Folder, StagedFile};
@@ -40,7 +40,7 @@ pub(crate) struct LayersOutput {
     flusher: Flusher,
     /// The names of the layers, the base first.
     chain: Vec<String>,
-    layers: Vec<Mutex<State>>,
+    layers: Vec<Mutex<LayerState>>,
     /// The folder of this unpack, below the store's, and its lock.
     tmp: String,
     _lock: File,
@@ -49,7 +49,7 @@ pub(crate) struct LayersOutput {
 
 /// What is known of one layer.
 #[derive(Default)]
-struct State {
+struct LayerState {
     folder: Option<Arc<Folder>>,
     /// The folder of a layer that was there.
     found: Option<Arc<OwnedFd>>,
@@ -97,8 +97,8 @@ impl LayersOutput {
     }
 
     /// Adds a layer that is there to the tree.
-    pub(crate) fn load(&self, merge: &mut Merge<Self>, layer: usize) -> Result<(), Fault> {
-        let failed = |error: Errno| Fault::disk("read the layer", error);
+    pub(crate) fn load(&self, merge: &mut Merge<Self>, layer: usize) -> Result<(), UnpackFault> {
+        let failed = |error: Errno| UnpackFault::disk("read the layer", error);
         let name = self.chain.get(layer).map_or("", String::as_str);
         let open =
             |part: &str, flags| beneath::open(&self.store.0.root, format!("{name}/{part}").as_bytes(), flags);
@@ -122,9 +122,9 @@ impl LayersOutput {
     }
 
     /// The folder that a layer is written to; made when it is first asked for.
-    fn folder(&self, layer: u16) -> Result<Arc<Folder>, Fault> {
+    fn folder(&self, layer: u16) -> Result<Arc<Folder>, UnpackFault> {
         let Some(state) = self.layers.get(usize::from(layer)) else {
-            return Err(Fault::invalid("the layer has no folder"));
+            return Err(UnpackFault::invalid("the layer has no folder"));
         };
         let mut state = state.lock();
         if let Some(folder) = &state.folder {
@@ -137,14 +137,14 @@ impl LayersOutput {
             rustix::fs::mkdirat(&self.store.0.root, &*path, Mode::RWXU)?;
             beneath::open(&self.store.0.root, path.as_bytes(), beneath::DIR)
         };
-        let root = make().map_err(|error| Fault::disk("create the layer's folder", error))?;
+        let root = make().map_err(|error| UnpackFault::disk("create the layer's folder", error))?;
         let folder = Arc::new(Folder::new(root, self.rules.clone())?);
         state.folder = Some(folder.clone());
         Ok(folder)
     }
 
     /// The folder that `folder` of a node names.
-    fn at(&self, folder: u16) -> Result<Arc<Folder>, Fault> {
+    fn at(&self, folder: u16) -> Result<Arc<Folder>, UnpackFault> {
         self.folder(folder - 1)
     }
 
@@ -152,8 +152,8 @@ impl LayersOutput {
         format!("{}/{layer}", self.tmp)
     }
 
-    fn write_record(&self, layer: u16, view: &View<'_>) -> Result<(), Fault> {
-        let failed = |error: Errno| Fault::disk("write the record of the layer", error);
+    fn write_record(&self, layer: u16, view: &View<'_>) -> Result<(), UnpackFault> {
+        let failed = |error: Errno| UnpackFault::disk("write the record of the layer", error);
         let path = format!("{}/{ENTRIES}", self.tmp_path(layer));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.store.0.root, &*path, flags, Mode::RUSR | Mode::WUSR);
@@ -166,10 +166,11 @@ impl LayersOutput {
             None => Default::default(),
         };
         record::write_layer(&mut file, layer, view, &whiteouts, &opaque)?;
-        file.flush().map_err(|error| Fault::disk("write the record of the layer", error))?;
+        file.flush().map_err(|error| UnpackFault::disk("write the record of the layer", error))?;
         if self.flusher.is_singly() {
-            let file =
-                file.into_inner().map_err(|error| Fault::disk("write the record", error.into_error()))?;
+            let file = file
+                .into_inner()
+                .map_err(|error| UnpackFault::disk("write the record", error.into_error()))?;
             self.flusher.flush_dir(&file.into())?;
         }
         Ok(())
@@ -207,11 +208,11 @@ impl Output for LayersOutput {
         meta: &Meta,
         xattrs: &XattrList,
         body: Body<'_>,
-    ) -> Result<StagedFile, Fault> {
+    ) -> Result<StagedFile, UnpackFault> {
         self.folder(layer)?.stage(meta, xattrs, body)
     }
 
-    fn add_dir(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault> {
+    fn add_dir(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.at(folder)?.add_dir(tree, id)
     }
 
@@ -222,23 +223,23 @@ impl Output for LayersOutput {
         id: NodeId,
         xattrs: &XattrList,
         content: Content<'_, StagedFile>,
-    ) -> Result<Written, Fault> {
+    ) -> Result<Written, UnpackFault> {
         self.at(folder)?.add_file(tree, id, xattrs, content)
     }
 
-    fn add_symlink(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault> {
+    fn add_symlink(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.at(folder)?.add_symlink(tree, id)
     }
 
-    fn add_special(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<bool, Fault> {
+    fn add_special(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<bool, UnpackFault> {
         self.at(folder)?.add_special(tree, id)
     }
 
-    fn add_link(&self, tree: &Tree, folder: u16, id: NodeId, existing: NodeId) -> Result<(), Fault> {
+    fn add_link(&self, tree: &Tree, folder: u16, id: NodeId, existing: NodeId) -> Result<(), UnpackFault> {
         self.at(folder)?.add_link(tree, id, existing)
     }
 
-    fn copy_up(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault> {
+    fn copy_up(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), UnpackFault> {
         let state = self.layers.get(usize::from(tree.present(id)) - 1);
         let found = state.map(|state| {
             let state = state.lock();
@@ -247,15 +248,15 @@ impl Output for LayersOutput {
         match found {
             Some((Some(root), _)) => self.at(folder)?.copy_from(tree, id, &root),
             Some((None, Some(lower))) => self.at(folder)?.copy_from(tree, id, lower.root()),
-            _ => Err(Fault::invalid("the layer that has the file is not there")),
+            _ => Err(UnpackFault::invalid("the layer that has the file is not there")),
         }
     }
 
-    fn remove(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault> {
+    fn remove(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.at(folder)?.remove(tree, id)
     }
 
-    fn add_whiteout(&self, tree: &Tree, folder: u16, parent: NodeId, name: &[u8]) -> Result<(), Fault> {
+    fn add_whiteout(&self, tree: &Tree, folder: u16, parent: NodeId, name: &[u8]) -> Result<(), UnpackFault> {
         self.at(folder)?.add_whiteout(tree, parent, name)?;
         let parent = tree.path(parent);
         let path = if parent.is_empty() { name.to_vec() } else { [&parent[..], b"/", name].concat() };
@@ -265,7 +266,7 @@ impl Output for LayersOutput {
         Ok(())
     }
 
-    fn set_opaque(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), Fault> {
+    fn set_opaque(&self, tree: &Tree, folder: u16, id: NodeId) -> Result<(), UnpackFault> {
         self.at(folder)?.set_dir_xattr(tree, id, &self.settings.opaque, b"y")?;
         if let Some(state) = self.layers.get(usize::from(folder) - 1) {
             state.lock().opaque.insert(id);
@@ -273,7 +274,7 @@ impl Output for LayersOutput {
         Ok(())
     }
 
-    fn end_layer(&self, layer: u16, view: View<'_>) -> Result<(), Fault> {
+    fn end_layer(&self, layer: u16, view: View<'_>) -> Result<(), UnpackFault> {
         let folder = self.folder(layer)?;
         folder.remove_staging()?;
         self.write_record(layer, &view)?;
@@ -281,8 +282,8 @@ impl Output for LayersOutput {
         self.flusher.flush_each(&folder, &view)
     }
 
-    fn commit_layer(&self, layer: u16) -> Result<(), Fault> {
-        let failed = |error: Errno| Fault::disk("give the layer its name", error);
+    fn commit_layer(&self, layer: u16) -> Result<(), UnpackFault> {
+        let failed = |error: Errno| UnpackFault::disk("give the layer its name", error);
         let store = &self.store.0;
         self.flusher.flush_all(self.folder(layer)?.root())?;
         let path = self.tmp_path(layer);

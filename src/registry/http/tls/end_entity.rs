@@ -56,17 +56,18 @@ fn unmarked(certificate: &CertificateDer<'_>) -> Option<(CertificateDer<'static>
     Some((CertificateDer::from(copy), Unmarked { shown, signed }))
 }
 
-type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+type VerificationAlgorithm = &'static dyn SignatureVerificationAlgorithm;
 
 /// Returns `algorithms`, with signatures over the copy of [`verified_as_server`] verified over the certificate's
 /// own bytes. They live as long as the process; it always is the same set.
 pub(super) fn algorithms(algorithms: fn() -> WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
-    type Mapping = (SignatureScheme, &'static [Algorithm]);
-    static ALL: OnceLock<(Vec<Algorithm>, Vec<Mapping>)> = OnceLock::new();
+    type Mapping = (SignatureScheme, &'static [VerificationAlgorithm]);
+    static ALL: OnceLock<(Vec<VerificationAlgorithm>, Vec<Mapping>)> = OnceLock::new();
     let (all, mapping) = ALL.get_or_init(|| {
         let known = algorithms();
-        let wrapped =
-            |algorithm: &Algorithm| -> Algorithm { Box::leak(Box::new(OverSignedBytes(*algorithm))) };
+        let wrapped = |algorithm: &VerificationAlgorithm| -> VerificationAlgorithm {
+            Box::leak(Box::new(OverSignedBytes(*algorithm)))
+        };
         let of_scheme = |(scheme, list): &Mapping| -> Mapping {
             (*scheme, Vec::leak(list.iter().map(wrapped).collect()))
         };
@@ -77,7 +78,7 @@ pub(super) fn algorithms(algorithms: fn() -> WebPkiSupportedAlgorithms) -> WebPk
 
 /// An algorithm that verifies a signature over the bytes that were signed.
 #[derive(Debug)]
-struct OverSignedBytes(Algorithm);
+struct OverSignedBytes(VerificationAlgorithm);
 
 impl SignatureVerificationAlgorithm for OverSignedBytes {
     fn verify_signature(
