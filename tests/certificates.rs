@@ -1,4 +1,4 @@
-//! Certificates as registries have them: which are believed, for what, and what is said of the others.
+//! Certificates of registries: which are accepted, and the errors of the others.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -104,7 +104,7 @@ fn a_servers_own_certificate_may_be_given_as_trust() {
 }
 
 #[test]
-fn a_certificate_that_is_no_authority_vouches_for_itself_only() {
+fn a_certificate_without_the_mark_of_an_authority_is_no_trust_anchor() {
     for (is_ca, is_believed) in
         [(IsCa::Ca(BasicConstraints::Unconstrained), true), (IsCa::NoCa, false), (IsCa::ExplicitNoCa, false)]
     {
@@ -120,7 +120,7 @@ fn a_certificate_that_is_no_authority_vouches_for_itself_only() {
 }
 
 #[test]
-fn a_bad_certificate_does_not_make_the_others_of_a_bundle_useless() {
+fn a_bad_certificate_in_a_bundle_is_skipped() {
     let ca = PrivateCa::new();
     let broken = "-----BEGIN CERTIFICATE-----\nMIIBnonsense\n-----END CERTIFICATE-----\n";
     let no_base64 = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
@@ -140,7 +140,7 @@ fn a_bad_certificate_does_not_make_the_others_of_a_bundle_useless() {
 }
 
 #[test]
-fn http_and_https_that_are_mixed_up_are_told_in_these_words() {
+fn a_mix_up_of_http_and_https_is_named() {
     let plain = Registry::start().unwrap();
     let name = plain.push(&ImageBuilder::new("library/app").layer(3_000).build(), "v1");
     let dir = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ fn http_and_https_that_are_mixed_up_are_told_in_these_words() {
 }
 
 #[test]
-fn a_clients_certificate_that_cannot_be_used_is_refused_with_the_reason() {
+fn a_client_certificate_that_cannot_be_used_is_refused_with_the_reason() {
     let identity = PrivateCa::new().client_identity();
     let other = PrivateCa::new().client_identity();
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
@@ -191,7 +191,7 @@ fn registry_and_token_server() -> (Registry, Registry, String) {
 }
 
 #[test]
-fn what_one_host_need_not_prove_its_token_server_must() {
+fn skip_verify_of_a_host_does_not_cover_its_token_server() {
     let (registry, tokens, name) = registry_and_token_server();
     let dir = tempfile::tempdir().unwrap();
     let hosts = format!("server = '{}'\nskip_verify = true\n", registry.url());

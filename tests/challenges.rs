@@ -123,7 +123,7 @@ fn a_403_or_404_with_a_challenge_is_one() {
 }
 
 #[test]
-fn a_password_at_hand_is_shown_once_to_a_registry_that_hides_what_it_has() {
+fn a_password_is_sent_once_to_a_registry_that_hides_its_images() {
     for status in [403, 404] {
         let setup = Setup::new(&TokenServer::new());
         setup.challenge(status, &[]);
@@ -149,7 +149,7 @@ fn a_password_at_hand_is_shown_once_to_a_registry_that_hides_what_it_has() {
 }
 
 #[test]
-fn broken_entries_of_a_credentials_file_are_the_trouble_of_their_own_registry() {
+fn broken_entries_of_a_credentials_file_fail_their_own_registry_only() {
     // `ann:secret`
     let good = "YW5uOnNlY3JldA==";
     let cases = [
@@ -181,7 +181,7 @@ fn broken_entries_of_a_credentials_file_are_the_trouble_of_their_own_registry() 
 }
 
 #[test]
-fn a_mirror_is_not_shown_a_password_that_it_has_not_asked_for() {
+fn a_mirror_is_sent_no_password_without_a_challenge() {
     let setup = Setup::new(&TokenServer::new());
     let mirror = Registry::start().unwrap();
     let builder = setup

@@ -222,7 +222,7 @@ fn a_refusal_that_a_forwarding_proxy_may_have_written_names_it() {
 }
 
 #[test]
-fn a_proxy_that_is_out_of_reach_is_named() {
+fn an_unreachable_proxy_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let proxy = format!("127.0.0.1:{}", free_port());
     let service = quick(dir.path()).tries(1).proxy(format!("http://{proxy}")).build().unwrap();
@@ -232,7 +232,7 @@ fn a_proxy_that_is_out_of_reach_is_named() {
 }
 
 #[test]
-fn a_slow_head_is_waited_for_and_given_up_by_the_limit_of_its_kind() {
+fn the_head_of_a_response_has_the_limit_of_its_kind() {
     let (registry, image) = (Registry::start().unwrap(), image());
     let name = registry.push(&image, "v1");
     let slow = Duration::from_millis(700);
@@ -313,7 +313,7 @@ fn no_part_of_a_reply_is_endless() {
 }
 
 #[test]
-fn redirects_whose_bodies_drip_are_not_waited_for() {
+fn slow_bodies_of_redirects_are_not_read() {
     let registry = Registry::start().unwrap();
     let name = registry.push(&image(), "v1");
     let redirect = Action::Redirect("{path}".to_owned());

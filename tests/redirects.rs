@@ -46,7 +46,7 @@ fn another_host_sees_neither_credentials_nor_headers() {
 }
 
 #[test]
-fn what_broke_off_behind_a_redirect_goes_on_there_at_its_offset() {
+fn a_broken_download_behind_a_redirect_resumes_there() {
     let (registry, cdn, image, name) = registry_and_cdn("CDN/cdn");
     cdn.fault(Fault::anywhere().times(1).with(Action::Cut(20_000)));
     let dir = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn a_signed_url_that_expired_is_asked_for_anew() {
 }
 
 #[test]
-fn a_host_that_refuses_behind_a_redirect_says_nothing_of_our_credentials() {
+fn a_refusal_behind_a_redirect_is_not_about_the_credentials_of_the_registry() {
     let (registry, cdn, _, name) = registry_and_cdn("CDN/cdn");
     cdn.fault(Fault::anywhere().with(Action::Status(403)));
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 const MAX_DEPTH: usize = 16;
 
 /// A list or a mapping whose end has not been read.
-enum Open {
+enum OpenNode {
     List(Vec<Value>),
     /// Its fields so far, and the key whose value comes next.
     Mapping(Map<String, Value>, Option<String>),
@@ -20,7 +20,7 @@ enum Open {
 /// Text that says what is wrong: broken YAML, more than one document, a key twice, and what such a configuration has no
 /// use for: aliases, tags, keys that are no scalars, deep nesting.
 pub(super) fn value(text: &str) -> Result<Value, String> {
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenNode> = Vec::new();
     let mut document = None;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| error.to_string())?;
@@ -34,11 +34,11 @@ pub(super) fn value(text: &str) -> Result<Value, String> {
                 return refused("the nesting is too deep");
             }
             Event::SequenceStart(..) => {
-                open.push(Open::List(Vec::new()));
+                open.push(OpenNode::List(Vec::new()));
                 continue;
             }
             Event::MappingStart(..) => {
-                open.push(Open::Mapping(Map::new(), None));
+                open.push(OpenNode::Mapping(Map::new(), None));
                 continue;
             }
             Event::Scalar(text, ScalarStyle::Plain, _, None) if matches!(&*text, "" | "~" | "null") => {
@@ -46,8 +46,8 @@ pub(super) fn value(text: &str) -> Result<Value, String> {
             }
             Event::Scalar(text, _, _, None) => Value::String(text.into_owned()),
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(Open::List(values)) => Value::Array(values),
-                Some(Open::Mapping(fields, _)) => Value::Object(fields),
+                Some(OpenNode::List(values)) => Value::Array(values),
+                Some(OpenNode::Mapping(fields, _)) => Value::Object(fields),
                 None => continue,
             },
             _ => continue,
@@ -55,8 +55,8 @@ pub(super) fn value(text: &str) -> Result<Value, String> {
         match open.last_mut() {
             None if document.is_some() => return refused("a second document"),
             None => document = Some(value),
-            Some(Open::List(values)) => values.push(value),
-            Some(Open::Mapping(fields, key)) => match (key.take(), value) {
+            Some(OpenNode::List(values)) => values.push(value),
+            Some(OpenNode::Mapping(fields, key)) => match (key.take(), value) {
                 (None, Value::String(name)) if fields.contains_key(&name) => {
                     return refused(&format!("the key {name:?} for the second time"));
                 }

@@ -165,7 +165,7 @@ fn unescaped(text: &str) -> String {
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&#39;", "'"), ("&nbsp;", " ")];
     let decoded =
         entities.iter().fold(text.to_owned(), |text, (entity, character)| text.replace(entity, character));
-    // Last, for it may begin another entity.
+    // Last, since it may begin another entity.
     decoded.replace("&amp;", "&")
 }
 

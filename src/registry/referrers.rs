@@ -10,7 +10,7 @@ use crate::image::manifest::{Descriptor, Document, Index, MAX_DESCRIPTORS, MAX_D
 
 const MAX_PAGES: usize = 8;
 
-/// What hosts answer that do not know the API.
+/// The statuses of hosts without the API.
 const UNKNOWN_API: &[u16] = &[400, 404, 405, 406];
 
 /// Manifests that refer to another one.
@@ -26,7 +26,7 @@ pub struct Referrers {
 /// Lists the referrers of `subject`: those of the first host that has any.
 ///
 /// # Errors
-/// As of [`retry::over_hosts`], but for `NotFound`.
+/// As of [`retry::over_hosts`], except `NotFound`.
 pub(super) fn list(session: &PullSession<'_>, subject: &Digest) -> Result<Referrers, Error> {
     let attempts = HostAttempts::new(Phase::Manifest, |host| host.capabilities.resolve);
     let listed = retry::over_hosts(session, &attempts, |endpoint| {

@@ -158,7 +158,7 @@ fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidManifest, message)
 }
 
-/// What led to a document, and so what is known of its platform.
+/// The origin of a document, which tells what is known of its platform.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EntryOrigin {
     /// The reference.
@@ -183,9 +183,9 @@ struct ManifestSearch<'a, 'r> {
     fetched: usize,
     /// The number of entries without a platform that were fetched.
     probes: usize,
-    /// Why the first index has nothing for this platform.
+    /// The reason why the first index has nothing for this platform.
     lacking: Option<Error>,
-    /// The types of the artifacts that were passed over.
+    /// The types of the artifacts that were skipped.
     artifact_types: Vec<String>,
     /// The config of the manifest that was found, if it was read.
     config: Option<SmallBlob>,
@@ -284,8 +284,7 @@ impl<'a, 'r> ManifestSearch<'a, 'r> {
         Ok(None)
     }
 
-    /// Fetches an entry. What is wrong with one that was not chosen by its platform is no reason to fail: it
-    /// is passed over.
+    /// Fetches an entry. One that was not chosen by its platform cannot fail the pull: it is skipped if it is wrong.
     fn try_entry(
         &mut self,
         entry: &Descriptor,
@@ -306,7 +305,7 @@ impl<'a, 'r> ManifestSearch<'a, 'r> {
         let found = document::by_digest(self.session, &entry.digest, Some(entry), MAX_DOCUMENT_BYTES);
         match found.and_then(|found| self.descend(found, origin)) {
             Err(error) if origin == EntryOrigin::Unnamed && is_of_entry(error.kind()) => {
-                log::debug!("{}: the entry {} is passed over: {error}", self.session.reference, entry.digest);
+                log::debug!("{}: the entry {} is skipped: {error}", self.session.reference, entry.digest);
                 self.documents.truncate(depth);
                 Ok(None)
             }
@@ -352,7 +351,7 @@ impl<'a, 'r> ManifestSearch<'a, 'r> {
         Ok(platform)
     }
 
-    /// Says why nothing was found.
+    /// Returns the error of a search without a result.
     fn nothing(mut self) -> Error {
         let platform = self.platform;
         self.artifact_types.sort();
@@ -380,13 +379,13 @@ pub(super) fn other_platform(offered: &Platform, wanted: &Platform) -> Error {
     Error::new(ErrorKind::NoMatchingPlatform, format!("the image is for {offered}, not for {wanted}"))
 }
 
-/// Whether an error says something about an entry of an index, and not about the hosts.
+/// Returns whether an error is about an entry of an index, and not about the hosts.
 fn is_of_entry(kind: ErrorKind) -> bool {
     use ErrorKind::*;
     matches!(kind, NotFound | InvalidManifest | Unsupported | DigestMismatch | SizeMismatch)
 }
 
-/// Refuses what would be refused later, before any blob is fetched.
+/// Checks the limits of a manifest before any blob is fetched.
 fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::new(ErrorKind::InvalidManifest, what));
     if manifest.has_image_config() && manifest.config.size > MAX_DOCUMENT_BYTES as u64 {

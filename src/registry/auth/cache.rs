@@ -1,4 +1,4 @@
-//! What a service has learned of its hosts' challenges, and its tokens.
+//! The schemes of the hosts of a service, and its tokens.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,16 +22,16 @@ use crate::sync::{Joined, Leader, Outcome, SingleFlight};
 /// Maximum number of tokens, and of repositories whose scheme is known.
 const MAX_REMEMBERED: usize = 4096;
 
-/// What a request shows.
+/// The authorization of a request.
 pub(crate) struct Authorization {
     /// The header's value.
     pub(crate) header: Secret,
-    /// The token of the cache that it is, to be dropped when the host refuses it.
+    /// The token in the cache, which is removed when the host refuses it.
     token: Option<(TokenKey, Arc<CachedToken>)>,
 }
 
 impl Authorization {
-    /// Shows a user and a password, whether the host asked for them or not. `None` for a token.
+    /// Creates the authorization by a user and a password. `None` for a token.
     pub(crate) fn basic(credential: &Credential) -> Option<Self> {
         match credential.kind() {
             CredentialKind::Basic { username, password } => {
@@ -41,7 +41,7 @@ impl Authorization {
         }
     }
 
-    /// Notes that the host took it.
+    /// Notes that the host accepted it.
     pub(crate) fn note_accepted(&self) {
         if let Some((_, token)) = &self.token {
             token.was_accepted.store(true, Ordering::Relaxed);
@@ -49,13 +49,13 @@ impl Authorization {
     }
 }
 
-/// What a challenge said.
+/// The result of a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChallengeOutcome {
-    /// What was not known of this repository.
+    /// The scheme was not known for this repository.
     New,
     Known,
-    /// Nothing, or nothing that is supported.
+    /// There is no challenge, or none that is supported.
     NotUnderstood,
 }
 
@@ -68,29 +68,29 @@ struct TokenKey {
 
 struct CachedToken {
     token: Token,
-    /// A host took it at least once.
+    /// A host has accepted it at least once.
     was_accepted: AtomicBool,
 }
 
-/// What a service has learned of its hosts' challenges, and its tokens.
+/// The schemes of the hosts of a service, and its tokens.
 #[derive(Default)]
 pub(crate) struct TokenCache {
     /// By host and repository.
     schemes: Mutex<HashMap<(String, String), AuthScheme>>,
-    /// By host, for repositories that were not asked for before.
+    /// By host, for repositories that were not requested before.
     usual_schemes: Mutex<HashMap<String, AuthScheme>>,
     tokens: Mutex<HashMap<TokenKey, Arc<CachedToken>>>,
-    /// Each token is asked for once, however many threads need it.
+    /// Requests for tokens: one at a time for each token.
     flights: SingleFlight<TokenKey, Result<Arc<CachedToken>, Error>>,
 }
 
 impl TokenCache {
-    /// Whether the host has challenged before, for this repository or, in the same way, for others.
+    /// Returns whether the scheme is known, for this repository or for others of the host.
     pub(crate) fn knows(&self, token_scope: TokenScope<'_>) -> bool {
         self.scheme(token_scope).is_some()
     }
 
-    /// Learns from a response how the host wants to be asked.
+    /// Learns the scheme from the challenges of a response.
     pub(crate) fn learn(&self, token_scope: TokenScope<'_>, reply: &HttpReply) -> ChallengeOutcome {
         match AuthScheme::of(reply.headers("www-authenticate"), token_scope) {
             Some(scheme) => self.remember(token_scope, scheme),
@@ -98,7 +98,7 @@ impl TokenCache {
         }
     }
 
-    /// Notes that the repository takes Basic credentials that it did not ask for.
+    /// Notes that the repository accepts Basic credentials without a challenge.
     pub(crate) fn learn_basic(&self, token_scope: TokenScope<'_>) {
         remember(&mut self.schemes.lock(), key(token_scope), AuthScheme::Basic);
     }
@@ -113,11 +113,11 @@ impl TokenCache {
         }
     }
 
-    /// Returns what to show the host for `credential`, or anonymously; `None` if the host has not challenged
-    /// yet, or wants a password and `credential` is none.
+    /// Returns the authorization for `credential`, or an anonymous one; `None` if the scheme is not known yet, or is
+    /// Basic and `credential` is not a password.
     ///
     /// # Errors
-    /// `Unauthorized`, `Denied` if the token server refuses the credential; else what asking it fails with.
+    /// `Unauthorized`, `Denied` if the token server refuses the credential; and the errors of requests.
     pub(crate) fn authorize(
         &self,
         cx: &PullContext,
@@ -142,8 +142,8 @@ impl TokenCache {
         }
     }
 
-    /// Drops a token that a host refused. Returns whether another one may be better: this one was good
-    /// before, or was renewed since.
+    /// Removes a token that a host has refused. Returns whether another one may be accepted: this one was accepted
+    /// before, or was renewed in between.
     pub(crate) fn renew(&self, refused: &Authorization) -> bool {
         let Some((key, token)) = &refused.token else { return false };
         let mut tokens = self.tokens.lock();
@@ -189,8 +189,7 @@ impl TokenCache {
         self.fetch(cx, token_scope, key, credential, leader)
     }
 
-    /// Asks the token server, for all that follow. If the own pull ends meanwhile, that is no answer for the
-    /// others: the first of them asks instead.
+    /// Asks the token server, for all followers. If this pull ends in between, the first follower asks instead.
     fn fetch(
         &self,
         cx: &PullContext,
@@ -199,7 +198,7 @@ impl TokenCache {
         credential: Option<&Credential>,
         leader: Leader<TokenKey, Result<Arc<CachedToken>, Error>>,
     ) -> Result<Arc<CachedToken>, Error> {
-        // The leader before may have finished since the cache was looked into.
+        // The previous leader may have finished since the look into the cache.
         if let Some(token) = self.cached(key) {
             leader.finish(Ok(Arc::clone(&token)));
             return Ok(token);

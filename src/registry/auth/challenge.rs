@@ -12,9 +12,9 @@ const MAX_CHALLENGES: usize = 64;
 pub(crate) struct Challenge {
     /// In lower case, like `bearer`.
     pub(crate) scheme: String,
-    /// By name in lower case, without `scope`; of a name that stands twice the first one counts.
+    /// By name in lower case, without `scope`; the first value of a repeated name.
     pub(crate) params: BTreeMap<String, String>,
-    /// The values of `scope`, which may stand more than once; empty ones are left out.
+    /// The values of `scope`, which may be repeated; without empty ones.
     pub(crate) scopes: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Challenge {
 /// Returns the challenges of all `WWW-Authenticate` headers, in their order, by
 /// [RFC 9110, section 11.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-11.6.1).
 ///
-/// Unquoted values may hold what only quoted ones should, like a URL, and blanks may separate parameters.
+/// Accepts unquoted values with characters that need quotes, like a URL, and blanks between parameters.
 /// A malformed challenge and the rest of its header are ignored.
 pub(crate) fn parse<'a>(headers: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
     let readable = headers.filter(|header| header.len() <= MAX_HEADER_LEN);
@@ -135,7 +135,7 @@ impl Challenges<'_> {
         Some(text)
     }
 
-    /// Skips what schemes like `Negotiate` have in place of parameters.
+    /// Skips a token68, which schemes like `Negotiate` have in place of parameters.
     fn skip_token68(&mut self) -> bool {
         let before = self.rest;
         let is_char = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// A challenge as the tables below have it.
+    /// A challenge in the tables below.
     type Told<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
     fn challenge(&(scheme, params): &Told<'_>) -> Challenge {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_are_read_as_rfc_9110_has_them() {
+    fn challenges_are_parsed_by_rfc_9110() {
         let cases: &[(&[&str], &[Told<'_>])] = &[
             (
                 &[r#"Bearer realm="https://a.io/token",service="r.io",scope="repository:app:pull,push""#],
@@ -269,7 +269,7 @@ mod tests {
                 &[r#"Bearer realm="x",scope="a:b:pull",scope="",scope="c:d:pull e:f:pull""#],
                 &[("bearer", &[("realm", "x"), ("scope", "a:b:pull"), ("scope", "c:d:pull e:f:pull")])],
             ),
-            // Nonsense ends its own header only.
+            // A malformed challenge ends its own header only.
             (&[r#"Basic realm="Dev"charset="UTF-8""#, "Basic realm=x"], &[("basic", &[("realm", "x")])]),
             (&[r#"Basic realm=x, Bearer realm="no end"#], &[("basic", &[("realm", "x")])]),
             (&["realm=\"x\"", "=", "\"", "", ",,", "ü"], &[]),

@@ -1,7 +1,7 @@
-//! What to show a host: what its challenges ask for, and the tokens of its token server.
+//! Authorization: credentials and tokens in answer to the challenges of a host.
 //!
 //! By the [distribution project's token specification](https://distribution.github.io/distribution/spec/auth/token/)
-//! and its [OAuth2 sibling](https://distribution.github.io/distribution/spec/auth/oauth/).
+//! and its [OAuth2 variant](https://distribution.github.io/distribution/spec/auth/oauth/).
 
 mod cache;
 mod challenge;

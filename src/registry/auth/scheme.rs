@@ -1,4 +1,4 @@
-//! How a host wants to be asked, by its challenges.
+//! The authentication scheme of a host, by its challenges.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,14 +7,14 @@ use super::challenge::{self, Challenge};
 use super::scope::TokenScope;
 use crate::credentials::Secret;
 
-/// How a repository at a host wants to be asked.
+/// The authentication scheme of a repository at a host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum AuthScheme {
     Basic,
     Bearer(TokenSource),
 }
 
-/// A token server, and what it is asked for.
+/// A token server, with the parameters of the request for a token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenSource {
     pub(super) realm: String,
@@ -24,8 +24,8 @@ pub(super) struct TokenSource {
 }
 
 impl AuthScheme {
-    /// Chooses from the `WWW-Authenticate` headers of a response: a token server that may be asked, or else
-    /// Basic, or else a token server that may not, for its error says why. `None` if there is none of them.
+    /// Chooses from the `WWW-Authenticate` headers of a response: a token server that may be asked, else Basic, else a
+    /// token server that may not be asked, whose error has the reason. `None` if there is none of them.
     pub(super) fn of<'h>(
         headers: impl Iterator<Item = &'h str>,
         token_scope: TokenScope<'_>,
@@ -49,7 +49,7 @@ impl AuthScheme {
         if is_basic { Some(AuthScheme::Basic) } else { unusable.map(AuthScheme::Bearer) }
     }
 
-    /// Whether the host would say the same of its other repositories, their names apart.
+    /// Returns whether other repositories of the host probably have the same scheme, apart from their names.
     pub(super) fn is_usual_for(&self, token_scope: TokenScope<'_>) -> bool {
         match self {
             AuthScheme::Basic => true,
@@ -69,7 +69,7 @@ impl AuthScheme {
 }
 
 impl TokenSource {
-    /// A challenge without a scope, or with an empty one, asks for the usual.
+    /// Reads a challenge. One without a scope, or with an empty one, has the usual scope.
     fn of(challenge: &Challenge, token_scope: TokenScope<'_>) -> Self {
         let text = |name: &str| challenge.param(name).unwrap_or_default().to_owned();
         let scopes = challenge.scopes.iter().flat_map(|scope| scope.split_ascii_whitespace());

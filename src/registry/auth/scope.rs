@@ -1,4 +1,4 @@
-//! What a token is for, and which token servers may be asked for it.
+//! The scope of a token, and the token servers that may be asked for it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::registry::host_limits::HostLimits;
 use crate::registry::http::{Http, Uri};
 use crate::registry::url_policy::UrlPolicy;
 
-/// What a token is for: a repository at a host.
+/// The scope of a token: a repository at a host.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenScope<'a> {
     pub(crate) http: &'a Http,
@@ -23,7 +23,7 @@ pub(crate) struct TokenScope<'a> {
     /// The address that the host answered from.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) repository: &'a str,
-    /// `HOST` and `HOST:PORT` that the registry may name wherever they are.
+    /// `HOST` and `HOST:PORT` that the registry may name at any address.
     pub(crate) allowed_hosts: &'a [String],
     /// The hosts that a token server may be on, besides the registry's own; `None` for any.
     pub(crate) allowed_realms: Option<&'a [String]>,
@@ -39,7 +39,7 @@ impl TokenScope<'_> {
         UrlPolicy::new(self.root, self.peer).allowing(self.allowed_hosts)
     }
 
-    /// Judges a realm: whether it is a URL that may be asked.
+    /// Checks that a realm is a URL that may be asked.
     ///
     /// # Errors
     /// `Protocol`, `InvalidConfig`.
@@ -59,8 +59,8 @@ impl TokenScope<'_> {
         Ok((realm, addresses))
     }
 
-    /// Judges whether a credential may be shown to a realm. On the registry's own host it may, as the
-    /// registry itself is shown it; on another host only by HTTPS, unless all of it is on this machine.
+    /// Checks that a credential may be sent to a realm: on the registry's own host as to the registry itself; on another
+    /// host only by HTTPS, unless both are at loopback addresses.
     pub(super) fn may_show_credential(&self, realm: &Uri) -> Result<(), Error> {
         let is_loopback =
             |uri: &Uri| uri.host().and_then(AddressClass::of_host) == Some(AddressClass::Loopback);
@@ -70,7 +70,7 @@ impl TokenScope<'_> {
         {
             return Ok(());
         }
-        let message = "credentials are shown to a token server on another host by HTTPS only";
+        let message = "credentials are sent to a token server on another host by HTTPS only";
         Err(Error::new(ErrorKind::Unauthorized, message))
     }
 }
@@ -83,12 +83,12 @@ fn is_same_host(one: &Uri, other: &Uri) -> bool {
     one.host().zip(other.host()).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
-/// Whether `HOST` or `HOST:PORT` is the host of `url`.
+/// Returns whether `HOST` or `HOST:PORT` is the host of `url`.
 fn names(host: &str, url: &Uri) -> bool {
     [Some(authority(url)), url.host()].into_iter().flatten().any(|known| known.eq_ignore_ascii_case(host))
 }
 
-/// A URL that a server wrote will be no better in a moment.
+/// Returns the error of a URL that is not used, which a retry does not change.
 pub(super) fn refused_url(refusal: UrlRefusal) -> Error {
     Error::new(ErrorKind::Protocol, refusal.to_string()).with_retryable(false)
 }

@@ -19,13 +19,13 @@ use crate::registry::url_policy::{self, MAX_REDIRECTS};
 /// Maximum size of a token server's answer, bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// The life of a token whose server does not tell, by the token specification.
+/// The lifetime of a token without `expires_in`, by the token specification.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 
-/// The longest life that is believed.
+/// The longest lifetime that is accepted.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A token is not used in the last tenth of its life, and not in its last ten seconds.
+/// A token is not used in the last tenth of its lifetime, at most ten seconds.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// A token, and how long it may be used.
@@ -38,8 +38,7 @@ pub(super) struct Token {
 /// Gets a token for `credential`, or an anonymous one.
 ///
 /// # Errors
-/// `Unauthorized`, `Denied` if the credential is refused; `Protocol`, `InvalidConfig`; and what the requests
-/// fail with.
+/// `Unauthorized`, `Denied` if the credential is refused; `Protocol`, `InvalidConfig`; and the errors of requests.
 pub(super) fn fetch(
     cx: &PullContext,
     token_scope: TokenScope<'_>,
@@ -68,7 +67,7 @@ struct TokenClient<'a> {
     cx: &'a PullContext,
     token_scope: TokenScope<'a>,
     realm: &'a Uri,
-    /// Which addresses the realm may have.
+    /// The addresses that the realm may have.
     addresses: AddressRule,
     source: &'a TokenSource,
 }
@@ -90,7 +89,7 @@ impl TokenClient<'_> {
         self.follow_redirects(url, header.as_ref())
     }
 
-    /// Asks by OAuth2; a server that does not know it is asked by GET.
+    /// Asks by OAuth2, and by GET if the server does not support that.
     fn by_post(&self, token: &Secret) -> Result<(HttpReply, HostPermit), Error> {
         let body = Zeroizing::new(form(&[
             ("grant_type", "refresh_token"),
@@ -127,7 +126,7 @@ impl TokenClient<'_> {
         }
     }
 
-    /// Judges each hop as the first one, and shows the password to none but the realm's own origin.
+    /// Follows redirects. Checks each hop like the first one, and sends the password to the realm's own origin only.
     fn follow_redirects(
         &self,
         mut url: Uri,
@@ -183,7 +182,7 @@ struct TokenResponse {
     expires_in: Option<f64>,
 }
 
-/// Returns the error of a refusal. `NotFound` would say that there is no image.
+/// Returns the error of a refusal. `NotFound` is replaced, since it would mean that the image does not exist.
 fn refusal(error: Error) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {

@@ -1,8 +1,8 @@
 //! A large blob in chunks, which several threads fetch at a time.
 //!
-//! A chunk is asked for as a closed range, so no byte comes twice. The first connection shows how fast
-//! the host is: if it is slower than the hash, each idle connection makes the pull faster; if it is not,
-//! one helper is enough to hash beside the writing.
+//! A chunk is requested as a closed range, so that no byte is sent twice. The first connection shows the rate of the
+//! host: if it is lower than that of the hash, each idle connection makes the pull faster; else one helper is
+//! enough, to hash beside the writing.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(super) struct ChunkedDownload<'a> {
     since: Instant,
     /// Changed under the pool's lock.
     helpers: AtomicUsize,
-    /// A helper was sent the whole blob: another one would be, too.
+    /// Whether a helper was sent the whole blob: another one would be, too.
     is_sent_whole: AtomicBool,
 }
 
@@ -89,7 +89,7 @@ impl<'a> ChunkedDownload<'a> {
     }
 }
 
-/// What became of a chunk.
+/// The result of a request for a chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChunkOutcome {
     Chunk,

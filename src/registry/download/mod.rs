@@ -1,9 +1,9 @@
-//! Downloads blobs into the store: in parallel, from one host after the other, resuming where a
-//! connection broke.
+//! Downloads blobs into the store: in parallel, from one host after the other, and resumes after a broken
+//! connection.
 //!
 //! [`blobs`] fills a [`DownloadPool`](pool::DownloadPool), whose [workers](worker::Worker) each take one
-//! blob at a time. A small blob comes [on one connection](sequential); the [chunks](chunked) of a large one
-//! come on several.
+//! blob at a time. A small blob is fetched [on one connection](sequential), the [chunks](chunked) of a large one
+//! on several.
 
 mod chunked;
 mod image;

@@ -1,4 +1,4 @@
-//! What the threads that fetch one image's blobs share.
+//! The shared state of the threads that fetch one image's blobs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ struct PoolState<'a> {
     failed: Option<Error>,
 }
 
-/// What a thread does next.
+/// The next task of a thread.
 pub(super) enum Task<'a> {
     /// Fetches a blob; or, with the permit to wait, waits until another pull has fetched it or failed.
     Fetch(&'a Descriptor, Option<Permit>),

@@ -1,4 +1,4 @@
-//! How many connections a pull opens.
+//! The number of connections of a pull.
 //!
 //! Two connections begin with a large blob. Each further one has to make the pull faster: after a [`Window`] the
 //! sum of all connections is compared with what fewer brought. While it grows by a quarter or more, the number
@@ -49,7 +49,7 @@ pub(super) struct ConnectionRamp {
     /// The limit before the last step, and the rate it brought, bytes per second.
     before: usize,
     rate_before: f64,
-    /// The added connections brought nothing.
+    /// Whether the added connections had no gain.
     is_settled: bool,
     windows_without_gain: u32,
     window: Option<Window>,
@@ -145,7 +145,7 @@ impl ConnectionRamp {
 mod tests {
     use super::*;
 
-    /// Lets a ramp find its limit: `rate` tells what so many connections bring, bytes per second.
+    /// Lets a ramp find its limit: `rate` returns the rate of so many connections, bytes per second.
     fn settle(rate: impl Fn(usize) -> f64) -> usize {
         let (mut ramp, mut now) = (ConnectionRamp::new(), Instant::now());
         for _ in 0..10_000 {

@@ -10,7 +10,7 @@ use crate::registry::error_response;
 use crate::registry::request::{ApiResponse, HostTurn, RequestTarget};
 use crate::store::Ingest;
 
-/// How much of a body is looked at to tell what it is, bytes.
+/// The part of a body that is inspected to tell what it is, bytes.
 const START: usize = 4096;
 
 /// A blob that is fetched from its first missing byte to its end.
@@ -23,9 +23,9 @@ struct SequentialDownload<'a> {
     reached: &'a Cell<u64>,
     /// Called when bytes have arrived.
     on_bytes: &'a dyn Fn(usize),
-    /// What the last response is, if its bytes are not the blob.
+    /// What the last response has in place of the blob.
     instead: Instead,
-    /// A body of unknown length was decoded in vain: its encoding may be a label.
+    /// Whether decoding a body of unknown length has failed: its encoding may be a label.
     keeps_encoded: bool,
 }
 
@@ -38,7 +38,7 @@ struct Instead {
     page: Option<Error>,
 }
 
-/// Where a blob is asked for.
+/// The host and the target of a request for the blob.
 #[derive(Clone, Copy)]
 struct BlobOrigin<'a> {
     turn: HostTurn<'a>,
@@ -74,7 +74,7 @@ pub(super) fn complete(
     Ok(download.resumed)
 }
 
-/// Whether the layer's own URLs may be tried: it is one that registries need not have.
+/// Returns whether the layer's own URLs may be tried.
 fn may_try_foreign(source: &BlobSource<'_>, error: &Error) -> bool {
     source.session.service.settings.allow_foreign_urls
         && error.kind() == ErrorKind::NotFound
@@ -100,8 +100,8 @@ impl SequentialDownload<'_> {
         Err(failed)
     }
 
-    /// Continues at one origin. The bytes on the disk may be the wrong ones, so a wrong hash has one clean
-    /// try.
+    /// Continues at one origin. After a wrong hash it fetches the whole blob once more: the bytes of an earlier pull may
+    /// be wrong.
     fn try_origin(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         self.keeps_encoded = false;
         let outcome = match self.try_once(origin) {
@@ -149,7 +149,7 @@ impl SequentialDownload<'_> {
         let streamed = self.stream(&mut body, is_redirected);
         self.source.note_body(&origin.turn, body.waited(), self.ingest.offset() - offset, began);
         if streamed.as_ref().is_err_and(|error| is_too_long(error) || is_decoded) {
-            // From its first byte on it is not the blob that was asked for.
+            // No byte of it belongs to the blob.
             self.restart()?;
         }
         streamed.map_err(|error| match is_mismatch(&error) && is_decoded && announced.is_none() {
@@ -181,8 +181,8 @@ impl SequentialDownload<'_> {
         self.instead.look_at(start.get(..length).unwrap_or_default(), is_redirected);
     }
 
-    /// Asks for what is missing. A host that does not send exactly that is asked for the whole blob, or
-    /// has sent it already.
+    /// Requests the missing bytes. If the host does not send exactly these, requests the whole blob, unless the host has
+    /// sent it already.
     fn request_rest(&mut self, origin: BlobOrigin<'_>) -> Result<ApiResponse, Error> {
         let offset = self.ingest.offset();
         if offset == 0 {
@@ -202,7 +202,7 @@ impl SequentialDownload<'_> {
         self.source.request(origin.turn, origin.target, None)
     }
 
-    /// Refuses an announced length other than the missing one: a retry would bring the same.
+    /// Refuses an announced length other than the missing one, which a retry does not change.
     fn check_length(&self, announced: Option<u64>) -> Result<(), Error> {
         let missing = self.missing();
         match announced {
@@ -249,13 +249,13 @@ impl SequentialDownload<'_> {
 }
 
 impl Instead {
-    /// Notes whether a body begins as an HTML page does.
+    /// Notes whether a body begins like an HTML page.
     fn look_at(&mut self, start: &[u8], is_redirected: bool) {
         let start = start.get(..START).unwrap_or(start);
         self.page = error_response::html_instead_of("a blob", start, is_redirected);
     }
 
-    /// Replaces the error of bytes that are not the blob by what they are, if that is known.
+    /// Replaces the error of bytes that are not the blob by one that says what they are, if that is known.
     fn explain(&mut self, error: Error) -> Error {
         if !is_mismatch(&error) {
             return error;

@@ -1,4 +1,4 @@
-//! One blob to fetch, and how its hosts are asked for it.
+//! One blob to fetch, and the requests for it.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -13,8 +13,8 @@ use crate::registry::request::{ApiRequest, ApiResponse, HostEndpoint, HostTurn, 
 use crate::registry::retry::{self, HostAttempts};
 use crate::store::{BeginIngest, Transaction};
 
-/// The largest read, bytes: what the connection's own buffer holds, which stays in the processor's
-/// cache until it is hashed and written.
+/// The largest read, bytes: the size of the connection's own buffer, which stays in the processor's cache until it is
+/// hashed and written.
 const READ: usize = 128 << 10;
 
 /// One blob to fetch.
@@ -38,7 +38,7 @@ impl BlobSource<'_> {
         format!("blobs/{}", self.blob.digest)
     }
 
-    /// Tries one host after the other. `reached` holds how far the attempts have come, bytes.
+    /// Tries one host after the other. `reached` holds the furthest offset of the attempts, bytes.
     pub(super) fn over_hosts<T>(
         &self,
         reached: &Cell<u64>,
@@ -48,7 +48,7 @@ impl BlobSource<'_> {
         retry::over_hosts(self.session, &host_attempts, attempt)
     }
 
-    /// Requests from one host the blob, or for a `range` of it, like `bytes=0-1`.
+    /// Requests the blob from one host, or a `range` of it, like `bytes=0-1`.
     pub(super) fn request(
         &self,
         turn: HostTurn<'_>,
@@ -58,7 +58,7 @@ impl BlobSource<'_> {
         self.session.request(turn, ApiRequest { range, ..ApiRequest::new(target, self.phase) })
     }
 
-    /// Whether a response brings exactly these bytes.
+    /// Returns whether a response has exactly these bytes.
     pub(super) fn is_exactly(&self, bytes: Range<u64>, response: &ApiResponse) -> bool {
         let sent = ContentRange::parse(response.reply.headers("content-range"));
         response.reply.status() == 206
@@ -69,8 +69,8 @@ impl BlobSource<'_> {
             })
     }
 
-    /// Hands a body's bytes to `write`, which returns how far they have come, up to the end of the
-    /// body, so that its connection can be used again.
+    /// Passes a body's bytes to `write`, which returns the offset that they reach; reads up to the end of the body, so
+    /// that its connection can be used again.
     pub(super) fn read(
         &self,
         body: &mut BlobBody,

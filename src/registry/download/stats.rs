@@ -1,4 +1,4 @@
-//! How many bytes a pull transferred.
+//! The bytes that a pull transferred.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -20,7 +20,7 @@ use crate::sync::Permit;
 #[derive(Clone, Copy)]
 struct Worker<'s, 'e, 'a> {
     pool: &'s DownloadPool<'a>,
-    /// Where it starts others.
+    /// The scope in which it starts others.
     scope: &'s Scope<'s, 'e>,
 }
 
@@ -110,8 +110,8 @@ impl<'a> Worker<'_, '_, 'a> {
         });
     }
 
-    /// Fetches a large blob, with the help of idle threads. Where a host does not serve ranges, or a chunk
-    /// was wrong and it is not known which, the blob is fetched whole.
+    /// Fetches a large blob, with the help of idle threads. Fetches the whole blob if a host does not serve ranges, or
+    /// an unknown chunk is wrong.
     fn complete_in_chunks(self, source: BlobSource<'a>, ingest: Ingest) -> Result<u64, Error> {
         let chunk_size = source.session.service.settings.chunks.size;
         let download = ChunkedDownload::new(source.blob, ingest, chunk_size)?;
@@ -138,7 +138,7 @@ impl<'a> Worker<'_, '_, 'a> {
         let download = Arc::new(download);
         let led = self.fetch_chunks(source, &download);
         if let Err(error) = &led {
-            // The helpers leave sooner.
+            // Ends the helpers early.
             self.pool.fail(error.clone());
         }
         let download = self.pool.withdraw(download);
@@ -169,7 +169,7 @@ impl<'a> Worker<'_, '_, 'a> {
 
     /// Fetches chunks of a blob that another thread leads.
     fn help(self, download: Arc<ChunkedDownload<'a>>) -> Result<(), Error> {
-        // First of all: the helper was counted when it chose to help.
+        // Must be first: the helper was counted when it chose to help.
         let helper = Helper { pool: self.pool, download: Some(download) };
         self.spawn_helper();
         let Some(download) = &helper.download else { return Ok(()) };
