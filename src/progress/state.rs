@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::ProgressEvent;
+use super::event::ProgressEvent;
 use super::rate::Rate;
 use crate::image::digest::Digest;
 
