@@ -178,9 +178,7 @@ fn refused(error: &io::Error) -> Error {
             Error::new(ErrorKind::Denied, "this user has no permission to use the socket")
                 .with_retryable(false)
         }
-        io::ErrorKind::NotFound => {
-            Error::new(ErrorKind::ConnectionFailed, "the socket does not exist: is the runtime running?")
-        }
+        io::ErrorKind::NotFound => Error::new(ErrorKind::ConnectionFailed, "the socket does not exist"),
         _ => Error::new(ErrorKind::ConnectionFailed, error.to_string()),
     }
 }

@@ -158,6 +158,13 @@ impl Server {
         written.lines.iter().filter(has_all).cloned().collect()
     }
 
+    /// Asks it to end, as a service manager does for a restart, and waits until it has ended.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends it as the kernel does when memory runs out: at once, and with nothing tidied up.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

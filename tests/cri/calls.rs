@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = &[
     ("requests_larger_than_the_window_wait_for_it", &[], windows),
     ("calls_run_in_parallel", &[], many),
     ("the_command_pulls_lists_and_removes_images_of_a_runtime", &[], command),
+    ("the_command_tells_the_errors_of_a_runtime", &[], command_errors),
 ];
 
 fn passes_on() {
@@ -344,4 +345,35 @@ fn command() {
     let listed: serde_json::Value = serde_json::from_str(&run(&["images", "--json"])).unwrap();
     assert_eq!(listed["names"], serde_json::json!(["r.io/app:1"]));
     assert_eq!(run(&["rm", "r.io/app:1"]), "r.io/app:1\n");
+}
+
+/// The command's exit code, standard output and standard error.
+fn failed(socket: &str, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_oci-puller"));
+    let output = command.args(arguments).args(["--cri", socket]).env_clear().output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn command_errors() {
+    let peer = Peer::start(|_| status("2", "failed to authorize: 401 Unauthorized").into());
+    let path = peer.path();
+    let socket = path.to_str().unwrap();
+    for arguments in [&["pull", "r.io/app:1"][..], &["images"], &["rm", "r.io/app:1"]] {
+        let (code, out, error) = failed(socket, arguments);
+        assert_ne!(code, 0);
+        assert_eq!(out, "");
+        let parts = ["error: ", socket, "unauthorized", "401 Unauthorized"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{arguments:?}: {error}");
+    }
+    let (_, out, _) = failed(socket, &["pull", "--json", "r.io/app:1"]);
+    let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((line["ok"].as_bool(), line["error"]["kind"].as_str()), (Some(false), Some("Unauthorized")));
+    for (socket, part) in [("/none.sock", "does not exist"), ("tcp://[::1]:1", "unix:///PATH")] {
+        let (code, _, error) = failed(socket, &["images"]);
+        assert!(code != 0 && error.contains(part), "{error}");
+    }
+    for arguments in [&["rm", "--json", "a"][..], &["pull", "--platform", "linux/arm64", "a"]] {
+        assert_eq!(failed(socket, arguments).0, 2, "{arguments:?}");
+    }
 }

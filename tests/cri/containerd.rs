@@ -21,14 +21,14 @@ use crate::{SOON, Test, service};
 const TOOLS: &[&str] = &["containerd", "docker-registry", "skopeo", "umoci"];
 
 pub const TESTS: &[Test] = &[
-    ("containerd_pulls_tells_and_removes_an_image", TOOLS, pulls),
-    ("containerd_takes_the_pull_secrets", TOOLS, secrets),
-    ("containerd_is_cancelled_restarted_and_replaced", &["containerd"], restarts),
-    ("pullers_and_manager_stand_before_containerd", &["containerd"], pullers_and_manager),
-    ("archives_go_to_ctr_and_come_from_it", &["containerd", "ctr"], archives),
+    ("containerd_pulls_lists_and_removes_images", TOOLS, pulls),
+    ("containerd_gets_the_pull_secrets", TOOLS, secrets),
+    ("pulls_end_when_cancelled_and_when_containerd_ends", &["containerd"], restarts),
+    ("pullers_and_manager_work_over_containerd", &["containerd"], pullers_and_manager),
+    ("ctr_imports_and_exports_archives", &["containerd", "ctr"], archives),
 ];
 
-/// A containerd of this test's own; as root only, as containerd itself.
+/// A containerd of this test's own. It needs root.
 struct Containerd {
     folder: TempDir,
     server: Option<Server>,
@@ -76,12 +76,16 @@ impl Containerd {
         self.server = None;
     }
 
+    fn stop(&mut self) {
+        self.server.as_mut().unwrap().stop();
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("c.sock")
     }
 }
 
-/// Pushes an image of umoci's to the registry.
+/// Makes an image with umoci, and pushes it to the registry.
 fn push(registry: &DockerRegistry, name: &str, credentials: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let layout = folder.path().join("layout");
@@ -159,6 +163,9 @@ fn pulls() {
     }
     let error = service.pull_image(&cx, &PullRequest::new(1, "Not A Name")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidReference);
+    // Containerd has no image of such a name.
+    assert_eq!(service.image_ref(&cx, &"Not A Name".into()).unwrap(), None);
+    assert_eq!(service.image_size(&cx, &"Not A Name".into()).unwrap_err().kind(), ErrorKind::NotFound);
 
     let id = refs.first().unwrap();
     for _ in 0..2 {
@@ -168,7 +175,7 @@ fn pulls() {
     thread::scope(|scope| {
         for _ in 0..64 {
             let service = service.clone();
-            scope.spawn(move || service.version(&PullContext::new()).unwrap());
+            scope.spawn(move || service.list_images(&PullContext::new()).unwrap());
         }
     });
 }
@@ -217,16 +224,27 @@ fn restarts() {
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(at - began < Duration::from_secs(2), "{:?}", at - began);
 
-    let fired = slow.fired();
-    let killed = pull(PullContext::new());
-    assert!(slow.wait_fired(fired + 1, SOON));
-    containerd.kill();
-    let error = killed.join().unwrap().0.unwrap_err();
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ConnectionFailed, true), "{error}");
-    let error = service.version(&PullContext::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionFailed, "{error}");
+    // Killed, then restarted by a service manager, each in the middle of a pull.
+    for is_killed in [true, false] {
+        let fired = slow.fired();
+        let broken = pull(PullContext::new());
+        assert!(slow.wait_fired(fired + 1, SOON));
+        if is_killed {
+            containerd.kill()
+        } else {
+            containerd.stop()
+        }
+        let error = broken.join().unwrap().0.unwrap_err();
+        let expected = [ErrorKind::ConnectionFailed, ErrorKind::Unavailable];
+        assert!(expected.contains(&error.kind()) && error.is_retryable(), "{error}");
+        let error = service.version(&PullContext::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionFailed, "{error}");
+        if is_killed {
+            containerd.run();
+        }
+    }
 
-    // Back under the same path: the same service goes on.
+    // The same service uses the new socket at the same path.
     slow.remove();
     containerd.run();
     let pulled = pull(PullContext::new()).join().unwrap().0.unwrap();
