@@ -2,7 +2,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_puller::testing::{Action, Fault, Stage, Target};
 use rustix::process::{Pid, Signal, kill_process};
@@ -58,6 +58,35 @@ fn ctrl_c_leaves_nothing_of_a_demo() {
     assert_eq!(std::fs::read_dir(bench.path("tmp")).unwrap().count(), 0);
 }
 
+#[test]
+fn ctrl_c_ends_a_command_that_waits_for_a_lock_of_another_process() {
+    let (bench, (_registry, name)) = (Bench::new(), registry_with("app"));
+    bench.run(["pull", &name]).exits(0);
+    let archive = bench.path("app.tar").to_str().unwrap().to_owned();
+    bench.run(["export", "-o", &archive, &name]).exits(0);
+    for (lock, args) in [
+        ("index.lock", ["rm", &name]),
+        ("collect.lock", ["rm", &name]),
+        ("index.lock", ["import", &archive]),
+        ("collect.lock", ["import", &archive]),
+    ] {
+        bench.run(["pull", &name]).exits(0);
+        let held = std::fs::File::open(bench.path("store/.oci-puller").join(lock)).unwrap();
+        held.lock().unwrap();
+        let mut command = bench.command(args);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // It waits for the lock by then, and would for 60 s.
+        thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none(), "{args:?} waits for {lock}");
+        let interrupted = Instant::now();
+        send(&child, Signal::INT);
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::INT.as_raw()), "{args:?}");
+        assert!(interrupted.elapsed() < SOON, "{lock}, {args:?}: {:?}", interrupted.elapsed());
+        drop(held);
+    }
+    bench.run(["verify"]).exits(0);
+}
+
 /// The header of an entry that says to be this long, more than any disk has.
 fn endless_global_header() -> [u8; 512] {
     let mut header = [0; 512];
@@ -85,8 +114,10 @@ fn ctrl_c_ends_an_import_without_end_and_one_of_a_silent_pipe() {
             while !is_silent && archive.write_all(&[0; 4096]).is_ok() {}
             archive
         });
+        let interrupted = Instant::now();
         send(&child, Signal::INT);
         let output = child.wait_with_output().unwrap();
+        assert!(interrupted.elapsed() < SOON, "{:?}", interrupted.elapsed());
         assert_eq!(output.status.signal(), Some(Signal::INT.as_raw()), "{output:?}");
         drop(writer.join().unwrap());
         bench.run(["verify"]).exits(0);

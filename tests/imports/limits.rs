@@ -1,5 +1,6 @@
 //! What an archive may cost, whatever it says: each import ends by itself, with its context, or at a limit.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,9 @@ use crate::made::{Machine, Made, header};
 
 /// Far more than any of these takes on a loaded machine, and far less than those of no end.
 const LONG: Duration = Duration::from_secs(60);
+
+/// What an import may take to end after its context: 100 ms on a machine that has nothing else to do.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Runs `work`, which must not take long.
 fn soon<T>(told: &str, work: impl FnOnce() -> T) -> T {
@@ -193,8 +197,16 @@ fn archives_without_an_end_end_with_the_context_or_at_a_limit() {
         let token = CancelToken::new();
         let cx = PullContext::new().with_cancel(&token);
         let machine = Machine::new("linux/amd64");
-        let archive = Endless { blocks, read: 0, after_a_while: Some(|| token.cancel()) };
+        let cancelled = Cell::new(None);
+        let cancel = || {
+            token.cancel();
+            cancelled.set(Some(Instant::now()));
+        };
+        let archive = Endless { blocks, read: 0, after_a_while: Some(cancel) };
         let outcome = soon(told, || machine.store.import(&cx, archive));
+        let took = cancelled.get().map_or(Duration::ZERO, |cancelled| cancelled.elapsed());
+        println!("{told}: ended {took:?} after the cancel");
+        assert!(took < AT_ONCE, "{told}: {took:?}");
         let allowed = [ErrorKind::Cancelled, ErrorKind::InvalidManifest, ErrorKind::DiskFull];
         assert!(allowed.contains(&kind(outcome).unwrap_err()), "{told}");
     }
@@ -235,7 +247,10 @@ fn a_silent_pipe_ends_with_the_context() {
                 if is_cancelled {
                     token.cancel();
                 }
-                import.join().unwrap()
+                let cancelled = Instant::now();
+                let outcome = import.join().unwrap();
+                assert!(cancelled.elapsed() < AT_ONCE, "{:?}", cancelled.elapsed());
+                outcome
             });
             let expected = if is_cancelled { ErrorKind::Cancelled } else { ErrorKind::Timeout };
             assert_eq!(kind(outcome), Err(expected), "after {length} bytes");
