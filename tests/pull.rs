@@ -74,24 +74,3 @@ fn what_is_not_there_is_not_found() {
     println!("{error}");
     let _ = Arc::new(());
 }
-
-#[cfg(feature = "unpack")]
-#[test]
-fn an_image_is_unpacked_when_its_pull_is_answered() {
-    use oci_puller::unpack::{LayerStore, Owners};
-    let registry = Registry::start().unwrap();
-    let image = ImageBuilder::new("library/app").layer(300_000).layer(1_000).build();
-    let name = registry.push(&image, "v1");
-    let dir = tempfile::tempdir().unwrap();
-    let layers = LayerStore::builder(dir.path().join("layers")).owners(Owners::Current).build().unwrap();
-    let builder = RegistryImageService::builder(dir.path().join("store"));
-    let service = builder.unpack_into(layers.clone()).build().unwrap();
-
-    let folders = service.pull(&*name).unwrap().layers.unwrap();
-    assert_eq!(folders.len(), 2);
-    assert_eq!(std::fs::read_dir(folders[0].join("data")).unwrap().count(), 1);
-    let stored = service.store().find(&name).unwrap().unwrap();
-    assert_eq!(layers.find(&stored).unwrap().unwrap().lower(), folders);
-    // The second time there is nothing to do.
-    assert_eq!(service.pull(&*name).unwrap().layers.unwrap(), folders);
-}

@@ -267,9 +267,9 @@ impl RegistryImageServiceBuilder {
         self
     }
 
-    /// Unpacks each image into `layers`, with the settings of that store. A pull is answered when the image is both
-    /// stored and unpacked; [`PulledImage::layers`](crate::PulledImage::layers) has the folders then. What has no
-    /// image config is not unpacked. Default: no image is unpacked.
+    /// Unpacks each image into `layers` while it is fetched, with the settings of that store. A pull is answered
+    /// when the image is both stored and unpacked; [`PulledImage::layers`](crate::PulledImage::layers) has the
+    /// folders then. What has no image config is not unpacked. Default: no image is unpacked.
     #[cfg(feature = "unpack")]
     pub fn unpack_into(mut self, layers: crate::unpack::LayerStore) -> Self {
         self.layers = Some(layers);

@@ -27,6 +27,8 @@ mod retry;
 mod retry_after;
 mod session;
 mod settings;
+#[cfg(feature = "unpack")]
+mod unpacking;
 mod url_policy;
 mod verifier;
 

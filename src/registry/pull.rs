@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 
 use super::client::Service;
-use super::download::{self, TransferStats};
+use super::download::{self, BlobOrder, TransferStats};
 use super::host_limits::granted;
 use super::request::PullSession;
 use super::resolve::{self, Resolved};
 use super::settings::Selection;
+#[cfg(feature = "unpack")]
+use super::unpacking;
 use super::verifier::{self, ImageVerifier};
 use crate::context::{CancelToken, PullContext};
 use crate::error::{Error, ErrorKind, Phase};
@@ -43,9 +45,9 @@ pub(super) fn pull(
     }
     hold_all(&session, &transaction, &images).map_err(|error| error.with_phase(Phase::Store))?;
     let mut bytes = ByteCount::default();
-    for image in &images {
+    for (at, image) in images.iter().enumerate() {
         put_config(&session, &transaction, image).map_err(|error| error.with_phase(Phase::Store))?;
-        bytes.add(image, &download::blobs(&session, &stop, &transaction, &image.manifest)?);
+        bytes.add(image, &fetch(&session, &stop, &transaction, image, at == 0)?);
         warn_of_other_platform(&session, image);
     }
     name(&session, &transaction, &images, &signatures).map_err(|error| error.with_phase(Phase::Store))?;
@@ -53,7 +55,9 @@ pub(super) fn pull(
     #[cfg_attr(not(feature = "unpack"), expect(unused_mut, reason = "only an unpacked image has layers"))]
     let mut pulled = pulled(&session, first, &bytes);
     #[cfg(feature = "unpack")]
-    unpack(&session, first, &mut pulled)?;
+    if let Some(layers) = unpacking::layers_for(&session, first) {
+        pulled.layers = Some(unpacking::unpack_stored(&session, first, layers)?);
+    }
     Ok(pulled)
 }
 
@@ -85,21 +89,20 @@ impl<'a> ByteCount<'a> {
     }
 }
 
-/// Unpacks the image where that is set. The transaction keeps its blobs meanwhile.
-#[cfg(feature = "unpack")]
-fn unpack(session: &PullSession<'_>, resolved: &Resolved, pulled: &mut PulledImage) -> Result<(), Error> {
-    let Some(layers) = session.service.layers.as_ref().filter(|_| resolved.manifest.has_image_config())
-    else {
-        return Ok(());
-    };
-    let store = &session.service.store;
-    let key = resolved.manifest_descriptor.digest.as_str();
-    let lost =
-        || Error::new(crate::error::ErrorKind::NotFound, "the image was removed while it was unpacked");
-    let image = store.find_with(session.cx, key)?.ok_or_else(lost)?;
-    let stack = store.unpack(&image).context(session.cx.clone()).into_layers(layers)?;
-    pulled.layers = Some(stack.lower().to_vec());
-    Ok(())
+/// Fetches the blobs of an image; of the first of a pull, unpacks them meanwhile where that is set.
+#[cfg_attr(not(feature = "unpack"), expect(unused_variables, reason = "no image is unpacked"))]
+fn fetch(
+    session: &PullSession<'_>,
+    stop: &CancelToken,
+    transaction: &Transaction,
+    image: &Resolved,
+    is_first: bool,
+) -> Result<TransferStats, Error> {
+    #[cfg(feature = "unpack")]
+    if is_first && let Some(layers) = unpacking::layers_for(session, image) {
+        return unpacking::fetch_and_unpack(session, stop, transaction, image, layers);
+    }
+    download::blobs(session, stop, transaction, &image.manifest, BlobOrder::LargestFirst)
 }
 
 /// Keeps the store from removing blobs of the images while they are pulled.

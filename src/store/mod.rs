@@ -40,6 +40,9 @@ mod error;
 mod export;
 mod gc;
 mod group_commit;
+#[cfg(feature = "unpack")]
+mod growing;
+mod growth;
 pub(crate) mod handle;
 mod import;
 mod in_progress;

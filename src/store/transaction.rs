@@ -1,6 +1,7 @@
 //! One pull or import on its way into the store: the blobs it holds against garbage collection, the
 //! commits it waits for, and the names it sets at its end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::store::group_commit::PendingCommit;
+use crate::store::growth::Growth;
 use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
 use crate::store::layout;
@@ -23,6 +25,8 @@ pub(crate) struct Transaction(Arc<TransactionState>);
 struct TransactionState {
     lease: Arc<Lease>,
     pending: Mutex<Vec<Arc<PendingCommit>>>,
+    /// Blobs that are read while they are fetched.
+    followed: Mutex<HashMap<Digest, Growth>>,
 }
 
 /// What the index says about an image, beside its name and manifest.
@@ -41,6 +45,18 @@ pub(crate) struct Naming {
 }
 
 impl Transaction {
+    /// Has these blobs be read while they are fetched.
+    #[cfg(feature = "unpack")]
+    pub(crate) fn follow<'a>(&self, blobs: impl IntoIterator<Item = &'a Descriptor>) {
+        let growths = blobs.into_iter().map(|blob| (blob.digest.clone(), Growth::default()));
+        self.0.followed.lock().extend(growths);
+    }
+
+    /// Returns how far a blob has come, if it is [followed](Self::follow).
+    pub(super) fn growth(&self, digest: &Digest) -> Option<Growth> {
+        self.0.followed.lock().get(digest).cloned()
+    }
+
     /// Adds a commit that the transaction's names wait for.
     pub(super) fn await_commit(&self, commit: Arc<PendingCommit>) {
         self.0.pending.lock().push(commit);
@@ -70,10 +86,8 @@ impl Transaction {
 impl Store {
     /// Begins a pull, an import or an export.
     pub(crate) fn transaction(&self) -> Transaction {
-        Transaction(Arc::new(TransactionState {
-            lease: Arc::new(self.0.leases.lease()),
-            pending: Mutex::default(),
-        }))
+        let (pending, followed) = Default::default();
+        Transaction(Arc::new(TransactionState { lease: Arc::new(self.0.leases.lease()), pending, followed }))
     }
 
     /// Holds these blobs against garbage collection until the transaction ends.

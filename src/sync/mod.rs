@@ -17,6 +17,7 @@ mod single_flight;
 mod thread_group;
 mod timer;
 mod token_bucket;
+mod watched;
 
 pub(crate) use blocking_pool::{BlockingPool, PoolUser};
 pub(crate) use delivery::{Answer, deliver, offer_or_drop};
@@ -28,3 +29,4 @@ pub(crate) use single_flight::{Follower, Joined, Leader, Outcome, SingleFlight};
 pub(crate) use thread_group::{LISTENING_TIME, ThreadGroup};
 pub(crate) use timer::{Alarm, Timer};
 pub(crate) use token_bucket::TokenBucket;
+pub(crate) use watched::Watched;

@@ -2,46 +2,19 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::context::PullContext;
-use crate::error::{Error, ErrorKind, Phase};
-use crate::image::digest::Digest;
-use crate::image::manifest::Descriptor;
+use crate::error::{Error, Phase};
 use crate::store::{Durability, Store, StoredImage};
-use crate::unpack::dir::DirOutput;
-use crate::unpack::fault::UnpackFault;
-use crate::unpack::flush::Flusher;
-use crate::unpack::layers::{LayerStack, LayerStore, LayersOutput, chain};
-use crate::unpack::merge::Merge;
-use crate::unpack::output::Output;
-use crate::unpack::rules::Rules;
-use crate::unpack::run::{Layer, LayerSource, Load, Run, Totals};
-use crate::unpack::settings::{Devices, LeftOut, Owners, Settings, Unpacked, Xattrs};
-use crate::unpack::spool::TarOutput;
-
-/// How many entries an image may have by default.
-const MAX_ENTRIES: u64 = 4 << 20;
+use crate::unpack::job::UnpackJob;
+use crate::unpack::layers::{LayerStack, LayerStore};
+use crate::unpack::run::{Layer, LayerSource};
+use crate::unpack::settings::{Devices, Owners, Settings, Unpacked, Xattrs};
 
 impl Store {
     /// Prepares to unpack an image of this store. Nothing happens before one of the `into_…` calls.
     pub fn unpack<'a>(&'a self, image: &'a StoredImage) -> Unpack<'a> {
-        Unpack {
-            store: self,
-            image,
-            cx: PullContext::new(),
-            settings: Settings {
-                owners: None,
-                devices: None,
-                xattrs: None,
-                max_bytes: u64::MAX,
-                max_entries: MAX_ENTRIES,
-                zstd_window: crate::decoders::DEFAULT_ZSTD_WINDOW,
-                threads: std::thread::available_parallelism().map_or(1, Into::into),
-                durability: self.durability(),
-                flushes_singly: false,
-            },
-        }
+        Unpack { store: self, image, cx: PullContext::new(), settings: Settings::new(self.durability()) }
     }
 }
 
@@ -154,135 +127,19 @@ impl Unpack<'_> {
     fn told<T>(self, work: impl FnOnce(UnpackJob<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let name = self.image.names.first().cloned();
         let name = name.unwrap_or_else(|| self.image.manifest.digest.to_string());
-        let outcome = UnpackJob::new(&self).and_then(work);
+        let outcome = self.job().and_then(work);
         outcome.map_err(|error| error.with_image(name).with_phase(Phase::Unpack))
     }
-}
 
-/// An image's layers, and how to unpack them.
-struct UnpackJob<'a> {
-    store: &'a Store,
-    cx: &'a PullContext,
-    settings: &'a Settings,
-    layers: Vec<Layer>,
-}
-
-impl<'a> UnpackJob<'a> {
-    fn new(unpack: &'a Unpack<'_>) -> Result<Self, Error> {
-        let store = unpack.store;
-        let manifest = store.manifest(&unpack.image.manifest.digest)?;
-        let diff_ids = store.config(&manifest.config.digest)?.diff_ids;
-        if diff_ids.len() != manifest.layers.len() {
-            let text = format!(
-                "the manifest lists {} layers, and the config {} diff_ids",
-                manifest.layers.len(),
-                diff_ids.len()
-            );
-            return Err(Error::new(ErrorKind::InvalidManifest, text));
-        }
-        manifest.layers.iter().enumerate().try_for_each(|(at, layer)| check_type(at, layer))?;
-        let layers = manifest.layers.into_iter().zip(diff_ids);
-        let layers = layers.map(|(layer, diff_id)| Layer { digest: layer.digest, diff_id, is_there: false });
-        Ok(UnpackJob { store, cx: &unpack.cx, settings: &unpack.settings, layers: layers.collect() })
-    }
-
-    fn fill_dir(&self, dir: &Path) -> Result<Unpacked, Error> {
-        let rules = self.rules();
-        let output = Arc::new(DirOutput::open(dir, rules.clone(), self.flusher())?);
-        let (merge, totals) =
-            self.run(output.clone(), self.settings.xattrs.unwrap_or_default(), &|_, _| Ok(()))?;
-        output.finish(&merge.view())?;
-        Ok(unpacked(&totals, rules.left_out()))
-    }
-
-    fn fill_layers(&mut self, layers: &LayerStore, id: &Digest) -> Result<LayerStack, Error> {
-        let diff_ids: Vec<Digest> = self.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        let output = Arc::new(LayersOutput::open(layers, chain(&diff_ids), self.settings, self.cx)?);
-        for (at, layer) in self.layers.iter_mut().enumerate() {
-            layer.is_there = output.has(at);
-        }
-        if self.layers.iter().any(|layer| !layer.is_there) {
-            let load = |merge: &mut Merge<LayersOutput>, layer| output.load(merge, layer);
-            self.run(output.clone(), output.xattrs(), &load)?;
-        }
-        output.finish(id)
-    }
-
-    fn write_tar(&self, out: impl Write) -> Result<Unpacked, Error> {
-        let owners = match &self.settings.owners {
-            Some(owners @ (Owners::Current | Owners::Mapped(_))) => owners.clone(),
-            _ => Owners::AsImage,
-        };
-        let devices = self.settings.devices.unwrap_or(Devices::Create);
-        let rules = Arc::new(Rules::new(Some(owners), Some(devices)));
-        let at_tar = |fault: UnpackFault| fault.at("the tar", None);
-        let output = Arc::new(TarOutput::new(self.store.dir(), rules.clone()).map_err(at_tar)?);
-        let xattrs = self.settings.xattrs.unwrap_or_default();
-        let (merge, totals) = self.run(output.clone(), xattrs, &|_, _| Ok(()))?;
-        output.write(&merge.view(), self.cx, out).map_err(at_tar)?;
-        Ok(unpacked(&totals, rules.left_out()))
-    }
-
-    fn rules(&self) -> Arc<Rules> {
-        Arc::new(Rules::new(self.settings.owners.clone(), self.settings.devices))
-    }
-
-    fn flusher(&self) -> Flusher {
-        Flusher::new(self.settings.durability, self.settings.flushes_singly, self.cx)
-    }
-
-    fn run<O: Output>(
-        &self,
-        output: Arc<O>,
-        xattrs: Xattrs,
-        load: &Load<'_, O>,
-    ) -> Result<(Merge<O>, Totals), Error> {
-        let totals = Totals::default();
-        let run = Run {
-            layers: &self.layers,
-            source: self.store,
-            output,
-            load,
-            settings: self.settings,
-            xattrs,
-            cx: self.cx,
-            totals: &totals,
-        };
-        Ok((run.run()?, totals))
+    fn job(&self) -> Result<UnpackJob<'_>, Error> {
+        let manifest = self.store.manifest(&self.image.manifest.digest)?;
+        let config = self.store.config(&manifest.config.digest)?;
+        UnpackJob::new(self.store, self.store, &self.cx, &self.settings, manifest, config)
     }
 }
 
 impl LayerSource for Store {
     fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, Error> {
         Ok(Box::new(self.open_blob(&layer.digest)?))
-    }
-}
-
-/// Refuses a layer that is no tar by its media type. How it is compressed is read from its bytes.
-fn check_type(at: usize, layer: &Descriptor) -> Result<(), Error> {
-    let kind = layer.media_type.as_str();
-    let is_tar =
-        kind.rsplit_once(".tar").or_else(|| kind.rsplit_once("/tar")).or_else(|| kind.rsplit_once("/x-tar"));
-    match is_tar {
-        Some((_, "" | "+gzip" | "+zstd" | ".gzip" | ".zstd")) => Ok(()),
-        _ => {
-            let text = format!(
-                "layer {} ({}) is no tar, but {}: this image has no file system",
-                at + 1,
-                layer.digest,
-                crate::image::quoted(kind)
-            );
-            Err(Error::new(ErrorKind::Unsupported, text))
-        }
-    }
-}
-
-fn unpacked(totals: &Totals, left_out: LeftOut) -> Unpacked {
-    use std::sync::atomic::Ordering;
-    Unpacked {
-        entries: totals.entries.load(Ordering::Relaxed),
-        files: totals.files.load(Ordering::Relaxed),
-        bytes: totals.bytes.load(Ordering::Relaxed),
-        left_out,
     }
 }

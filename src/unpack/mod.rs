@@ -14,8 +14,10 @@ mod fault;
 mod finish;
 mod flush;
 mod folder;
+mod growing;
 mod hide;
 mod image;
+mod job;
 mod layers;
 mod load;
 mod merge;
@@ -32,6 +34,7 @@ mod tree;
 mod turn;
 mod user;
 
+pub(crate) use growing::GrowingImage;
 pub use image::Unpack;
 pub use layers::{DamagedLayer, LayerStack, LayerStore, LayerStoreBuilder};
 pub use settings::{Devices, IdRange, LeftOut, Owners, Unpacked, Xattrs};

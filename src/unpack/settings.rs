@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::store::Durability;
 
+/// How many entries an image may have by default.
+const MAX_ENTRIES: u64 = 4 << 20;
+
 /// To whom the files of an unpacked image belong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,8 +99,25 @@ pub(super) struct Settings {
     pub(super) flushes_singly: bool,
 }
 
+impl Settings {
+    /// Returns the defaults.
+    pub(super) fn new(durability: Durability) -> Self {
+        Settings {
+            owners: None,
+            devices: None,
+            xattrs: None,
+            max_bytes: u64::MAX,
+            max_entries: MAX_ENTRIES,
+            zstd_window: crate::decoders::DEFAULT_ZSTD_WINDOW,
+            threads: std::thread::available_parallelism().map_or(1, Into::into),
+            durability,
+            flushes_singly: false,
+        }
+    }
+}
+
 impl Xattrs {
-    /// Whether an attribute of this name is to be set.
+    /// Returns whether an attribute of this name is to be set.
     pub(super) fn takes(self, name: &[u8]) -> bool {
         let is_overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
         match self {

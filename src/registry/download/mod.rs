@@ -14,5 +14,5 @@ mod source;
 mod stats;
 mod worker;
 
-pub(super) use image::blobs;
+pub(super) use image::{BlobOrder, blobs};
 pub(super) use stats::TransferStats;

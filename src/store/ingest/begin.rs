@@ -44,6 +44,21 @@ impl Store {
         transaction: &Transaction,
         blob: &Descriptor,
     ) -> Result<BeginIngest, Error> {
+        let begun = self.look_or_lock(cx, transaction, blob)?;
+        match (&begun, transaction.growth(&blob.digest)) {
+            (BeginIngest::Present, Some(growth)) => growth.commit(),
+            (BeginIngest::Fetch(ingest), Some(growth)) => ingest.announce(&growth),
+            (_, None) => {}
+        }
+        Ok(begun)
+    }
+
+    fn look_or_lock(
+        &self,
+        cx: &PullContext,
+        transaction: &Transaction,
+        blob: &Descriptor,
+    ) -> Result<BeginIngest, Error> {
         let store = &self.0;
         self.hold(cx, transaction, &[&blob.digest])?;
         let claim = store.in_progress.claim(cx, &blob.digest)?;
@@ -115,6 +130,7 @@ impl Store {
             digest: blob.digest.clone(),
             size: blob.size,
             disk_is_full: AtomicBool::new(false),
+            growth: transaction.growth(&blob.digest),
             transaction: transaction.clone(),
             store: self.0.clone(),
             cx: cx.clone(),

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::Descriptor;
 use crate::store::error::refused;
+use crate::store::growth::Growth;
 use crate::store::handle::{Store, StoreInner};
 use crate::store::in_progress::Claim;
 use crate::store::layout;
@@ -33,6 +34,8 @@ pub(crate) struct Ingest {
     pub(super) size: u64,
     /// A write failed because the disk is full.
     pub(super) disk_is_full: AtomicBool,
+    /// Tells the thread that reads the blob meanwhile how far it is.
+    pub(super) growth: Option<Growth>,
     pub(super) transaction: Transaction,
     pub(super) store: Arc<StoreInner>,
     pub(super) cx: PullContext,
@@ -130,6 +133,9 @@ impl Ingest {
         };
         if let (Some(progress), Some(chunk)) = (&blob.progress, chunk) {
             progress.advance(&**file, chunk, bytes);
+            if let Some(growth) = &self.growth {
+                growth.reach(|there| progress.gapless_from(there));
+            }
             if let Some(flush) = &blob.flush {
                 flush.count(file, bytes.len(), note)?;
             }
@@ -169,6 +175,9 @@ impl Ingest {
                 }
             }
         }
+        if let Some(growth) = &self.growth {
+            growth.restart();
+        }
         self.store.reservations.set_missing(&self.digest, self.size);
         self.hasher = Hasher::new(self.digest.algorithm());
         self.offset = 0;
@@ -195,9 +204,21 @@ impl Ingest {
         }
         self.store.reservations.set_missing(&self.digest, 0);
         match &self.buffer {
-            Some(Buffer::InFile(_)) => self.publish(),
-            Some(Buffer::InMemory(_)) => self.publish_from_memory(),
-            None => Err(self.lost()),
+            Some(Buffer::InFile(_)) => self.publish()?,
+            Some(Buffer::InMemory(_)) => self.publish_from_memory()?,
+            None => return Err(self.lost()),
+        }
+        if let Some(growth) = &self.growth {
+            growth.commit();
+        }
+        Ok(())
+    }
+
+    /// Announces the file that a thread can follow.
+    pub(super) fn announce(&self, growth: &Growth) {
+        if let Some(Buffer::InFile(blob)) = &self.buffer {
+            let there = blob.progress.as_ref().map_or(self.offset, |progress| progress.gapless_from(0));
+            growth.begin(&blob.partial.file, there);
         }
     }
 
