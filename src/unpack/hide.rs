@@ -118,6 +118,8 @@ impl<O: Output> Merge<O> {
     fn delete(&mut self, id: NodeId) -> Result<(), UnpackFault> {
         if self.tree.present(id) == self.folder {
             self.output.remove(&self.tree, self.folder, id)?;
+        } else if self.is_layered {
+            self.split_inodes.extend(self.tree.names_of_inode(id).into_iter().nth(1));
         }
         self.keep_xattrs(id, Vec::new())?;
         self.tree.detach(id);

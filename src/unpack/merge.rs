@@ -34,6 +34,8 @@ pub(super) struct Merge<O> {
     /// a folder.
     pub(super) cuts: BTreeSet<(NodeId, Vec<u8>, bool)>,
     pub(super) late_markers: Vec<Change>,
+    /// Names of lower inodes that have lost another name.
+    pub(super) split_inodes: Vec<NodeId>,
     /// Folders that were made on the disk, parents first.
     made: Vec<NodeId>,
     xattrs: XattrsByNode,
@@ -66,6 +68,7 @@ impl<O: Output> Merge<O> {
             is_layered: folder != output_of_next,
             cuts: BTreeSet::new(),
             late_markers: Vec::new(),
+            split_inodes: Vec::new(),
             made: vec![ROOT],
             xattrs: XattrsByNode::new(),
             xattr_bytes: 0,
@@ -76,6 +79,7 @@ impl<O: Output> Merge<O> {
     pub(super) fn begin(&mut self, layer: u16) {
         self.layer = layer;
         self.cuts.clear();
+        self.split_inodes.clear();
         let folder = self.output.folder_of(layer);
         if folder != self.folder {
             self.folder = folder;
@@ -166,6 +170,12 @@ impl<O: Output> Merge<O> {
     pub(super) fn end(&mut self) -> Result<(), UnpackFault> {
         for marker in std::mem::take(&mut self.late_markers) {
             self.marker(marker, true)?;
+        }
+        // Overlayfs shows the link count of a lower inode, with the names that are hidden.
+        for id in std::mem::take(&mut self.split_inodes) {
+            if self.tree.kind(id) != NodeKind::Gone {
+                self.copy_up(id)?;
+            }
         }
         for (folder, name, was_dir) in std::mem::take(&mut self.cuts) {
             // Nothing of a lower layer shows in a folder that was cut itself.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::layers::TIME;
 
@@ -24,12 +24,24 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
         all.push(path);
     }
     all.sort();
+    check_link_counts(&all);
     for path in all {
         let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().escape_ascii().to_string();
         let name = if name.is_empty() { ".".to_owned() } else { name };
         lines.insert(name.clone(), line(&path, &name, &mut inodes));
     }
     lines
+}
+
+/// Each inode has as many links as names in the tree.
+fn check_link_counts(paths: &[PathBuf]) {
+    let mut names = HashMap::new();
+    for metadata in paths.iter().map(|path| path.symlink_metadata().unwrap()) {
+        if !metadata.is_dir() {
+            names.entry(metadata.ino()).or_insert((metadata.nlink(), 0)).1 += 1;
+        }
+    }
+    assert!(names.values().all(|(links, names)| links == names), "{names:?} of {paths:?}");
 }
 
 fn line(path: &Path, name: &str, inodes: &mut HashMap<u64, String>) -> String {
