@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use oci_puller::testing::Registry;
 use oci_puller::testing::images::ImageBuilder;
@@ -81,4 +83,74 @@ fn a_user_by_name_needs_the_root_and_an_image_a_command() {
 
     let (bench, _registry, name) = pulled("{}");
     assert!(bench.run(["run-config", &name]).exits(2).stderr.contains("-- COMMAND"));
+}
+
+/// The paths and contents of a tree's regular files.
+fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn folder_tar_and_layers_hold_the_same_files() {
+    let (bench, _registry, name) = pulled("{}");
+    let path = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    bench.run(["unpack", "--owners", "current", &name, &path("root")]).exits(0);
+    let expected = files(&bench.path("root"));
+    assert!(!expected.is_empty());
+
+    bench.run(["unpack", &name, "--tar", &path("image.tar")]).exits(0);
+    let piped = bench.command(["unpack", &name, "--tar", "-"]).output().unwrap();
+    assert!(piped.status.success() && piped.stdout == fs::read(bench.path("image.tar")).unwrap());
+    bench.run(["unpack", &name, "--tar", "-", "--json"]).exits(2);
+
+    let ran =
+        bench.run(["unpack", "--owners", "current", &name, "--layers", &path("layers"), "--json"]).exits(0);
+    let folders = ran.json()[0]["layers"].as_array().unwrap().clone();
+    assert_eq!(folders.len(), 2);
+    let mut merged = BTreeMap::new();
+    for folder in folders.iter().rev() {
+        merged.extend(files(Path::new(folder.as_str().unwrap())));
+    }
+    assert_eq!(merged, expected);
+    let ran = bench.run(["unpack", "--owners", "current", &name, "--layers", &path("layers")]).exits(0);
+    let printed: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(printed, folders.iter().map(|folder| folder.as_str().unwrap()).collect::<Vec<_>>());
+    bench.run(["unpack", &name, &path("x"), "--tar", &path("y")]).exits(2);
+}
+
+#[test]
+fn a_pull_unpacks_to_a_folder_or_to_layers() {
+    let (bench, _registry, name) = pulled("{}");
+    let path = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    bench.run(["unpack", "--owners", "current", &name, &path("expected")]).exits(0);
+    let store = path("other");
+    let pull = |args: &[&str]| {
+        let all = [&["pull", "--store", &store, "--owners", "current", &name], args].concat();
+        bench.run(all)
+    };
+    let ran = pull(&["--unpack", &path("root"), "--json"]).exits(0);
+    assert_eq!(ran.json()[1]["image"], name.as_str());
+    assert_eq!(files(&bench.path("root")), files(&bench.path("expected")));
+    assert!(pull(&["--unpack", &path("root")]).exits(1).errors()[0].contains("empty"));
+
+    for when in ["always", "missing"] {
+        let ran = pull(&["--layers", &path("layers"), "--pull", when, "--json"]).exits(0);
+        let folders = ran.json()[1]["layers"].as_array().unwrap().clone();
+        assert_eq!(folders.len(), 2);
+        assert!(folders.iter().all(|folder| !files(Path::new(folder.as_str().unwrap())).is_empty()));
+    }
+    pull(&["--unpack", &path("a"), "--layers", &path("b")]).exits(2);
+    pull(&["--unpack", &path("a"), &name]).exits(2);
+    pull(&["--layers", &path("b"), "--all-platforms"]).exits(2);
 }

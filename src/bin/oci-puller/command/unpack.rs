@@ -79,35 +79,80 @@ pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
     if args.store.json && args.tar.as_deref() == Some(Path::new("-")) {
         return Err(crate::args::usage("unpack", "--json needs the tar in a file"));
     }
+    let target = match (&args.tar, &args.layers, &args.dir) {
+        (Some(file), ..) => Target::Tar(file),
+        (_, Some(dir), _) => Target::Layers(dir),
+        (.., Some(dir)) => Target::Dir(dir),
+        _ => return Err(crate::args::usage("unpack", "add a folder, --tar FILE or --layers DIR")),
+    };
     let Some(store) = existing_store(&args.store.dir()?)? else {
         return Err(Exit::REPORTED);
     };
-    let (_, image) = names::find(&store, &args.image)?;
     let signals = Signals::watch()?;
-    let view = ProgressView::new([args.image.as_str()], Shown::Auto);
-    view.start_unpacking(0, image.size);
-    let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(0));
-    let outcome = match (&args.tar, &args.layers, &args.dir) {
-        (Some(file), ..) => args.choices.unpack_to_tar(&store, &image, cx, file).map(Outcome::Tree),
-        (_, Some(dir), _) => args.choices.unpack_to_layers(&store, &image, cx, dir).map(Outcome::Layers),
-        (.., Some(dir)) => args.choices.unpack(&store, &image, cx, dir).map(Outcome::Tree),
-        _ => Err(crate::args::usage("unpack", "add a folder, --tar FILE or --layers DIR")),
-    };
-    view.end();
-    signals.check()?;
-    match outcome? {
-        Outcome::Tree(unpacked) => print(&args, &image, unpacked),
-        Outcome::Layers(stack) => print_layers(&args, &image, &stack),
-    }
+    args.choices.unpack_named(&store, &args.image, target, &signals, args.store.json)
 }
 
-/// What an image was unpacked to.
+/// What an image is unpacked to.
+#[derive(Clone, Copy)]
+pub(crate) enum Target<'a> {
+    Dir(&'a Path),
+    Layers(&'a Path),
+    /// `-` is standard output.
+    Tar(&'a Path),
+}
+
+/// What came of it.
 enum Outcome {
     Tree(Unpacked),
     Layers(LayerStack),
 }
 
 impl Choices {
+    /// Unpacks the image that `name` means, and prints what came of it.
+    pub(crate) fn unpack_named(
+        &self,
+        store: &Store,
+        name: &str,
+        target: Target<'_>,
+        signals: &Signals,
+        json: bool,
+    ) -> Result<(), Exit> {
+        let (_, image) = names::find(store, name)?;
+        let view = ProgressView::new([name], Shown::Auto);
+        view.start_unpacking(0, image.size);
+        let cx = PullContext::new().with_cancel(signals.token()).with_progress(view.progress(0));
+        let outcome = match target {
+            Target::Tar(file) => self.unpack_to_tar(store, &image, cx, file).map(Outcome::Tree),
+            Target::Layers(dir) => self.unpack_to_layers(store, &image, cx, dir).map(Outcome::Layers),
+            Target::Dir(dir) => self.unpack(store, &image, cx, dir).map(Outcome::Tree),
+        };
+        view.end();
+        signals.check()?;
+        match (outcome?, target) {
+            (Outcome::Layers(stack), _) => print_layers(name, &image, &stack, json),
+            (Outcome::Tree(unpacked), Target::Dir(place) | Target::Layers(place) | Target::Tar(place)) => {
+                print(name, &image, &unpacked, place, json)
+            }
+        }
+    }
+
+    /// Returns the layer store in a folder, for images that are unpacked while they are pulled.
+    pub(crate) fn layer_store(&self, dir: &Path) -> Result<LayerStore, Exit> {
+        let mut builder = LayerStore::builder(dir);
+        if let Some(owners) = &self.owners {
+            builder = builder.owners(owners.clone());
+        }
+        if self.no_devices {
+            builder = builder.devices(Devices::LeaveOut);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// Returns whether a limit is set, which a layer store does not have.
+    pub(crate) fn has_limit(&self) -> bool {
+        self.max_unpacked.is_some()
+    }
+
     /// Unpacks an image to a folder.
     pub(crate) fn unpack(
         &self,
@@ -180,10 +225,10 @@ fn owners(text: &str) -> Result<Owners, String> {
     }
 }
 
-fn print(args: &UnpackArgs, image: &StoredImage, unpacked: Unpacked) -> Result<(), Exit> {
-    if args.store.json {
+fn print(name: &str, image: &StoredImage, unpacked: &Unpacked, place: &Path, json: bool) -> Result<(), Exit> {
+    if json {
         return output::json(&Line {
-            image: &args.image,
+            image: name,
             image_ref: image.id.as_str(),
             entries: unpacked.entries,
             files: unpacked.files,
@@ -193,18 +238,17 @@ fn print(args: &UnpackArgs, image: &StoredImage, unpacked: Unpacked) -> Result<(
         });
     }
     let Unpacked { files, bytes, .. } = unpacked;
-    let place = args.tar.as_deref().or(args.dir.as_deref()).unwrap_or(Path::new("-"));
-    say(&format!("{}: {files} files, {}, unpacked to {}", args.image, Bytes(bytes), place.display()));
-    say_left_out(&unpacked);
+    say(&format!("{name}: {files} files, {}, unpacked to {}", Bytes(*bytes), place.display()));
+    say_left_out(unpacked);
     Ok(())
 }
 
 /// Prints the folders of the layers, top first.
-fn print_layers(args: &UnpackArgs, image: &StoredImage, stack: &LayerStack) -> Result<(), Exit> {
+fn print_layers(name: &str, image: &StoredImage, stack: &LayerStack, json: bool) -> Result<(), Exit> {
     let folders: Vec<String> = stack.lower().iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
-    if args.store.json {
+    if json {
         return output::json(&LayersLine {
-            image: &args.image,
+            image: name,
             image_ref: image.id.as_str(),
             layers: folders,
             mount_options: stack.mount_options(),

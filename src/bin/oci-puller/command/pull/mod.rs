@@ -6,6 +6,8 @@ mod failure;
 mod limits;
 mod platforms;
 mod report;
+#[cfg(feature = "unpack")]
+mod unpacking;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ use choice::{ByChoice, Choice};
 use limits::LimitArgs;
 use platforms::PlatformArgs;
 use report::{Form, Report};
+#[cfg(feature = "unpack")]
+use unpacking::UnpackingArgs;
 
 const AFTER_HELP: &str = "\
 On a terminal, each image has a bar; elsewhere, events are lines. The table that
@@ -58,6 +62,7 @@ With --json, an object for each image, as soon as it is done:
     retry_after_seconds
                      the delay that the registry asked for, if it did
     attempts         each try: its host, kind and message
+With --unpack or --layers, an object for each image follows: see unpack --help.
 With --json and --dry-run, an object for each image and platform:
   image, ok          as above
   platform           what the image is for, or null
@@ -142,11 +147,17 @@ pub(crate) struct PullArgs {
     signatures: SignatureArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[cfg(feature = "unpack")]
+    #[command(flatten)]
+    unpacking: UnpackingArgs,
 }
 
 /// Returns the arguments that a container runtime has no use for.
 fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
-    PlatformArgs::ALL.into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL)
+    let all = PlatformArgs::ALL.into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL);
+    #[cfg(feature = "unpack")]
+    let all = all.chain(UnpackingArgs::ALL);
+    all
 }
 
 /// Pulls the images that the arguments name.
@@ -160,17 +171,19 @@ pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
     if args.dry_run {
         return args.dry_run();
     }
+    #[cfg(feature = "unpack")]
+    args.unpacking.check(args.images.len(), args.platforms.all() || !args.platforms.several().is_empty())?;
     let signals = Signals::watch()?;
-    let (puller, place) = match &args.runtime.cri {
+    let (puller, place, _store) = match &args.runtime.cri {
         Some(endpoint) => {
             let service = args.runtime(endpoint)?;
-            (args.puller(service, None)?, endpoint.clone())
+            (args.puller(service, None)?, endpoint.clone(), None)
         }
         None => {
             let dir = args.store.dir()?;
             let service = args.configure(RegistryImageService::builder(&dir))?.build()?;
             let store = Some(service.store().clone());
-            (args.puller(service, store)?, dir.display().to_string())
+            (args.puller(service, store.clone())?, dir.display().to_string(), store)
         }
     };
     let mut report = Report::new(args.form(), args.quiet, args.images.len());
@@ -179,7 +192,12 @@ pub(crate) fn run(args: &PullArgs) -> Result<(), Exit> {
     let each = |place, result| report.add(place, result);
     let kept = pull_all(&*puller, &args.images, &signals, deadline, shown, each);
     puller.shutdown(Duration::ZERO);
-    report.finish(&signals, &place, kept)
+    report.finish(&signals, &place, kept)?;
+    #[cfg(feature = "unpack")]
+    if let Some(store) = _store {
+        args.unpacking.finish(&store, &args.images, &signals, args.store.json)?;
+    }
+    Ok(())
 }
 
 impl PullArgs {
@@ -236,6 +254,10 @@ impl PullArgs {
         let mut builder = self.limits.apply(self.platforms.apply(builder));
         if let Some(policy) = self.signatures.policy()? {
             builder = builder.verifier(Arc::new(policy));
+        }
+        #[cfg(feature = "unpack")]
+        {
+            builder = self.unpacking.apply(builder)?;
         }
         self.registry.apply(builder, self.images.iter().map(String::as_str))
     }
