@@ -7,6 +7,8 @@ mod bars;
 #[path = "../command/bench.rs"]
 #[allow(dead_code, reason = "the other target uses the rest")]
 mod bench;
+#[cfg(feature = "unpack")]
+mod containers;
 #[path = "../common/real.rs"]
 mod real;
 mod shells;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, needs, run)| real::trial(name, needs, run))
         .collect();
+    #[cfg(feature = "unpack")]
+    trials.push(containers::trial());
     let has_terminals = terminal::Terminal::open(80, 24).is_ok();
     trials.extend(bars::TESTS.iter().map(|(name, _, run)| {
         let must_run = has_terminals || std::env::var_os("OCI_PULLER_REQUIRE_REAL").is_some();

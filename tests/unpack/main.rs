@@ -12,6 +12,7 @@ mod faults;
 mod layers;
 mod model;
 mod overlay;
+mod peers;
 mod random;
 mod streams;
 mod targets;
@@ -82,6 +83,8 @@ fn main() -> ExitCode {
         faults::what_the_kernel_forbids_is_left_out_and_counted,
         faults::a_process_may_be_killed_and_a_call_may_fail_anywhere,
     ));
+    tests.extend(tests!([ROOT, "umoci"], peers::umoci_unpacks_the_same_tree_and_repacks_it));
+    tests.extend(tests!([ROOT, "podman"], peers::podman_mounts_the_same_tree));
     let trials = tests.into_iter().map(|(name, needs, test)| trial(name, needs, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
