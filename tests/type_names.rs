@@ -1,4 +1,4 @@
-//! The names of the library's types: one name, one type.
+//! The names of the library's types: one name, one type, one public path.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -80,4 +80,31 @@ fn type_name(line: &str) -> Option<&str> {
     let kinds = ["struct ", "enum ", "trait ", "type "];
     let name = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
     name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()
+}
+
+/// The root of the crate has what most programs use; the public rooms have the rest.
+#[test]
+fn no_public_item_has_two_paths() {
+    let sources = sources();
+    let text = |name: &str| &sources.iter().find(|(path, _)| path == name).unwrap().1;
+    let root = text("lib.rs");
+    let at_root = exports(root);
+    assert!(at_root.len() > 20, "{at_root:?}");
+    for room in root.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')) {
+        let files = [format!("{room}.rs"), format!("{room}/mod.rs")];
+        let Some((path, face)) = sources.iter().find(|(path, _)| files.contains(path)) else { continue };
+        for name in exports(face) {
+            assert!(!at_root.contains(&name), "{name} is exported by {path} and by the root");
+        }
+    }
+}
+
+/// Returns the names that `pub use` exports without indentation.
+fn exports(text: &str) -> Vec<&str> {
+    let uses = text.split("\npub use ").skip(1).filter_map(|rest| rest.split(';').next());
+    let names = uses.flat_map(|path| {
+        let (_, names) = path.split_once('{').unwrap_or(path.rsplit_once("::").unwrap_or(("", path)));
+        names.split([',', '}']).map(str::trim).filter(|name| !name.is_empty())
+    });
+    names.collect()
 }

@@ -9,6 +9,8 @@ mod real;
 mod real_file;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod sim_world;
 mod write;
 
 pub(crate) use disk::{Disk, DiskFile, FileType, Flush, Lock, Metadata, OpenMode, Space};

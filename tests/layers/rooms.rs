@@ -139,7 +139,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
     ),
     ("tar", &[&["reader"], &["pax"], &["sparse", "writer"], &["header"], &["block"]]),
     ("decoders", &[&["gzip", "zstd"], &["errors"]]),
-    ("durable", &[&["real", "sim"], &["real_file", "write"], &["disk"]]),
+    ("durable", &[&["real", "sim"], &["sim_world"], &["real_file", "write"], &["disk"]]),
     (
         "cri",
         &[
