@@ -110,7 +110,8 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "unpack",
         &[
-            &["image"],
+            &["growing", "image"],
+            &["job"],
             &["dir", "layers"],
             &["finish", "flush", "hide", "load", "run"],
             &["folder", "merge", "record", "spool"],
@@ -134,6 +135,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
                 "semaphore",
                 "single_flight",
                 "token_bucket",
+                "watched",
             ],
         ],
     ),
