@@ -5,10 +5,14 @@
 //! fetched. It accepts what [cosign](https://github.com/sigstore/cosign) writes with a key: simple signing under
 //! the tag `sha256-HEX.sig` (cosign 1 and 2), and sigstore bundles found by the referrers API (cosign 3).
 //!
-//! Everything fails closed. No rule, no signature, an unknown format, key type or policy field is a refusal, or
-//! an error when the policy is built. From top to bottom: `policy` (which rules hold for an image) and
-//! `policy_json` over `lookup` (what the registry has) and `stored` (what is on disk), `judge` (which signature counts), `simple_signing`,
-//! `bundle`, `identity`, `scope` and `key`.
+//! Everything fails closed: no rule, no signature, an unknown format, key type or policy field is a refusal, or an
+//! error when the policy is built.
+//!
+//! From top to bottom: `policy` and `policy_json` choose the rules for an image; `lookup` finds its signatures in the
+//! registry, and `stored` in the store or an archive; `judge` decides which of them count, by `signer`, `identity`,
+//! `simple_signing`, `bundle` and `key`.
+//!
+//! Keyless signatures (Fulcio, Rekor) are not verified: a rule needs a key.
 
 mod bundle;
 #[cfg(fuzzing)]

@@ -35,12 +35,12 @@ impl SignaturePolicy {
 
     /// Reads a
     /// [`policy.json`](https://github.com/containers/image/blob/v5.36.0/docs/containers-policy.json.5.md), of which
-    /// the default and the transport `docker` count. What it requires and this crate cannot check is an error.
+    /// the default and the transport `docker` count. A requirement that this crate cannot enforce is an error.
     ///
     /// # Errors
-    /// `InvalidConfig` for a file that cannot be read, an unknown or repeated key, a key that is not supported, or a
-    /// requirement of another type than `insecureAcceptAnything`, `reject` and `sigstoreSigned` with keys; the
-    /// message names scope and field.
+    /// `InvalidConfig` for a file that cannot be read, an unknown or repeated field, a scope that covers no image, a
+    /// public key that is not supported, or a requirement of another type than `insecureAcceptAnything`, `reject` and
+    /// `sigstoreSigned` with keys. The message names scope and field.
     pub fn from_policy_json(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let by_scope = policy_json::read(path).map_err(|error| {
@@ -154,7 +154,7 @@ impl SignaturePolicyBuilder {
         self.with(scope.as_ref(), Requirement::Reject)
     }
 
-    /// SignatureLimits what is fetched for an image: how many signatures, from 1 to 1,024, and the bytes of each, up to
+    /// Limits the signatures that are fetched for an image: their number, from 1 to 1,024, and the size of each, up to
     /// 1 MiB. Default: 32 of 64 KiB.
     pub fn limits(mut self, signatures: usize, bytes: u64) -> Self {
         self.limits = SignatureLimits { signatures, bytes };

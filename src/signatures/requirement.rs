@@ -2,7 +2,7 @@
 
 use super::signer::Signer;
 
-/// A requirement of a rule; each of a rule must be met.
+/// A requirement of a rule. An image must meet each of them.
 #[derive(Clone, Debug)]
 pub(super) enum Requirement {
     AcceptUnsigned,

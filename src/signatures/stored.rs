@@ -1,4 +1,4 @@
-//! Judges images by the signatures that are on disk: in the store, or in an archive that is imported.
+//! Judges images by the signatures on disk: in the store, or in an archive that is imported.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::bench::{Bench, image, registry_with};
 
 /// A P-256 key pair, and its public key as PEM.
 fn key() -> (EcdsaKeyPair, String) {
-    /// What stands before the point in a `SubjectPublicKeyInfo`.
+    /// The beginning of a `SubjectPublicKeyInfo`, up to the point.
     const HEAD: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE";
     let (algorithm, random) = (&ECDSA_P256_SHA256_ASN1_SIGNING, SystemRandom::new());
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();

@@ -1,4 +1,4 @@
-//! What a registry sends in the place of signatures is bounded.
+//! Bounds on the signatures and lists that a registry sends.
 
 use std::time::{Duration, Instant};
 
@@ -121,7 +121,7 @@ fn a_signature_that_is_longer_than_it_says_is_cut() {
         let fault = world.registry.fault(fault);
         let error = world.pull(&world.name, &world.policy(key.signer())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SizeMismatch, "{actions:?}: {error}");
-        // What the kernel's buffers take is sent without being read.
+        // The kernel's buffers take more than the client reads.
         let sent = world.registry.stats().blob_bytes - before;
         assert!(sent < 64 << 20, "{actions:?}: {sent} bytes");
         fault.remove();

@@ -1,4 +1,4 @@
-//! Signatures that a store keeps: images are judged by them again, offline, and imports by those in an archive.
+//! Kept signatures, by which stored images are judged offline, and the signatures in archives that are imported.
 
 use std::fs;
 use std::path::Path;
@@ -168,7 +168,7 @@ fn an_import_is_judged_by_what_an_export_wrote() {
     let (ours, others) = (world.policy(k1.signer()), world.policy(k2.signer()));
     let dir = tempfile::tempdir().unwrap();
     let puller = service(dir.path(), &ours);
-    // By the digest of the index, the archive has the index, too, which is what is signed.
+    // The index is signed; the archive has it because the image is named by its digest.
     let by_digest = format!("{}@{}", world.repository(), world.image.digest());
     puller.pull(&*by_digest).unwrap();
     let archive = export(puller.store(), &by_digest);
@@ -200,7 +200,7 @@ fn an_import_is_judged_by_what_an_export_wrote() {
     assert!(outcome.unwrap_err().message().contains("no rule of the signature policy"));
 }
 
-/// A layout with an image and with what is said about it, as other tools lay it out.
+/// A layout with an image and its signatures, as other tools write it.
 struct Layout {
     dir: tempfile::TempDir,
     entries: Vec<Value>,
@@ -250,7 +250,7 @@ impl Layout {
         self.entries.push(entry);
     }
 
-    /// Lists what `cosign save` calls by this kind.
+    /// Lists an entry with the annotation by which `cosign save` tells its kind.
     fn list_kind(&mut self, mut entry: Value, kind: &str) {
         entry["annotations"] = json!({ "kind": format!("dev.cosignproject.cosign/{kind}") });
         self.entries.push(entry);
@@ -335,7 +335,7 @@ fn an_import_is_judged_by_signatures_that_other_tools_wrote() {
     }
 }
 
-/// `cosign save` names no subject and no tag: an annotation says what an entry is.
+/// `cosign save` writes neither subjects nor tags.
 #[test]
 fn an_import_reads_what_cosign_save_wrote() {
     let (k1, k2) = (Key::new(), Key::new());

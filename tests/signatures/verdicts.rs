@@ -1,4 +1,4 @@
-//! Which signatures count, where they are found, and what is said of those that do not count.
+//! Which signatures count, where they are found, and how denials describe the others.
 
 use std::time::Duration;
 
@@ -385,7 +385,7 @@ fn a_mirror_without_signatures_does_not_hide_those_of_the_registry() {
     }
 }
 
-/// With the other ways held, the requests of one way come one after the other: as many round trips.
+/// The requests of one way are sent one after the other, so each is a round trip. The other ways are held.
 #[test]
 fn each_way_to_a_signature_takes_few_requests() {
     let key = Key::new();

@@ -119,7 +119,7 @@ impl Import<'_> {
         Ok(bytes.and_then(|bytes| Document::parse(None, &bytes).ok()))
     }
 
-    /// Adds the signatures of an image, or of an index and what was taken of it.
+    /// Adds the signatures of an image, or of an index and the manifests that were taken of it.
     fn add_signatures_for(&self, taken: &Taken, signatures: &mut Signatures) {
         let FoundSignatures { by_subject, without_subject, .. } = &self.signatures;
         let parts = taken.manifests.iter().map(|part| &part.descriptor.digest);
