@@ -1,5 +1,4 @@
-//! Reading blobs back. A reader needs no lock: a blob that stands under its digest's name is whole, and
-//! never changes.
+//! Reads blobs. A reader needs no lock: a blob under its digest's name is whole, and never changes.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,10 +15,10 @@ use crate::store::layout::blob_path;
 use crate::store::retry_io;
 
 impl Store {
-    /// The manifest that has this digest.
+    /// Returns the manifest that has this digest.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidManifest`, `Unsupported` if it is none; `DigestMismatch`; `Store`.
+    /// `NotFound`; `InvalidManifest`, `Unsupported` if it is not a manifest; `DigestMismatch`; `Store`.
     pub fn manifest(&self, digest: &Digest) -> Result<Manifest, Error> {
         match Document::parse(None, &self.document(digest)?)? {
             Document::Manifest(manifest) => Ok(manifest),
@@ -29,15 +28,15 @@ impl Store {
         }
     }
 
-    /// The config that has this digest, which is an image's id.
+    /// Returns the config that has this digest, which is an image's id.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidManifest` if it is none; `DigestMismatch`; `Store`.
+    /// `NotFound`; `InvalidManifest` if it is not a config; `DigestMismatch`; `Store`.
     pub fn config(&self, id: &Digest) -> Result<ImageConfig, Error> {
         ImageConfig::parse(&self.document(id)?)
     }
 
-    /// The bytes of a manifest, an index or a config: at most 4 MiB, and hashed anew.
+    /// Returns the bytes of a manifest, an index or a config, at most 4 MiB. Compares them with the digest.
     ///
     /// # Errors
     /// `NotFound`, `DigestMismatch`, `Store`.
@@ -51,10 +50,10 @@ impl Store {
         Err(Error::new(ErrorKind::DigestMismatch, format!("{digest} is damaged in the store; run `verify`")))
     }
 
-    /// A blob, to read from. It is not hashed again: [`verify`](Self::verify) does that.
+    /// Opens a blob to read from. Does not compare it with its digest; [`verify`](Self::verify) does.
     ///
     /// # Errors
-    /// `NotFound`; `Store` if it is no regular file.
+    /// `NotFound`; `Store` if it is not a regular file.
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, Error> {
         let file = self.open_file(&PullContext::new(), digest)?;
         let len = file.metadata().map_err(|error| refused(&error, format!("open {digest}")))?.len;
@@ -91,7 +90,7 @@ impl Blob {
         Blob { file, len, place: 0 }
     }
 
-    /// Its size, bytes.
+    /// Returns the blob's size, bytes.
     pub fn size(&self) -> u64 {
         self.len
     }

@@ -1,9 +1,7 @@
-//! The manifests that an entry of `index.json` leads to, and the one among them that serves this
-//! platform.
+//! The manifests that an entry of `index.json` leads to, and the one among them for this platform.
 //!
-//! An entry is a manifest, or an image index whose manifests are the images of several platforms. Of
-//! an index some may be missing: an import takes those that are whole, and another tool may have copied
-//! one platform only.
+//! An entry is a manifest, or an image index that lists the manifests of several platforms. Some of an index's
+//! manifests may be missing: an import takes those that are whole, and another tool may have copied one platform only.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -16,9 +14,9 @@ use crate::store::handle::Store;
 use crate::store::index::IndexEntry;
 use crate::store::layout::{self, blob_path};
 
-/// How many manifests of one entry are looked at.
+/// The most manifests of one entry that are used.
 const MAX_CHILDREN: usize = 64 << 10;
-/// How many children are remembered; what is forgotten is read again.
+/// The most children that are cached; others are read again.
 const MAX_REMEMBERED: usize = 256 << 10;
 
 /// The annotations of an attestation: what it is, and the digest of the manifest that it is about.
@@ -28,11 +26,11 @@ pub(super) const ATTESTATION: [&str; 2] = ["vnd.docker.reference.type", "vnd.doc
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Child {
     pub(super) digest: Digest,
-    /// What the index that lists it says that it is for.
+    /// Its platform, if the index that lists it gives one.
     pub(super) platform: Option<Platform>,
-    /// It says something about another manifest, and is no image.
+    /// Whether it is a statement about another manifest, and so not an image.
     pub(super) is_attestation: bool,
-    /// The manifest that it says something about.
+    /// The manifest that the statement is about.
     pub(super) about: Option<Digest>,
 }
 
@@ -59,9 +57,9 @@ pub(super) fn is_attestation(descriptor: &Descriptor) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct EntryImages {
     pub(super) is_index: bool,
-    /// The manifests that are meant to be there and are, whole or not.
+    /// The manifests that the store should have and has, whole or not.
     pub(super) present: Vec<Child>,
-    /// The images among them; of an index those that are whole.
+    /// The images among them; for an index, those that are whole.
     pub(super) whole: Vec<Child>,
     /// The one of them that the entry's name means.
     pub(super) choice: Option<Child>,
@@ -80,9 +78,9 @@ pub(super) struct ImageTree<'a> {
     cx: PullContext,
     /// The manifests that an index lists, by the index's digest.
     children: HashMap<Digest, Rc<Vec<Child>>>,
-    /// How many children are remembered.
+    /// The number of cached children.
     remembered: usize,
-    /// Whether what has no media type is an index.
+    /// Whether a document without a media type is an index.
     untyped: HashMap<Digest, bool>,
     /// The indexes on the way from one digest to another.
     ways: HashMap<(Digest, Digest), Option<Rc<[Digest]>>>,
@@ -108,7 +106,7 @@ impl<'a> ImageTree<'a> {
         }
     }
 
-    /// Returns whether the entry is an image index. An entry without a media type is what its content says.
+    /// Returns whether the entry is an image index. The content decides for an entry without a media type.
     pub(super) fn is_index(&mut self, entry: &IndexEntry) -> bool {
         match &entry.digest {
             Some(digest) if entry.media_type.is_empty() => *self
@@ -119,8 +117,8 @@ impl<'a> ImageTree<'a> {
         }
     }
 
-    /// Returns the manifests that the entry lists, itself or through indexes, also those that are not
-    /// there. An entry that is something else lists none.
+    /// Returns the manifests that the entry lists, itself or through indexes, including those that the store lacks.
+    /// An entry that is neither a manifest nor an index lists none.
     pub(super) fn listed(&mut self, entry: &IndexEntry) -> Rc<Vec<Child>> {
         let Some(digest) = &entry.digest else { return Rc::default() };
         if self.is_index(entry) {
@@ -159,8 +157,8 @@ impl<'a> ImageTree<'a> {
         images
     }
 
-    /// Chooses the image that these entries stand for together: the only one, whatever it is for, or
-    /// else of several the one that serves the store's platform best.
+    /// Chooses the image that these entries stand for together: the only one, for whatever platform, or else the best
+    /// one for the store's platform.
     pub(super) fn choose(&mut self, entries: &[&IndexEntry]) -> Option<Child> {
         if let [only] = entries {
             return self.images(only).choice.clone();
@@ -175,7 +173,7 @@ impl<'a> ImageTree<'a> {
         if listed.len() == 1 { whole.into_iter().next() } else { self.best(&whole) }
     }
 
-    /// Returns the image that serves the store's platform best, the first of equal ones.
+    /// Returns the best image for the store's platform, the first of equal ones.
     fn best(&mut self, images: &[Child]) -> Option<Child> {
         let wanted = &self.store.0.settings.platform;
         let served = images.iter().filter_map(|child| {
@@ -185,7 +183,7 @@ impl<'a> ImageTree<'a> {
         served.min_by_key(|(preference, _)| *preference).map(|(_, child)| child.clone())
     }
 
-    /// Returns what the image is for: what its index says, or else its config.
+    /// Returns the image's platform, from its index or else from its config.
     pub(super) fn platform_of(&mut self, child: &Child) -> Option<Platform> {
         if child.platform.is_some() {
             return child.platform.clone();
@@ -205,7 +203,7 @@ impl<'a> ImageTree<'a> {
         id
     }
 
-    /// Returns whether the manifest is there with config and layers, each of the size that it gives.
+    /// Returns whether the store has the manifest, its config and its layers, each in the size that the manifest gives.
     fn is_whole(&mut self, manifest: &Digest) -> bool {
         if let Some(known) = self.whole.get(manifest) {
             return *known;
@@ -294,7 +292,7 @@ fn find_way(store: &Store, cx: &PullContext, root: &Digest, manifest: &Digest) -
     None
 }
 
-/// Returns the image index that has this digest, if it is there and is one.
+/// Returns the image index that has this digest, if the store has it.
 fn index(store: &Store, cx: &PullContext, digest: &Digest) -> Option<Index> {
     match cx.check().and_then(|()| store.document(digest)).and_then(|bytes| Document::parse(None, &bytes)) {
         Ok(Document::Index(index)) => Some(index),
@@ -303,7 +301,7 @@ fn index(store: &Store, cx: &PullContext, digest: &Digest) -> Option<Index> {
 }
 
 impl Store {
-    /// Returns whether something stands under the digest's name.
+    /// Returns whether the store has a file under the digest's name.
     pub(super) fn is_there(&self, digest: &Digest) -> bool {
         self.0.disk.metadata(&blob_path(digest)).is_ok()
     }

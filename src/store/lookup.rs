@@ -22,21 +22,21 @@ use crate::store::names::{self, ImageKey};
 pub struct StoredImage {
     /// The image's id: the digest of its config, or of its manifest where the config is no image config.
     pub id: Digest,
-    /// The names it goes by, as `index.json` has them. A name that stands for the images of several
-    /// platforms is a name of the one that serves the store's platform.
+    /// Its names, as `index.json` has them. A name of images for several platforms is a name of the image for the
+    /// store's platform.
     pub names: Vec<String>,
     /// `repository@digest` of what was pulled: the manifest, or the index it was chosen from.
     pub repo_digests: Vec<String>,
     /// Its manifest, without annotations.
     pub manifest: Descriptor,
-    /// What it is for, as the index that lists it says; `None` if that does not say, or no index lists
-    /// it. Its [config](Store::config) says it in any case.
+    /// Its platform, from the index that lists it; `None` if no index lists it, or the index does not say. Its
+    /// [config](Store::config) always has it.
     pub platform: Option<Platform>,
     /// The image index that lists it, if `index.json` has that index and not its manifest.
     pub index: Option<Digest>,
     /// Manifest, config and layers, bytes.
     pub size: u64,
-    /// Never collected.
+    /// Whether [`prune`](Store::prune) keeps it.
     pub pinned: bool,
     /// When it was last pulled, exported or [used](Store::mark_used).
     pub last_used: SystemTime,
@@ -52,11 +52,11 @@ pub(super) enum Meaning {
 }
 
 impl Store {
-    /// Returns the images that are there, each once, whatever names it has. Of an image index, each
-    /// image that is whole; the one for the store's platform comes first.
+    /// Returns the store's images, each once, whatever names it has. For an image index these are the images that are
+    /// whole; the one for the store's platform comes first.
     ///
     /// # Errors
-    /// `Store` if the index cannot be read. An image whose manifest cannot is left out, and logged.
+    /// `Store` if the index cannot be read. An image whose manifest cannot be read is left out, and logged.
     pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
         self.images_with(&PullContext::new())
     }
@@ -106,10 +106,9 @@ impl Store {
     }
 
     /// Returns the image that `key` stands for: a name, `repository@digest`, the digest of a manifest
-    /// or of the index it was pulled by, or an id; `None` if there is none. Of several that a key
-    /// stands for, such as the images of an index, it is the one for the store's
-    /// [platform](crate::store::StoreBuilder::platform). A digest is compared with the bytes that the store
-    /// has, whatever names say.
+    /// or of the index it was pulled by, or an id; `None` if there is none. If a key stands for several, such as the
+    /// images of an index, returns the one for the store's [platform](crate::store::StoreBuilder::platform). Compares
+    /// a digest with the bytes that the store has, whatever the names say.
     ///
     /// # Errors
     /// `Store`, `InvalidManifest` if it cannot be read.
@@ -293,7 +292,7 @@ fn meaning_of_digest(tree: &mut ImageTree<'_>, digest: &Digest, entry: &IndexEnt
             children.find(|it| it.digest == *digest || tree.id_of(&it.digest).as_ref() == Some(digest));
         return child.cloned().map(Meaning::Child);
     }
-    // What the entry says is not to be trusted, but says for which it is worth to read the manifest.
+    // The entry's own statement is not trusted. It only saves reading the manifests of other images.
     if entry.id.as_ref().is_some_and(|id| id != digest) || images.present.is_empty() {
         return None;
     }
@@ -309,7 +308,7 @@ impl StoredImage {
         }
     }
 
-    /// Takes over the names that the entry gives it; of names with digests those that are true.
+    /// Adds the names that the entry gives it; a name with a digest only if the digest is right.
     fn take_names(&mut self, tree: &mut ImageTree<'_>, entry: &IndexEntry) {
         let mut take = |list: &mut Vec<String>, name: Option<&str>| {
             let Some(name) = name else { return };

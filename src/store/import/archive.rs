@@ -1,6 +1,5 @@
-//! Reading an archive, once from its beginning to its end: it may be a pipe. Each file becomes a blob at
-//! once, under the digest that its bytes have or must have; which of them make images is known when all
-//! was read.
+//! Reads an archive once, from its beginning to its end, because it may be a pipe. Stores each file as a blob at once,
+//! under the digest that its bytes have or must have. Which blobs make images is known at the end.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,10 +23,10 @@ const COMPRESSED_READ: usize = 64 << 10;
 /// How much is read after the archive's end in a compressed stream, bytes.
 const MAX_REST: u64 = 16 << 20;
 
-/// What an archive held beside its blobs.
+/// The contents of an archive, besides its blobs.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// The few files that say what the others are.
+    /// The files that describe the others, by their paths.
     documents: HashMap<String, Vec<u8>>,
     /// The other files and links, by their paths.
     files: HashMap<String, File>,
@@ -41,7 +40,7 @@ enum File {
 }
 
 impl Contents {
-    /// Returns one of the files that say what the others are.
+    /// Returns one of the files that describe the others.
     pub(super) fn document(&self, path: &str) -> Option<&[u8]> {
         self.documents.get(path).map(Vec::as_slice)
     }
@@ -121,7 +120,7 @@ impl Import<'_> {
                 None => Ok(()),
             };
         }
-        // Other names stand among the blobs, too: some builders' layers, and what a file manager left.
+        // Some builders give layers other names, and file managers leave files among the blobs.
         let named = path
             .strip_prefix(BLOBS)
             .and_then(|rest| rest.strip_prefix('/')?.rsplit_once('/'))

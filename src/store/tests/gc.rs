@@ -184,7 +184,7 @@ fn pruning_a_full_disk_takes_the_least_recently_used_first() {
 }
 
 #[test]
-fn blobs_that_nobody_uses_go_once_they_are_old_enough() {
+fn blobs_without_an_image_are_removed_once_they_are_old_enough() {
     let cx = PullContext::new();
     let (_dir, store) = store();
     let image = TestImage::new("a", "a", &[b"orphan"]);

@@ -58,7 +58,7 @@ fn a_blob_that_is_dropped_half_way_is_gone_on_from() {
 }
 
 #[test]
-fn the_finished_blobs_of_a_pull_that_failed_get_their_names_though_nobody_waits_for_them() {
+fn the_finished_blobs_of_a_failed_pull_get_their_names() {
     let (_dir, store) = store();
     let (transaction, blob) = (store.transaction(), blob(b"finished"));
     store.put(&PullContext::new(), &transaction, &blob, b"finished").unwrap();
@@ -122,7 +122,7 @@ fn what_another_process_brought_first_may_be_wrong_and_nothing_is_left_behind() 
 }
 
 #[test]
-fn all_blobs_can_be_read_by_everybody_and_written_by_nobody() {
+fn every_user_can_read_blobs_and_none_can_write_them() {
     for durability in [Durability::Full, Durability::Relaxed] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::builder(dir.path()).durability(durability).build().unwrap();
