@@ -1,4 +1,4 @@
-//! The error of this crate: its kind, the image, the host, the cause and the remedy.
+//! The error of this crate: kind, image, host, cause and remedy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -43,28 +43,28 @@ pub enum ErrorKind {
     InvalidLayer,
     /// The image has nothing for this platform.
     NoMatchingPlatform,
-    /// Valid, but not done here: schema 1 manifests, unknown digest algorithms.
+    /// Valid, but not supported: schema 1 manifests, unknown digest algorithms.
     Unsupported,
-    /// The store on disk failed or is not what it should be.
+    /// The store on disk failed or is damaged.
     Store,
-    /// There is no room on the disk.
+    /// The disk is full.
     DiskFull,
     /// The image is absent and the policy is never to pull.
     NeverPull,
-    /// The image failed lately and is not tried again yet.
+    /// The image failed recently and is not tried again yet.
     BackOff,
-    /// The caller, or the last of many callers, gave up.
+    /// The caller, or the last of several callers, cancelled the pull.
     Cancelled,
     /// The puller was shut down before this pull began.
     ShutDown,
     /// The image service, or code that the caller supplied, panicked.
     Panicked,
-    /// No thread, file or queue slot was to be had.
+    /// No thread, file or queue slot was available.
     ResourceExhausted,
 }
 
 impl ErrorKind {
-    /// Whether trying again, unchanged, may help.
+    /// Returns whether a retry of the same request may succeed.
     fn is_transient(self) -> bool {
         use ErrorKind::*;
         matches!(
@@ -119,7 +119,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What a pull was doing when it failed.
+/// The phase of a pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -159,24 +159,24 @@ impl fmt::Display for Phase {
     }
 }
 
-/// One host that was tried, and why it did not serve.
+/// A host that was tried, and its error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
     /// The host, with its port where it is not the scheme's own.
     pub host: String,
-    /// Why it did not serve.
+    /// The host's error.
     pub error: Error,
 }
 
 impl Attempt {
-    /// An attempt at `host` that ended with `error`.
+    /// Creates an attempt at `host` that ended with `error`.
     pub fn new(host: impl Into<String>, error: Error) -> Self {
         Attempt { host: host.into(), error }
     }
 }
 
-/// Why a pull, or a question to the store, failed.
+/// The error of a pull, or of another call of this crate.
 ///
 /// Its `Display` is one line that names the image, the phase, the host and the cause, as far as each is known,
 /// and the other hosts that were tried. [`advice`](Self::advice) is the remedy. It holds no secret. Cloning is
@@ -198,7 +198,7 @@ struct Facts {
 }
 
 impl Error {
-    /// An error of `kind`; `message` says what went wrong and holds no secret.
+    /// Creates an error of `kind`; `message` names the cause and holds no secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Arc::new(Facts {
             kind,
@@ -213,42 +213,42 @@ impl Error {
         }))
     }
 
-    /// What kind of thing went wrong.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same pull, tried again later, may succeed.
+    /// Returns whether the same pull, tried again later, may succeed.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable.unwrap_or_else(|| self.0.kind.is_transient())
     }
 
-    /// How long the registry asked to be left alone (`Retry-After`), if it did.
+    /// Returns how long the registry asked to wait (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Each host that was tried, in order, and why it did not serve.
+    /// Returns each host that was tried, in order, with its error.
     pub fn attempts(&self) -> &[Attempt] {
         &self.0.attempts
     }
 
-    /// The image that was asked for, as far as it is known here.
+    /// Returns the requested image, if it is known.
     pub fn image(&self) -> Option<&str> {
         self.0.image.as_deref()
     }
 
-    /// The host that failed, if one did.
+    /// Returns the host that failed.
     pub fn host(&self) -> Option<&str> {
         self.0.host.as_deref()
     }
 
-    /// What the pull was doing.
+    /// Returns the phase of the pull in which it failed.
     pub fn phase(&self) -> Option<Phase> {
         self.0.phase
     }
 
-    /// What went wrong, without the image and the host.
+    /// Returns the cause, without the image and the host.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -321,7 +321,7 @@ impl Error {
         self
     }
 
-    /// Names the image, unless one is named already.
+    /// Sets the image, unless it is set already.
     #[must_use]
     pub fn with_image(mut self, image: impl Into<String>) -> Self {
         if self.0.image.is_none() {
@@ -330,7 +330,7 @@ impl Error {
         self
     }
 
-    /// Names the host, unless one is named already.
+    /// Sets the host, unless it is set already.
     #[must_use]
     pub fn with_host(mut self, host: impl Into<String>) -> Self {
         if self.0.host.is_none() {
@@ -339,7 +339,7 @@ impl Error {
         self
     }
 
-    /// Names the phase, unless one is named already.
+    /// Sets the phase, unless it is set already.
     #[must_use]
     pub fn with_phase(mut self, phase: Phase) -> Self {
         if self.0.phase.is_none() {
@@ -348,28 +348,28 @@ impl Error {
         self
     }
 
-    /// Says whether to retry, where the kind alone does not tell.
+    /// Sets whether to retry. Default: by the kind.
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.facts().retryable = Some(retryable);
         self
     }
 
-    /// Says how long the registry asked to be left alone.
+    /// Sets how long the registry asked to wait.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.facts().retry_after = Some(delay);
         self
     }
 
-    /// Lists the hosts that were tried.
+    /// Sets the hosts that were tried.
     #[must_use]
     pub fn with_attempts(mut self, attempts: Vec<Attempt>) -> Self {
         self.facts().attempts = attempts;
         self
     }
 
-    /// Keeps the error that caused this one.
+    /// Sets the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.facts().source = Some(Arc::new(source));

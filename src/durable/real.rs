@@ -18,7 +18,7 @@ use crate::durable::real_file::{DiskOwners, RealFile, described};
 
 /// From this many files on, one flush of the whole file system is cheaper than one for each: on ext4
 /// 8 small files took 1.2 ms one by one and 0.35 ms at once, and 400 took 55 and 5. Fewer are flushed
-/// by themselves, so as not to wait for what others have written there.
+/// by themselves, so that the flush does not wait for the writes of other programs.
 const FLUSH_ALL_FROM: usize = 8;
 
 /// How many folders stay open, besides the disk's own. A process may have few descriptors, and a pull needs three
@@ -45,7 +45,7 @@ pub(crate) struct RealDisk {
 
 impl RealDisk {
     /// The disk beneath `dir`, which is a folder or a link to one: the path to the store is the
-    /// user's own, only what lies within is not trusted.
+    /// user's own; only its content is not trusted.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty())?;
@@ -62,7 +62,7 @@ impl RealDisk {
         })
     }
 
-    /// Opens what is at `path`, following no link in any part of it.
+    /// Opens the file or folder at `path`, and follows no link in any part of it.
     fn open_beneath(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -129,7 +129,7 @@ mod tests {
         let open = || RealFile::new(File::options().create(true).append(true).open(&path).unwrap(), owners);
         let held = open();
         assert!(held.try_lock(Lock::Exclusive).unwrap());
-        // What a fork makes of it: another descriptor of the same open file.
+        // As after a fork: another descriptor of the same open file.
         let inherited = held.file.try_clone().unwrap();
         assert!(!open().try_lock(Lock::Exclusive).unwrap());
         drop(held);

@@ -29,7 +29,7 @@ pub(crate) fn write_new(disk: &dyn Disk, temp: &str, bytes: &[u8], flush: Flush)
     write().inspect_err(|_| drop(disk.unlink(temp)))
 }
 
-/// Removes the file at `path`, if there is one: what is there may be a link to another file.
+/// Removes the file at `path`, if there is one: it may be a link to another file.
 pub(crate) fn remove(disk: &dyn Disk, path: &str) -> io::Result<()> {
     match disk.unlink(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

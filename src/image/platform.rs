@@ -10,7 +10,7 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind};
 use crate::image::quoted::quoted;
 
-/// What an image was built for.
+/// The platform that an image was built for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Platform {
@@ -36,7 +36,7 @@ pub struct Preference {
 }
 
 impl Platform {
-    /// A platform of `os` and `architecture` alone, unchanged.
+    /// Creates a platform from `os` and `architecture`, unchanged.
     pub fn new(os: impl Into<String>, architecture: impl Into<String>) -> Self {
         Platform { os: os.into(), architecture: architecture.into(), ..Platform::default() }
     }
@@ -64,7 +64,7 @@ impl Platform {
 
     /// Returns the platform that this program was built for.
     ///
-    /// The compiler does not tell the variant of 32-bit arm: such a machine counts as `v7`, as in
+    /// The compiler does not know the variant of 32-bit arm: such a machine counts as `v7`, as in
     /// containerd's normalisation. On an older one, use `linux/arm/v6` instead.
     pub fn host() -> Self {
         let os = match std::env::consts::OS {

@@ -42,7 +42,7 @@ pub(super) struct BackOff {
 struct BackOffEntry {
     /// The place in the series.
     step: Duration,
-    /// The delay itself: the step with its jitter, or what the registry asked for.
+    /// The delay: the step with its jitter, or the registry's `Retry-After`.
     delay: Duration,
     failed_at: Instant,
     failure: Failure,

@@ -226,7 +226,7 @@ impl ManagerInner {
 
     // ---- pull ----
 
-    /// Prepares a pull whose turn has come; returns what to call the image service with.
+    /// Prepares a pull whose turn has come; returns context and request for the image service.
     pub(super) fn begin(self: &Arc<Self>, pull: u64) -> Result<(PullContext, PullRequest), Error> {
         self.look_again(pull);
         let parts = self

@@ -124,7 +124,7 @@ impl ImageManager {
         Ok(records.prune(&present, mark))
     }
 
-    /// Returns what the manager has done so far, and what it is doing.
+    /// Returns the manager's counters and gauges.
     pub fn metrics(&self) -> ManagerMetrics {
         let now = self.0.now();
         self.0.in_flight.lock().snapshot(now)

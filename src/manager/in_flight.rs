@@ -74,7 +74,7 @@ pub(super) struct JoinedPull {
 #[derive(Debug)]
 pub(super) struct RemovedWaiter {
     pub(super) waiter: Waiter,
-    /// Set if it was the last one: the pull is to be cancelled.
+    /// Set if it was the last waiter: the caller cancels the pull.
     pub(super) cancel: Option<CancelToken>,
 }
 
@@ -282,7 +282,7 @@ impl InFlight {
         }
     }
 
-    /// Attaches what removes the waiter. Returns it if the waiter is gone, to be dropped without the lock.
+    /// Attaches the hook that removes the waiter. Returns it if the waiter is gone, to be dropped without the lock.
     pub(super) fn attach(&mut self, id: WaiterId, ends: Ends) -> Option<Ends> {
         match self.pulls.get_mut(&id.pull).and_then(|pull| pull.waiters.get_mut(&id.waiter)) {
             Some(waiter) => waiter.ends.replace(ends),

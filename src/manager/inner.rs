@@ -92,7 +92,7 @@ pub(super) fn shut_down() -> Error {
     Error::new(ErrorKind::ShutDown, "the image manager was shut down").with_phase(Phase::Queued)
 }
 
-/// Runs `work`; a panic of it is an error that names `what`.
+/// Runs `work`. A panic in it becomes an error that names `what`.
 pub(super) fn catch_panic<T>(what: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic, what)))
 }

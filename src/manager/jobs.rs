@@ -53,7 +53,7 @@ impl Undecided {
         Some(submitted)
     }
 
-    /// Keeps what ends the wait until the request is taken out.
+    /// Keeps the hook and the alarm that end the wait until the request is taken out.
     pub(super) fn attach(&self, ends: Ends) {
         let unneeded = match &mut *self.request.lock() {
             Some((_, own)) => own.replace(ends),

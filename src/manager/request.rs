@@ -89,7 +89,7 @@ pub struct EnsureRequest {
 }
 
 impl EnsureRequest {
-    /// Makes a request of `owner` for `image`: policy `IfNotPresent`, without secrets, priority 0.
+    /// Creates a request of `owner` for `image`: policy `IfNotPresent`, without secrets, priority 0.
     pub fn new(owner: impl Into<String>, image: impl Into<ImageSpec>) -> Self {
         EnsureRequest { owner: owner.into(), image: image.into(), ..EnsureRequest::default() }
     }
@@ -203,7 +203,7 @@ pub struct PrepullRequest {
 }
 
 impl PrepullRequest {
-    /// Makes a request of `owner` for `images`: policy `IfNotPresent`, without secrets, at low priority.
+    /// Creates a request of `owner` for `images`: policy `IfNotPresent`, without secrets, at low priority.
     pub fn new<T: Into<ImageSpec>>(owner: impl Into<String>, images: impl IntoIterator<Item = T>) -> Self {
         PrepullRequest {
             owner: owner.into(),

@@ -23,7 +23,7 @@ use crate::progress::ProgressEvent;
 use crate::service::{ImageRef, ImageSpec, PullRequest, PulledImage};
 use crate::sync::Alarm;
 
-/// When a request arrived: what orders requests, and what their waits are measured from.
+/// When a request arrived. It orders requests, and their waits are measured from it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
     pub(super) asked_at: Instant,

@@ -1,4 +1,4 @@
-//! Tests of the state, for what no caller can bring about at will: threads that cannot be started.
+//! Tests of the state for failures that no caller can cause: threads that cannot be started.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

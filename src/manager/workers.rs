@@ -1,4 +1,4 @@
-//! The manager's threads, what runs on each, and how they end.
+//! The manager's threads, the work of each, and how they end.
 //!
 //! | thread | runs | started |
 //! |---|---|---|

@@ -53,7 +53,7 @@ pub trait ImagePuller: Send + Sync {
         PullerStats::default()
     }
 
-    /// Ends the puller: nothing new is taken, what waits is answered `ShutDown`, what runs may finish
+    /// Ends the puller: new and waiting requests are answered `ShutDown`, running pulls may finish
     /// within `grace` and is cancelled then. Returns when every thread was joined, at the latest a second
     /// after the grace; a thread whose service does not listen is left behind and named in the log. May be
     /// called again, from anywhere. Does nothing by default.

@@ -1,4 +1,4 @@
-//! One pull, from its claim to its result, and what all pulls of a puller share: the service, the counts,
+//! One pull, from its claim to its result, and the state that all pulls of a puller share: the service, the counts,
 //! the timer, and how the puller ends.
 
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ pub(super) struct Pulls<S> {
     counts: Counts,
     /// Cancelled when the shutdown begins.
     closing: CancelToken,
-    /// Cancels what runs, when the shutdown's grace is over.
+    /// Cancels the running pulls when the shutdown's grace is over.
     stop: CancelToken,
 }
 
@@ -247,7 +247,7 @@ impl<S: ImageService> Pulls<S> {
         fence(Ordering::SeqCst);
     }
 
-    /// Ends the shutdown: what runs may finish within `grace` and is cancelled then, and the threads are
+    /// Ends the shutdown: running pulls may finish within `grace` and are cancelled then, and the threads are
     /// joined.
     pub(super) fn end(&self, grace: Duration) {
         self.timer.close();

@@ -85,7 +85,7 @@ impl Queued {
         })
     }
 
-    /// Returns what ends the request while it waits: its token and its deadline. `None` if it is claimed.
+    /// Returns the hook and the alarm that end the waiting request. `None` if it is claimed.
     pub(super) fn ends(&self) -> Option<(Option<CancelToken>, Option<Instant>)> {
         let entry = self.0.lock();
         let cx = &entry.as_ref()?.pending.cx;

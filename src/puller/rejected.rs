@@ -52,7 +52,7 @@ impl Rejected {
         self.0.reason
     }
 
-    /// Returns what was given.
+    /// Returns the context, the request and the sender that were given.
     pub fn into_parts(self) -> (PullContext, PullRequest, Sender<PullResult>) {
         let Pending { cx, request, results, .. } = self.0.pending;
         (cx, request, results)

@@ -37,7 +37,7 @@ impl PullResult {
         PullResult { id: request.id, image, outcome, image_size, wait_duration, pull_duration, rest: request }
     }
 
-    /// Returns the request, to pull it again: with its secrets and whatever else it had.
+    /// Returns the request with all its fields, to pull it again.
     ///
     /// ```
     /// # use oci_puller::{ImagePuller, PullContext, PullResult, Sender};

@@ -114,14 +114,14 @@ impl<J, P> Agenda<J, P> {
         Ok(self.call_thread())
     }
 
-    /// Ends it; returns what the thread has not taken.
+    /// Ends the agenda; returns the entries that the thread has not taken.
     pub(super) fn close(&mut self) -> (Step, BTreeMap<JobKey, J>, Vec<P>) {
         self.is_closed = true;
         let step = if self.thread == Thread::None { Step::Nothing } else { self.call_thread() };
         (step, std::mem::take(&mut self.jobs), std::mem::take(&mut self.parcels))
     }
 
-    /// Takes all that there is to do; without anything to do, the thread falls asleep.
+    /// Takes all due entries; without one, the thread falls asleep.
     pub(super) fn next(&mut self, now: Instant) -> Next<J, P> {
         if self.is_closed {
             return Next::End;

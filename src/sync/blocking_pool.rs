@@ -28,7 +28,7 @@ static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// At most so many threads; a job that finds none free waits in order.
+/// A bounded number of threads. A job that finds no free thread waits in order.
 pub(crate) struct BlockingPool {
     name: &'static str,
     state: Mutex<BlockingPoolState>,

@@ -104,7 +104,7 @@ impl fmt::Debug for Share {
     }
 }
 
-/// The state. `W` is how a waiter is told.
+/// The state. `W` is the channel to a waiter.
 struct Shares<W> {
     free: usize,
     /// Parties that hold a permit or wait for one.

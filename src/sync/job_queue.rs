@@ -304,7 +304,7 @@ mod tests {
                 })
                 .collect();
             let accepted: usize = users.into_iter().map(|user| user.join().unwrap()).sum();
-            // All users have left: each thread does what is left and ends.
+            // All users have left: each thread does the remaining jobs and ends.
             while model.done.load(Ordering::SeqCst) < accepted || model.alive.load(Ordering::SeqCst) > 0 {
                 thread::yield_now();
             }

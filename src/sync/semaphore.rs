@@ -107,7 +107,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// The state. `W` is how a waiter is told.
+/// The state. `W` is the channel to a waiter.
 struct Permits<W> {
     free: usize,
     waiters: BTreeMap<u64, W>,

@@ -143,7 +143,7 @@ impl fmt::Debug for ThreadGroup {
     }
 }
 
-/// The state. `H` is what a thread is joined by.
+/// The state. `H` is the handle that joins a thread.
 struct Members<H> {
     alive: BTreeMap<u64, Member<H>>,
     ended: Vec<H>,
@@ -184,7 +184,7 @@ impl<H> Members<H> {
         }
     }
 
-    /// Stores what the thread is joined by.
+    /// Stores the handle that joins the thread.
     fn store(&mut self, number: u64, handle: H) {
         match self.alive.get_mut(&number) {
             Some(member) => member.handle = Some(handle),

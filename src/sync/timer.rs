@@ -4,7 +4,7 @@
 //!
 //! Nothing deadlocks here: the thread waits with a `Select` for its wake-up, for its next time, and for
 //! room in every full channel, and blocks in none of them. Jobs must not block. After the owner closes
-//! it, the thread offers what is left once more, and ends.
+//! it, the thread offers the remaining answers once more, and ends.
 //!
 //! Without a job the thread sleeps without a time, so at rest it is never woken.
 
@@ -185,7 +185,7 @@ impl<T: Answer> FullChannels<T> {
         self.results.swap_remove(at);
     }
 
-    /// Offers what is left once more.
+    /// Offers the remaining answers once more.
     fn give_up(self) {
         for (channel, waiting) in self.channels.iter().zip(self.results) {
             waiting.into_iter().for_each(|result| offer_or_drop(channel, result));
@@ -293,7 +293,7 @@ mod tests {
             owner.timer.deliver(&gone, n);
             owner.timer.deliver(&second, 100 + n);
         }
-        // The one that is read later does not hold the other up.
+        // The channel that is read later does not delay the other.
         let second: Vec<u32> = (0..20).map(|_| second_answers.recv_timeout(SOON).unwrap()).collect();
         let first: Vec<u32> = (0..20).map(|_| first_answers.recv_timeout(SOON).unwrap()).collect();
         assert!(first.into_iter().eq(0..20));

@@ -94,7 +94,7 @@ pub struct IssuedToken {
 }
 
 impl TokenServer {
-    /// A server that gives tokens to nobody as yet.
+    /// Creates a server that grants no token yet.
     pub fn new() -> Self {
         TokenServer {
             realm: None,
@@ -119,7 +119,7 @@ impl TokenServer {
         self
     }
 
-    /// Gives tokens to who names no user.
+    /// Grants tokens to anonymous requests.
     pub fn anonymous(mut self) -> Self {
         self.anonymous = true;
         self
@@ -138,7 +138,7 @@ impl TokenServer {
     }
 
     /// What is said of a token's life, seconds; `None` says nothing. Default: 300. A token is good
-    /// until [`expire_all`](Self::expire_all), whatever was said.
+    /// until [`expire_all`](Self::expire_all), whatever `expires_in` says.
     pub fn expires_in(mut self, seconds: Option<u64>) -> Self {
         self.expires_in = seconds;
         self
@@ -154,7 +154,7 @@ impl TokenServer {
         self.issued.lock().tokens.clone()
     }
 
-    /// The challenge, if this request's token is not good for what it asks.
+    /// Returns the challenge, unless the request's token grants the scope that it needs.
     fn challenge(&self, route: &Route, request: &SeenRequest, own_realm: &str) -> Option<String> {
         let scope = route.repository().map(|repository| format!("repository:{repository}:pull"));
         let trouble = match (bearer(request), &scope) {
@@ -268,7 +268,7 @@ impl fmt::Debug for TokenServer {
     }
 }
 
-/// Whether the scope that was granted allows the one that is needed, which has one action.
+/// Returns whether a granted scope includes a needed one, which has one action.
 fn covers(granted: &str, needed: &str) -> bool {
     match (granted.rsplit_once(':'), needed.rsplit_once(':')) {
         (Some((known, actions)), Some((resource, action))) => {

@@ -1,4 +1,4 @@
-//! What the registry talks over: plain TCP, or what an acceptor makes of it.
+//! Connections of the registry: plain TCP, or those of an acceptor.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ pub trait Connection: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Connection for T {}
 
-/// Makes a connection of an accepted socket. The default is the socket itself; one that does the
+/// Turns an accepted socket into a connection. The default is the socket itself; one that does the
 /// TLS handshake makes the registry an HTTPS one.
 pub trait Acceptor: Send + Sync + fmt::Debug {
     /// Runs on the connection's own thread and may block: the socket is shut down when the registry

@@ -26,7 +26,7 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// Reads a path; `api_root` is what stands before the API's own, like `/v2`.
+    /// Parses a path; `api_root` is the prefix of the API's paths, like `/v2`.
     pub(super) fn of(path: &str, api_root: &str) -> Self {
         if path == "/token" {
             return Route::Token;

@@ -1,4 +1,4 @@
-//! Sends an answer, with whatever is to go wrong on the way.
+//! Sends a response, with the faults that hit it.
 
 use std::io;
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use super::wait::{ConnectionWaits, Signal, Woken};
 /// The most that is written at once.
 const CHUNK: usize = 256 * 1024;
 
-/// How an answer is sent: what stops it where, and how fast its body goes.
+/// How a response is sent: where it halts, and the rate of its body.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
     halts: Vec<(Stage, Halt)>,
@@ -41,7 +41,7 @@ pub(super) enum Ending {
 pub(super) enum Broken {
     /// It failed, or the client left.
     Io(io::Error),
-    /// It is to be ended from this side.
+    /// The server ends the connection.
     Ended(Ending),
 }
 
@@ -51,7 +51,7 @@ impl From<io::Error> for Broken {
     }
 }
 
-/// A piece of so many bytes each so often.
+/// The size of a piece, bytes, and the time between two pieces.
 #[derive(Clone, Copy, Debug)]
 struct Rhythm {
     bytes: usize,
@@ -192,7 +192,7 @@ impl ReplyStream<'_> {
         self.connection.write_all(b"\r\n")
     }
 
-    /// Does what is to be done up to this stage.
+    /// Performs the halts up to this stage.
     fn pass(&mut self, halts: &mut Halts<'_>, reached: Stage) -> Result<(), Broken> {
         while let Some(halt) = halts.next_until(reached) {
             self.connection.flush()?;

@@ -61,7 +61,7 @@ impl Exchange {
         };
         let conversation = self.answer_all(id, &mut line);
         if let Err(Broken::Ended(Ending::Reset)) = conversation {
-            // Closing with unsent data and no time to linger is what sends a reset.
+            // A close with unsent data and without time to linger sends a reset.
             rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))
                 .map_err(io::Error::from)?;
         }
@@ -109,7 +109,7 @@ impl Exchange {
         (route, seen)
     }
 
-    /// The reply, and what goes wrong with it.
+    /// Returns the reply, with the faults that hit it.
     fn prepare(&self, route: &Route, request: &SeenRequest, asked: &str) -> (Reply, Delivery) {
         let mut delivery = Delivery::default();
         let access = self.access.lock().clone();

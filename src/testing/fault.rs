@@ -67,7 +67,7 @@ impl Fault {
         self
     }
 
-    /// Adds what goes wrong; several actions, and several faults, act in the order they were given.
+    /// Adds an action. Several actions, and several faults, act in the order they were given.
     pub fn with(mut self, action: Action) -> Self {
         self.actions.push(action);
         self
@@ -172,12 +172,12 @@ impl FaultHandle {
         counts.fired >= count
     }
 
-    /// Lets go what [`Action::Hold`] holds, and what it would hold from now on.
+    /// Releases the requests that [`Action::Hold`] holds, and lets later ones pass.
     pub fn release(&self) {
         self.0.gate.open();
     }
 
-    /// Hits nothing more; what was hit already takes its course.
+    /// Ends the fault for later requests. A request that was hit already runs its course.
     pub fn remove(&self) {
         self.0.counts.lock().removed = true;
     }
@@ -204,7 +204,7 @@ impl Rule {
         Rule { fault, counts: Mutex::default(), changed: Condvar::new(), gate: Gate::default() }
     }
 
-    /// Whether this request is to be hit; counts it.
+    /// Counts the request, and returns whether the fault hits it.
     pub(super) fn hits(&self, request: &SeenRequest) -> bool {
         if !self.fault.fits(request) {
             return false;

@@ -109,7 +109,7 @@ pub(super) fn form_pairs(text: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Undoes percent-encoding; what is not valid stands as it is.
+/// Decodes percent-encoding; an invalid escape stays as it is.
 pub(super) fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

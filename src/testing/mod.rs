@@ -1,5 +1,5 @@
-//! A registry in this process that can be told to misbehave, and images made to measure: to see how
-//! an agent that pulls images fares when its registry does not.
+//! A registry in this process that misbehaves on demand, and images made to measure, to test programs that pull
+//! images.
 //!
 //! ```
 //! use std::time::Duration;
@@ -36,10 +36,9 @@
 //! # }
 //! ```
 //!
-//! Faults are data: which requests, how often, and what goes wrong ([`Action`]). Each request is hit
-//! by every fault that fits it, so that they add up; to have them strike one after the other, give
-//! each its turn with [`Fault::skip`] and [`Fault::times`]. To test what happens *while* a request
-//! hangs, use [`Action::Hold`], [`FaultHandle::wait_fired`] and [`FaultHandle::release`].
+//! A fault is data: the requests that it hits, how often, and an [`Action`]. A request is hit by every fault that
+//! fits it. Faults that act one after the other use [`Fault::skip`] and [`Fault::times`]. To test a program while its
+//! request hangs, use [`Action::Hold`], [`FaultHandle::wait_fired`] and [`FaultHandle::release`].
 //!
 //! It is a real HTTP/1.1 server on 127.0.0.1 that serves manifests, blobs (in ranges too), referrers
 //! and tokens, read-only: images come in by [`Registry::push`]. TLS comes from outside, by an

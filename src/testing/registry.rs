@@ -21,7 +21,7 @@ use crate::image::digest::Digest;
 
 const MAX_CONNECTIONS: usize = 64;
 
-/// How a [`Registry`] is to be.
+/// Builds a [`Registry`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is started before `start`"]
 pub struct RegistryBuilder {
@@ -60,7 +60,7 @@ impl RegistryBuilder {
     /// Starts the registry, empty and open to all.
     ///
     /// # Errors
-    /// When the address is taken, or no thread or socket is to be had.
+    /// If the address is in use, or no thread or socket is available.
     pub fn start(self) -> io::Result<Registry> {
         let listener = TcpListener::bind(self.addr)?;
         let addr = listener.local_addr()?;
@@ -93,7 +93,7 @@ impl Registry {
     /// Starts a registry with the defaults.
     ///
     /// # Errors
-    /// When no thread or socket is to be had.
+    /// If no thread or socket is available.
     pub fn start() -> io::Result<Registry> {
         Registry::builder().start()
     }
@@ -234,7 +234,7 @@ impl Registry {
         self.server.close_connections();
     }
 
-    /// Ends it at once, whatever it is doing: closes every socket and joins every thread. From then
+    /// Ends the registry at once: closes every socket and joins every thread. From then
     /// on connections to it are refused.
     pub fn shutdown(&self) {
         self.server.stop();

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::http;
 
-/// What follows the bytes of a body that is to be longer.
+/// The filler behind the bytes of a body that is made longer.
 static PADDING: [u8; 64 * 1024] = [b'+'; 64 * 1024];
 
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Reply {
     }
 }
 
-/// Some bytes of a blob or document, and what goes wrong with them.
+/// Some bytes of a blob or document, with the faults that hit them.
 #[derive(Clone, Debug)]
 pub(super) struct ReplyBody {
     data: Arc<[u8]>,
@@ -139,7 +139,7 @@ impl ReplyBody {
         self.extra = self.extra.saturating_add(count);
     }
 
-    /// What is sent, piece by piece; without a copy but for what is wrong.
+    /// Returns the bytes to send, piece by piece. Only damaged bytes are copied.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         self.data_pieces().into_iter().chain(self.extra_pieces())
     }

@@ -75,7 +75,7 @@ struct OpenConnections {
 }
 
 impl OpenConnections {
-    /// False if the server is to end.
+    /// Returns false if the server ends.
     fn add(&self, id: u64, stream: &TcpStream) -> io::Result<bool> {
         let waker = stream.try_clone()?;
         self.streams.lock().insert(id, waker);
@@ -89,7 +89,7 @@ impl OpenConnections {
 
     fn shut_down_all(&self) {
         for stream in self.streams.lock().values() {
-            // One that the client closed already is what is wanted.
+            // The client may have closed the socket already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -120,7 +120,7 @@ fn accept_all(listener: &TcpListener, max_connections: usize, open: &OpenConnect
     });
 }
 
-/// `None` when the server is to end.
+/// Returns `None` when the server ends.
 fn next_connection(listener: &TcpListener, stop: &Signal) -> Option<TcpStream> {
     loop {
         let wanted = stop.wait_readable(listener).unwrap_or(false);

@@ -19,7 +19,7 @@ pub(super) enum Woken {
     Opened,
     /// The client closed its side.
     PeerGone,
-    /// The server is to end.
+    /// The server ends.
     Stopped,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Gate(Mutex<GateState>);
 
 #[derive(Debug, Default)]
 enum GateState {
-    /// Closed, and nobody waits.
+    /// The gate is closed, and no thread waits.
     #[default]
     Unused,
     Closed(Arc<Signal>),

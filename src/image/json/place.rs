@@ -1,4 +1,4 @@
-//! Where in a document the parser is, and what is wrong there.
+//! The parser's position in a document, and the flaw found there.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ impl Flaw {
         Flaw::new(field, "is missing")
     }
 
-    /// The flaw of a field whose text is not what `error` says it should be.
+    /// Returns the flaw of a field whose text `error` refuses.
     pub(in crate::image) fn of(field: &'static str, error: &Error) -> Self {
         let kind = match error.kind() {
             ErrorKind::Unsupported => ErrorKind::Unsupported,

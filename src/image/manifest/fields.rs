@@ -1,4 +1,4 @@
-//! The fields of manifests, indexes and descriptors as a document has them, and what may stand in them.
+//! The fields of manifests, indexes and descriptors in a document, and their valid values.
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,7 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker image config.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Bytes of no type that is told.
+/// Bytes of an unknown type.
 pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 /// Docker layer, compressed with gzip.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
@@ -33,7 +33,7 @@ pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-/// What servers send that do not know the type of what they serve.
+/// Types that servers send for files whose type they do not know.
 const VAGUE: [&str; 3] = ["application/json", OCTET_STREAM, "text/plain"];
 
 /// Whether it is the media type of an image manifest.

@@ -1,4 +1,4 @@
-//! What descriptors, manifests and indexes have.
+//! Descriptors, manifests and indexes.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,20 +17,20 @@ pub struct Descriptor {
     pub digest: Digest,
     /// The size, bytes.
     pub size: u64,
-    /// Where else the bytes are to be had.
+    /// Further URLs of the bytes.
     pub urls: Vec<String>,
     /// The bytes themselves, where the document holds them.
     pub data: Option<Vec<u8>>,
     /// The platform that a manifest is for; in an index.
     pub platform: Option<Platform>,
-    /// What kind of artifact it is.
+    /// The type of the artifact.
     pub artifact_type: Option<String>,
-    /// Further statements.
+    /// Annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
-    /// A descriptor without the optional parts; `size` in bytes.
+    /// Creates a descriptor without optional fields; `size` in bytes.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
         Descriptor {
             media_type: media_type.into(),
@@ -44,7 +44,7 @@ impl Descriptor {
         }
     }
 
-    /// Sets where else the bytes are to be had.
+    /// Sets further URLs of the bytes.
     #[must_use]
     pub fn with_urls<T: Into<String>>(mut self, urls: impl IntoIterator<Item = T>) -> Self {
         self.urls = urls.into_iter().map(Into::into).collect();
@@ -65,7 +65,7 @@ impl Descriptor {
         self
     }
 
-    /// Sets the kind of artifact.
+    /// Sets the type of the artifact.
     #[must_use]
     pub fn with_artifact_type(mut self, artifact_type: impl Into<String>) -> Self {
         self.artifact_type = Some(artifact_type.into());
@@ -80,7 +80,7 @@ impl Descriptor {
     }
 }
 
-/// What a name or a digest in a registry leads to: an image, or a choice of images.
+/// The document that a name or a digest in a registry leads to: a manifest or an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "a pull holds a handful, and matches on them by value")]
 pub enum Document {
@@ -108,7 +108,7 @@ impl Document {
 pub struct Manifest {
     /// The manifest's own media type.
     pub media_type: String,
-    /// What kind of artifact it is, if it is not an image.
+    /// The type of the artifact, if it is not an image.
     pub artifact_type: Option<String>,
     /// The config.
     pub config: Descriptor,
@@ -116,12 +116,12 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
     /// The manifest that this one refers to.
     pub subject: Option<Descriptor>,
-    /// Further statements.
+    /// Annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Manifest {
-    /// An OCI image manifest without the optional parts.
+    /// Creates an OCI image manifest without optional fields.
     pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         Manifest {
             media_type: media_type::OCI_MANIFEST.to_owned(),
@@ -140,7 +140,7 @@ impl Manifest {
         self
     }
 
-    /// Sets the kind of artifact.
+    /// Sets the type of the artifact.
     #[must_use]
     pub fn with_artifact_type(mut self, artifact_type: impl Into<String>) -> Self {
         self.artifact_type = Some(artifact_type.into());
@@ -161,13 +161,13 @@ impl Manifest {
         self
     }
 
-    /// Returns the config, then each layer once, in order: all that is to be fetched.
+    /// Returns the blobs that a pull needs: the config, then each layer once, in order.
     pub fn blobs(&self) -> Vec<&Descriptor> {
         let mut seen = HashSet::with_capacity(1 + self.layers.len());
         std::iter::once(&self.config).chain(&self.layers).filter(|blob| seen.insert(&blob.digest)).collect()
     }
 
-    /// Returns how many bytes [`blobs`](Self::blobs) are together.
+    /// Returns the size of all [`blobs`](Self::blobs), bytes.
     pub fn total_size(&self) -> u64 {
         self.blobs().iter().fold(0, |total, blob| total.saturating_add(blob.size))
     }
@@ -195,13 +195,13 @@ impl Manifest {
 pub struct Index {
     /// The index's own media type.
     pub media_type: String,
-    /// What kind of artifact it is, if it is not an image.
+    /// The type of the artifact, if it is not an image.
     pub artifact_type: Option<String>,
     /// The images, or further indexes. Entries of the document that cannot be used are not among them.
     pub manifests: Vec<Descriptor>,
     /// The manifest that this index refers to.
     pub subject: Option<Descriptor>,
-    /// Further statements.
+    /// Annotations.
     pub annotations: BTreeMap<String, String>,
     /// The entries that cannot be used.
     pub(in crate::image) unusable: Vec<UnusableEntry>,
@@ -219,7 +219,7 @@ pub(in crate::image) struct UnusableEntry {
 }
 
 impl Index {
-    /// An OCI image index without the optional parts.
+    /// Creates an OCI image index without optional fields.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Index {
             media_type: media_type::OCI_INDEX.to_owned(),
@@ -238,7 +238,7 @@ impl Index {
         self
     }
 
-    /// Sets the kind of artifact.
+    /// Sets the type of the artifact.
     #[must_use]
     pub fn with_artifact_type(mut self, artifact_type: impl Into<String>) -> Self {
         self.artifact_type = Some(artifact_type.into());

@@ -81,7 +81,7 @@ pub(crate) struct TokenCache {
     usual_schemes: Mutex<HashMap<String, AuthScheme>>,
     tokens: Mutex<HashMap<TokenKey, Arc<CachedToken>>>,
     /// Requests for tokens: one at a time for each token.
-    flights: SingleFlight<TokenKey, Result<Arc<CachedToken>, Error>>,
+    fetches: SingleFlight<TokenKey, Result<Arc<CachedToken>, Error>>,
 }
 
 impl TokenCache {
@@ -175,7 +175,7 @@ impl TokenCache {
         if let Some(token) = self.cached(key) {
             return Ok(token);
         }
-        let leader = match self.flights.join(key) {
+        let leader = match self.fetches.join(key) {
             Joined::Leader(leader) => leader,
             Joined::Follower(follower) => match cx.wait_for(follower.outcome())? {
                 Some(Outcome::Done(token)) => return token,

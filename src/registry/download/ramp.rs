@@ -37,7 +37,7 @@ const WINDOW_ROUND_TRIPS: u32 = 3;
 const GAIN: f64 = 1.25;
 
 /// Windows without a gain after which the added connections are given up.
-const PATIENCE: u32 = 3;
+const MAX_WINDOWS_WITHOUT_GAIN: u32 = 3;
 
 /// How much faster the sum has to become before connections are added again.
 const CHANGED: f64 = 1.5;
@@ -133,7 +133,7 @@ impl ConnectionRamp {
         }
         if !self.is_settled && connections >= self.limit {
             self.windows_without_gain += 1;
-            if self.windows_without_gain >= PATIENCE {
+            if self.windows_without_gain >= MAX_WINDOWS_WITHOUT_GAIN {
                 (self.is_settled, self.limit) = (true, self.before);
             }
         }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::image::digest::{Algorithm, Digest};
 
-/// Says what an image is to be; [`build`](Self::build) makes it.
+/// Describes an image; [`build`](Self::build) makes it.
 ///
 /// Each layer is an uncompressed tar archive with one file of pseudo-random bytes, so that any tool
 /// can read it. Without [`platforms`](Self::platforms) the image is a single manifest for Linux on
@@ -259,17 +259,17 @@ impl Image {
         &self.root
     }
 
-    /// The media type of what its tag stands for.
+    /// Returns the media type of the document that the tag names.
     pub fn media_type(&self) -> &str {
         &self.root.media_type
     }
 
-    /// The digest of what its tag stands for.
+    /// Returns the digest of the document that the tag names.
     pub fn digest(&self) -> &Digest {
         &self.root.digest
     }
 
-    /// The bytes of what its tag stands for.
+    /// Returns the bytes of the document that the tag names.
     pub fn manifest_bytes(&self) -> &[u8] {
         &self.root.data
     }

@@ -19,7 +19,7 @@ use crate::unpack::layers::handle::{LEASES, LOCK, LayerStoreInner};
 use crate::unpack::remove;
 
 /// How long another process's lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Keeps layers from being removed as long as it lives.
 pub(super) struct Lease {
@@ -86,7 +86,7 @@ pub(super) fn wait_for_lock(
     loop {
         match store.lock(LOCK, exclusive) {
             Ok(Some(lock)) => return Ok(lock),
-            Ok(None) if began.elapsed() > PATIENCE => {
+            Ok(None) if began.elapsed() > LOCK_TIMEOUT => {
                 let text = format!("another process locks the layer store {}", store.path.display());
                 return Err(Error::new(ErrorKind::ResourceExhausted, text));
             }
