@@ -110,7 +110,7 @@ impl RegistryImageService {
     /// Counts what is read from connections, heads included. What is left unused is made up for within a tenth of
     /// a second. A connection that begins receives up to its socket's buffer ahead, once. The time that a
     /// pull waits for the limit counts for its deadline, but neither as a host's silence nor for the minimum rate
-    /// ([`slowest`](crate::RegistryImageServiceBuilder::slowest)).
+    /// ([`slowest`](crate::registry::RegistryImageServiceBuilder::slowest)).
     /// The option `--limit-rate` of the command sets this limit.
     ///
     /// ```no_run

@@ -55,7 +55,7 @@ impl Unpack<'_> {
     }
 
     /// Sets how many bytes all layers may have, decompressed, holes of sparse files included, and how many
-    /// entries. An image that has more is refused with [`ErrorKind::Denied`]. Default: any number of
+    /// entries. An image that has more is refused with [`Denied`](crate::ErrorKind::Denied). Default: any number of
     /// bytes, and 4,194,304 entries.
     pub fn limits(mut self, bytes: u64, entries: u64) -> Self {
         (self.settings.max_bytes, self.settings.max_entries) = (bytes, entries);

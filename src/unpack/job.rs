@@ -11,7 +11,7 @@ use crate::image::config::ImageConfig;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Manifest};
 use crate::store::Store;
-use crate::unpack::dir::DirOutput;
+use crate::unpack::dir_output::DirOutput;
 use crate::unpack::fault::UnpackFault;
 use crate::unpack::flush::Flusher;
 use crate::unpack::layers::{LayerStack, LayerStore, LayersOutput, chain};
@@ -20,7 +20,7 @@ use crate::unpack::output::Output;
 use crate::unpack::rules::Rules;
 use crate::unpack::run::{Layer, LayerSource, Load, Run, Totals};
 use crate::unpack::settings::{Devices, LeftOut, Owners, Settings, Unpacked, Xattrs};
-use crate::unpack::spool::TarOutput;
+use crate::unpack::tar_output::TarOutput;
 
 /// An image's layers, and how to unpack them.
 pub(super) struct UnpackJob<'a> {

@@ -4,18 +4,17 @@
 
 // `stream` decompresses and hashes a layer, the room `tar` reads its entries, `change` turns each entry into the
 // change that it makes, and `merge` applies the change to the `tree` of the layers below and to the `output`: a
-// folder (`dir`), a folder for each layer (`layers`), or a tar (`spool`). The tree alone decides what the image
+// folder (`dir_output`), a folder for each layer (`layers`), or a tar (`tar_output`). The tree alone decides what the image
 // holds, so every output holds the same.
 
 mod beneath;
 mod change;
-mod dir;
+mod dir_output;
 mod fault;
-mod finish;
+mod finish_dirs;
 mod flush;
 mod folder;
 mod growing;
-mod hide;
 mod image;
 mod job;
 mod layers;
@@ -28,11 +27,12 @@ mod remove;
 mod rules;
 mod run;
 mod settings;
-mod spool;
 mod stream;
+mod tar_output;
 mod tree;
 mod turn;
 mod user;
+mod whiteouts;
 
 pub(crate) use growing::GrowingImage;
 pub use image::Unpack;

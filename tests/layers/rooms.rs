@@ -112,9 +112,9 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
         &[
             &["growing", "image"],
             &["job"],
-            &["dir", "layers"],
-            &["finish", "flush", "hide", "load", "run"],
-            &["folder", "merge", "record", "spool"],
+            &["dir_output", "layers"],
+            &["finish_dirs", "flush", "whiteouts", "load", "run"],
+            &["folder", "merge", "record", "tar_output"],
             &["output", "remove"],
             &["beneath", "change", "rules"],
             &["path", "stream", "tree"],

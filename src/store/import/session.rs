@@ -70,7 +70,7 @@ impl Import<'_> {
 
     pub(super) fn copy_unnamed(&mut self, size: u64, content: &mut impl Read) -> Result<Digest, Error> {
         self.store.require_space(size)?;
-        let mut content = Watched { content, failed: None };
+        let mut content = FailureWatch { content, failed: None };
         let put = self.store.put_computing_digest(self.cx, &self.transaction, &mut content);
         let (digest, _) = put.map_err(|error| match content.failed {
             Some(failed) => unreadable(self.cx, failed),
@@ -98,12 +98,12 @@ impl Import<'_> {
 }
 
 /// Keeps what a read failed with.
-struct Watched<R> {
+struct FailureWatch<R> {
     content: R,
     failed: Option<io::Error>,
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for FailureWatch<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.content.read(buffer).map_err(|error| {
             let shown = io::Error::new(error.kind(), error.to_string());

@@ -12,13 +12,13 @@
 //!   lock                     shared to take a lease, exclusive to remove layers
 //! ```
 
+mod fixed_settings;
 mod handle;
 mod lease;
 mod open;
 mod output;
 mod prune;
 mod settings;
-mod settle;
 mod stack;
 mod verify;
 

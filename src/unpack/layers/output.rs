@@ -16,7 +16,7 @@ use crate::image::digest::Digest;
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
 use crate::unpack::fault::UnpackFault;
-use crate::unpack::finish::finish_dirs;
+use crate::unpack::finish_dirs::finish_dirs;
 use crate::unpack::flush::Flusher;
 use crate::unpack::folder::{Folder, StagedFile};
 use crate::unpack::layers::handle::{ENTRIES, FS, LOCK, LayerStore, TMP, image_path};

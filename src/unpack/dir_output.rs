@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::unpack::beneath;
 use crate::unpack::change::XattrList;
 use crate::unpack::fault::{UnpackFault, disk_kind};
-use crate::unpack::finish::finish_dirs;
+use crate::unpack::finish_dirs::finish_dirs;
 use crate::unpack::flush::Flusher;
 use crate::unpack::folder::{Folder, StagedFile};
 use crate::unpack::output::{Body, Content, Output, View, Written, XattrsByNode};
