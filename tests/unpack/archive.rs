@@ -7,7 +7,7 @@ use crate::corpus::check_all;
 use crate::layers::{Blob, dir, file, hard_link, image, tar};
 use crate::tree::tree;
 
-pub(crate) fn every_case_becomes_the_tree_that_it_should_through_a_tar() {
+pub(crate) fn every_case_gives_its_tree_through_a_tar() {
     check_all(|store, image, dir| {
         let path = dir.join("image.tar");
         store.unpack(image).into_tar(File::create(&path).unwrap())?;
@@ -41,7 +41,7 @@ pub(crate) fn every_case_becomes_the_tree_that_it_should_through_a_tar() {
     });
 }
 
-pub(crate) fn a_tar_is_sorted_and_the_same_each_time() {
+pub(crate) fn a_tar_is_sorted_and_reproducible() {
     let at = tempfile::tempdir().unwrap();
     let below = [
         dir("b"),

@@ -14,14 +14,14 @@ use crate::tree::tree;
 /// Where links of the cases lead.
 const OUTSIDE: &str = "/tmp/oci-puller-test-outside";
 
-pub(crate) fn every_case_becomes_the_tree_that_it_should_in_a_folder() {
+pub(crate) fn every_case_gives_its_tree_in_a_folder() {
     let into_dir = |store: &Store, image: &StoredImage, dir: &Path| {
         store.unpack(image).into_dir(dir.join("root")).map(|_| tree(&dir.join("root")))
     };
     check_all(into_dir);
 }
 
-pub(crate) fn one_thread_makes_the_same_trees() {
+pub(crate) fn every_case_gives_its_tree_with_one_thread() {
     let into_dir = |store: &Store, image: &StoredImage, dir: &Path| {
         store.unpack(image).threads(1).into_dir(dir.join("root")).map(|_| tree(&dir.join("root")))
     };
@@ -76,7 +76,7 @@ fn check_message(error: &Error) -> Result<(), String> {
     if is_good { Ok(()) } else { Err(format!("the message is {text:?}")) }
 }
 
-pub(crate) fn an_error_names_layer_entry_and_cause_and_is_not_to_be_retried() {
+pub(crate) fn an_error_names_layer_entry_and_cause_and_is_not_retryable() {
     let dir = tempfile::tempdir().unwrap();
     let wrong = crate::layers::hard_link("bin/\x1b[2J", "gone");
     let blobs = [Blob::plain(tar(&[])), Blob::plain(tar(&[wrong]))];

@@ -1,17 +1,20 @@
 //! Others that change the target meanwhile, system calls that fail, and processes that are killed.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use oci_puller::Store;
 use oci_puller::store::Durability;
+use oci_puller::unpack::LayerStore;
+use oci_puller::{Error, PullContext, Store};
 
 use crate::layers::{Blob, char_device, dir, file, hard_link, image, symlink, tar};
 use crate::tree::tree;
 
-/// Set in a process that is to unpack: `STORE DIR`.
+/// Set in a process that is to unpack: `STORE DIR`, or `STORE layers:DIR` for a layer store.
 pub(crate) const WORK: &str = "OCI_PULLER_UNPACK_WORK";
 
 /// Unpacks with full durability; prints what was left out, or the kind of the error.
@@ -20,11 +23,17 @@ pub(crate) fn work(work: &str) -> ExitCode {
     let unpack = || {
         let store = Store::builder(store).durability(Durability::Relaxed).build()?;
         let image = store.images()?.remove(0);
-        store.unpack(&image).durability(Durability::Full).into_dir(dir)
+        if let Some(dir) = dir.strip_prefix("layers:") {
+            let layers = LayerStore::builder(dir).durability(Durability::Full).build()?;
+            store.unpack(&image).durability(Durability::Full).into_layers(&layers)?;
+            return Ok((0, 0));
+        }
+        let unpacked = store.unpack(&image).durability(Durability::Full).into_dir(dir)?;
+        Ok::<_, Error>((unpacked.left_out.devices, unpacked.left_out.xattrs))
     };
     match unpack() {
-        Ok(unpacked) => {
-            println!("{} {}", unpacked.left_out.devices, unpacked.left_out.xattrs);
+        Ok((devices, xattrs)) => {
+            println!("{devices} {xattrs}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -49,7 +58,7 @@ fn sample(at: &Path) -> Vec<Blob> {
     blobs
 }
 
-fn run(at: &Path, target: &Path, strace: &str) -> Output {
+fn run(at: &Path, target: impl AsRef<OsStr>, strace: &str) -> Output {
     let mut command = match strace {
         "" => Command::new(std::env::current_exe().unwrap()),
         _ => {
@@ -61,7 +70,7 @@ fn run(at: &Path, target: &Path, strace: &str) -> Output {
             command
         }
     };
-    let work = format!("{} {}", at.join("store").display(), target.display());
+    let work = format!("{} {}", at.join("store").display(), target.as_ref().display());
     command.env(WORK, work).output().unwrap()
 }
 
@@ -82,16 +91,16 @@ pub(crate) fn without_openat2_the_trees_are_the_same() {
     }
 }
 
-pub(crate) fn what_the_kernel_forbids_is_left_out_and_counted() {
+pub(crate) fn forbidden_devices_and_attributes_are_left_out_and_counted() {
     let at = tempfile::tempdir().unwrap();
     sample(at.path());
-    let devices = run(at.path(), &at.path().join("devices"), &inject("mknodat", "error=EPERM"));
+    let devices = run(at.path(), at.path().join("devices"), &inject("mknodat", "error=EPERM"));
     assert_eq!(String::from_utf8_lossy(&devices.stdout), "2 0\n");
-    let attributes = run(at.path(), &at.path().join("attributes"), &inject("fsetxattr", "error=EOPNOTSUPP"));
+    let attributes = run(at.path(), at.path().join("attributes"), &inject("fsetxattr", "error=EOPNOTSUPP"));
     assert_eq!(String::from_utf8_lossy(&attributes.stdout), "0 1\n");
 }
 
-pub(crate) fn a_process_may_be_killed_and_a_call_may_fail_anywhere() {
+pub(crate) fn a_killed_or_failed_unpack_is_marked_and_can_be_repeated() {
     let at = tempfile::tempdir().unwrap();
     sample(at.path());
     let (whole, target) = (at.path().join("whole"), at.path().join("target"));
@@ -156,7 +165,50 @@ pub(crate) fn a_process_may_be_killed_and_a_call_may_fail_anywhere() {
     assert!(hits > 30, "only {hits} faults");
 }
 
-pub(crate) fn what_another_thread_swaps_leads_nowhere() {
+/// The trees of the layers that have a name, which are all whole.
+fn named_layers(dir: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
+    let names = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap()).filter(|name| name.len() == 64);
+    let mut layers: BTreeMap<_, _> =
+        names.map(|name| (name.clone(), tree(&dir.join(name).join("fs")))).collect();
+    // A whiteout has the time when it was made.
+    let whiteouts = layers.values_mut().flat_map(|tree| tree.values_mut());
+    for line in whiteouts.filter(|line| line.starts_with("char 0:0")) {
+        *line = "whiteout".to_owned();
+    }
+    layers
+}
+
+pub(crate) fn a_layer_has_its_name_only_when_it_is_whole() {
+    let at = tempfile::tempdir().unwrap();
+    sample(at.path());
+    let target = |name: &str| format!("layers:{}", at.path().join(name).display());
+    assert!(run(at.path(), target("whole"), "").status.success());
+    let whole = named_layers(&at.path().join("whole"));
+    assert_eq!(whole.len(), 2);
+    let dir = at.path().join("layers");
+    let mut hits = 0;
+    for call in
+        ["write", "mkdirat", "renameat", "linkat", "fchmod", "utimensat", "unlinkat", "fsync", "syncfs"]
+    {
+        for (fault, nth) in [("signal=KILL", 1), ("signal=KILL", 2), ("signal=KILL", 5), ("error=EIO", 2)] {
+            let output = run(at.path(), target("layers"), &inject(call, &format!("{fault}:when={nth}")));
+            hits += u32::from(!output.status.success());
+            let named = named_layers(&dir);
+            assert!(named.iter().all(|(name, tree)| whole[name] == *tree), "{call} {fault} {nth}: {named:?}");
+            let again = run(at.path(), target("layers"), "");
+            let said = String::from_utf8_lossy(&again.stdout);
+            assert!(again.status.success(), "{call} {fault} {nth}: {said}");
+            assert_eq!(named_layers(&dir), whole, "{call} {fault} {nth}");
+            let layers = LayerStore::open(&dir).unwrap();
+            assert_eq!(layers.verify(&PullContext::new()).unwrap(), [], "{call} {fault} {nth}");
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    }
+    assert!(hits > 15, "only {hits} faults");
+}
+
+pub(crate) fn swapped_parents_do_not_escape_the_root() {
     let at = tempfile::tempdir().unwrap();
     let mut items = vec![dir("d"), dir("d/e")];
     items.extend((0..300).map(|number| file(format!("d/e/{number}"), "x")));

@@ -15,6 +15,7 @@ mod overlay;
 mod peers;
 mod random;
 mod streams;
+mod tarfile;
 mod targets;
 mod tree;
 
@@ -42,47 +43,49 @@ fn main() -> ExitCode {
     let mut tests: Vec<Test> = Vec::new();
     tests.extend(tests!(
         [],
-        corpus::an_error_names_layer_entry_and_cause_and_is_not_to_be_retried,
-        streams::compression_goes_by_the_first_bytes,
-        streams::streams_that_are_broken_are_refused,
+        corpus::an_error_names_layer_entry_and_cause_and_is_not_retryable,
+        streams::compression_is_detected_from_the_first_bytes,
+        streams::broken_streams_are_refused,
         streams::a_tar_may_end_at_the_end_of_an_entry,
-        streams::a_large_window_is_for_those_that_ask_for_it,
-        streams::layers_are_compared_with_the_config,
-        streams::what_is_no_tar_by_its_type_is_refused,
+        streams::a_large_zstd_window_needs_a_setting,
+        streams::diff_ids_are_compared,
+        streams::layers_whose_media_type_is_no_tar_are_refused,
         targets::a_folder_must_be_absent_empty_or_unfinished,
-        targets::what_fails_stays_closed_and_marked_and_is_begun_anew,
-        targets::a_folder_is_unpacked_into_by_one_at_a_time,
-        targets::limits_end_a_bomb_of_any_kind,
-        targets::a_cancel_and_a_deadline_end_it,
-        targets::progress_tells_every_byte_of_the_blobs_and_every_layer,
-        targets::what_the_disk_does_not_take_is_counted,
+        targets::a_failed_target_stays_private_and_marked_and_is_cleared,
+        targets::a_folder_takes_one_unpack_at_a_time,
+        targets::limits_stop_bombs,
+        targets::cancel_and_deadline_stop_an_unpack,
+        targets::progress_counts_every_byte_and_layer,
+        targets::unsupported_attributes_are_counted,
         targets::full_durability_makes_the_same_tree,
-        archive::a_tar_is_sorted_and_the_same_each_time,
-        faults::what_another_thread_swaps_leads_nowhere,
-        overlay::layers_are_used_again_and_pruned_when_no_image_has_them,
-        overlay::settings_of_a_store_hold_for_all_its_layers,
-        overlay::a_damaged_layer_is_found,
-        overlay::many_layers_have_no_option,
+        archive::a_tar_is_sorted_and_reproducible,
+        faults::swapped_parents_do_not_escape_the_root,
+        overlay::layers_are_shared_and_pruned_when_unused,
+        overlay::a_layer_store_keeps_its_settings,
+        overlay::verify_finds_damaged_layers,
+        overlay::a_long_stack_has_no_lowerdir_option,
     ));
     tests.extend(tests!(
         [ROOT],
-        corpus::every_case_becomes_the_tree_that_it_should_in_a_folder,
-        corpus::one_thread_makes_the_same_trees,
-        targets::owners_are_those_of_the_setting,
+        corpus::every_case_gives_its_tree_in_a_folder,
+        corpus::every_case_gives_its_tree_with_one_thread,
+        targets::owners_follow_the_setting,
     ));
     tests.extend(tests!(
         [ROOT, "mount", "umount"],
-        overlay::every_case_becomes_the_tree_that_it_should_when_mounted,
-        overlay::layers_that_are_there_make_the_same_trees,
+        overlay::every_case_gives_its_tree_when_mounted,
+        overlay::every_case_gives_its_tree_from_known_layers,
     ));
-    tests.extend(tests!([ROOT, "tar"], archive::every_case_becomes_the_tree_that_it_should_through_a_tar,));
-    tests.extend(tests!([ROOT, "mount", "umount", "tar"], random::every_way_makes_the_tree_of_the_model,));
+    tests.extend(tests!([ROOT, "tar"], archive::every_case_gives_its_tree_through_a_tar,));
+    tests.extend(tests!([ROOT, "mount", "umount", "tar"], random::every_output_matches_the_model,));
     tests.extend(tests!(
         [ROOT, "strace"],
         faults::without_openat2_the_trees_are_the_same,
-        faults::what_the_kernel_forbids_is_left_out_and_counted,
-        faults::a_process_may_be_killed_and_a_call_may_fail_anywhere,
+        faults::forbidden_devices_and_attributes_are_left_out_and_counted,
+        faults::a_killed_or_failed_unpack_is_marked_and_can_be_repeated,
+        faults::a_layer_has_its_name_only_when_it_is_whole,
     ));
+    tests.extend(tests!([ROOT, "python3"], tarfile::what_both_accept_python_reads_alike));
     tests.extend(tests!([ROOT, "umoci"], peers::umoci_unpacks_the_same_tree_and_repacks_it));
     tests.extend(tests!([ROOT, "podman"], peers::podman_mounts_the_same_tree));
     let trials = tests.into_iter().map(|(name, needs, test)| trial(name, needs, test)).collect();

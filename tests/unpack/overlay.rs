@@ -58,7 +58,7 @@ pub(crate) fn mounted(
     Ok(tree(&mounted.0))
 }
 
-pub(crate) fn every_case_becomes_the_tree_that_it_should_when_mounted() {
+pub(crate) fn every_case_gives_its_tree_when_mounted() {
     check_all(|store, image, dir| {
         let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).build()?;
         let outcome = mounted(store, image, &layers, dir);
@@ -68,7 +68,7 @@ pub(crate) fn every_case_becomes_the_tree_that_it_should_when_mounted() {
 }
 
 /// Each layer is unpacked by itself, with what is below it only read from its record.
-pub(crate) fn layers_that_are_there_make_the_same_trees() {
+pub(crate) fn every_case_gives_its_tree_from_known_layers() {
     check_all(|store, image, dir| {
         let layers = LayerStore::builder(dir.join("layers")).durability(Durability::Relaxed).build()?;
         let manifest = store.manifest(&image.manifest.digest).unwrap();
@@ -105,7 +105,7 @@ fn names(dir: &Path) -> Vec<String> {
     names.filter(|name| name.len() == 64).collect()
 }
 
-pub(crate) fn layers_are_used_again_and_pruned_when_no_image_has_them() {
+pub(crate) fn layers_are_shared_and_pruned_when_unused() {
     let at = tempfile::tempdir().unwrap();
     let layers = LayerStore::builder(at.path().join("layers")).min_age(Duration::ZERO).build().unwrap();
     let (one, first) = image(&at.path().join("one"), &[layer("base"), layer("one")]);
@@ -133,7 +133,7 @@ pub(crate) fn layers_are_used_again_and_pruned_when_no_image_has_them() {
     assert_eq!(fs::read_dir(layers.dir().join("leases")).unwrap().count(), 0);
 }
 
-pub(crate) fn settings_of_a_store_hold_for_all_its_layers() {
+pub(crate) fn a_layer_store_keeps_its_settings() {
     let at = tempfile::tempdir().unwrap();
     let (store, image) = image(&at.path().join("store"), &[layer("base")]);
     let layers = LayerStore::open(at.path().join("layers")).unwrap();
@@ -150,7 +150,7 @@ pub(crate) fn settings_of_a_store_hold_for_all_its_layers() {
     assert_eq!(LayerStore::open(at.path().join("foreign")).unwrap_err().kind(), ErrorKind::InvalidConfig);
 }
 
-pub(crate) fn a_damaged_layer_is_found() {
+pub(crate) fn verify_finds_damaged_layers() {
     let at = tempfile::tempdir().unwrap();
     let (store, image) = image(&at.path().join("store"), &[layer("base"), layer("top")]);
     let layers = LayerStore::open(at.path().join("layers")).unwrap();
@@ -165,7 +165,7 @@ pub(crate) fn a_damaged_layer_is_found() {
     assert_eq!(reasons.len(), 2);
 }
 
-pub(crate) fn many_layers_have_no_option() {
+pub(crate) fn a_long_stack_has_no_lowerdir_option() {
     let at = tempfile::tempdir().unwrap();
     let blobs: Vec<Blob> = (0..130).map(|at| layer(&at.to_string())).collect();
     let (store, image) = image(&at.path().join("store"), &blobs);

@@ -21,7 +21,7 @@ const MEMORY: &str = "/dev/shm";
 
 type Outcome = Result<BTreeMap<String, String>, ErrorKind>;
 
-pub(crate) fn every_way_makes_the_tree_of_the_model() {
+pub(crate) fn every_output_matches_the_model() {
     let seeds = std::env::var(SEEDS).ok().map(|seeds| {
         let (from, to) = seeds.split_once("..").unwrap();
         from.parse().unwrap()..to.parse().unwrap()

@@ -15,7 +15,7 @@ fn outcome(media_type: &'static str, bytes: Vec<u8>, tar: &[u8]) -> Result<(), E
     Ok(())
 }
 
-pub(crate) fn compression_goes_by_the_first_bytes() {
+pub(crate) fn compression_is_detected_from_the_first_bytes() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     let (half, rest) = plain.split_at(1024);
     let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0skip".to_vec();
@@ -37,7 +37,7 @@ pub(crate) fn compression_goes_by_the_first_bytes() {
     }
 }
 
-pub(crate) fn streams_that_are_broken_are_refused() {
+pub(crate) fn broken_streams_are_refused() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     let (gzipped, zstded) = (gzip(&plain), zstd(&plain));
     let with = |mut bytes: Vec<u8>, at: usize| {
@@ -76,7 +76,7 @@ pub(crate) fn a_tar_may_end_at_the_end_of_an_entry() {
     assert_eq!(outcome(TAR_GZIP, gzip(&padded), &padded), Ok(()));
 }
 
-pub(crate) fn a_large_window_is_for_those_that_ask_for_it() {
+pub(crate) fn a_large_zstd_window_needs_a_setting() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     // 64 MiB.
     let mut bytes = zstd(&plain);
@@ -90,7 +90,7 @@ pub(crate) fn a_large_window_is_for_those_that_ask_for_it() {
     store.unpack(&image).zstd_window(64 << 20).into_dir(dir.path().join("other")).unwrap();
 }
 
-pub(crate) fn layers_are_compared_with_the_config() {
+pub(crate) fn diff_ids_are_compared() {
     let dir = tempfile::tempdir().unwrap();
     let blob = || Blob::gzip(tar(&[file("a", "x")]));
     let other = Digest::sha256(b"other").to_string();
@@ -107,7 +107,7 @@ pub(crate) fn layers_are_compared_with_the_config() {
     }
 }
 
-pub(crate) fn what_is_no_tar_by_its_type_is_refused() {
+pub(crate) fn layers_whose_media_type_is_no_tar_are_refused() {
     let plain = tar(&[file("a", vec![b'y'; 100_000])]);
     for media_type in [
         "application/octet-stream",

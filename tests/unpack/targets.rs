@@ -59,7 +59,7 @@ pub(crate) fn a_folder_must_be_absent_empty_or_unfinished() {
     assert_eq!(unpack(&a_file).unwrap_err().kind(), ErrorKind::InvalidConfig);
 }
 
-pub(crate) fn what_fails_stays_closed_and_marked_and_is_begun_anew() {
+pub(crate) fn a_failed_target_stays_private_and_marked_and_is_cleared() {
     let dir = tempfile::tempdir().unwrap();
     let layers = [Blob::plain(tar(&[file("a", "x")])), Blob::plain(tar(&[hard_link("b", "gone")]))];
     let (store, broken) = image(&dir.path().join("broken"), &layers);
@@ -73,7 +73,7 @@ pub(crate) fn what_fails_stays_closed_and_marked_and_is_begun_anew() {
     assert!(!root.join(MARKER).exists());
 }
 
-pub(crate) fn a_folder_is_unpacked_into_by_one_at_a_time() {
+pub(crate) fn a_folder_takes_one_unpack_at_a_time() {
     struct Again(Store, StoredImage, std::path::PathBuf, AtomicU64);
     impl Progress for Again {
         fn event(&self, _: &ProgressEvent) {
@@ -93,7 +93,7 @@ pub(crate) fn a_folder_is_unpacked_into_by_one_at_a_time() {
     assert!(again.3.load(Ordering::Relaxed) > 0);
 }
 
-pub(crate) fn limits_end_a_bomb_of_any_kind() {
+pub(crate) fn limits_stop_bombs() {
     let dir = tempfile::tempdir().unwrap();
     let zeros = vec![0; 3 << 20];
     let hole = file("hole", "").pax("GNU.sparse.size", "8589934592").pax("GNU.sparse.map", "");
@@ -112,7 +112,7 @@ pub(crate) fn limits_end_a_bomb_of_any_kind() {
     }
 }
 
-pub(crate) fn a_cancel_and_a_deadline_end_it() {
+pub(crate) fn cancel_and_deadline_stop_an_unpack() {
     let dir = tempfile::tempdir().unwrap();
     let (store, image) = small(dir.path());
     let token = CancelToken::new();
@@ -124,7 +124,7 @@ pub(crate) fn a_cancel_and_a_deadline_end_it() {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
-pub(crate) fn progress_tells_every_byte_of_the_blobs_and_every_layer() {
+pub(crate) fn progress_counts_every_byte_and_layer() {
     #[derive(Default)]
     struct Count(AtomicU64, AtomicU64);
     impl Progress for Count {
@@ -150,7 +150,7 @@ pub(crate) fn progress_tells_every_byte_of_the_blobs_and_every_layer() {
     assert_eq!((count.0.load(Ordering::Relaxed), count.1.load(Ordering::Relaxed)), (bytes, 2));
 }
 
-pub(crate) fn owners_are_those_of_the_setting() {
+pub(crate) fn owners_follow_the_setting() {
     let at = tempfile::tempdir().unwrap();
     let entries = [file("a", "x").owner(5, 6).mode(0o4755), dir("d").owner(0, 5)];
     let (store, image) = image(&at.path().join("store"), &[Blob::gzip(tar(&entries))]);
@@ -175,7 +175,7 @@ pub(crate) fn owners_are_those_of_the_setting() {
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
 }
 
-pub(crate) fn what_the_disk_does_not_take_is_counted() {
+pub(crate) fn unsupported_attributes_are_counted() {
     let at = tempfile::tempdir().unwrap();
     let entries = [char_device("null", 1, 3), file("a", "x"), hard_link("zero", "null")];
     let (store, image) = image(&at.path().join("store"), &[Blob::gzip(tar(&entries))]);
