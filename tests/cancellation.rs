@@ -278,7 +278,7 @@ fn slot(dir: &Path) -> Waiting {
 }
 
 #[test]
-fn who_waits_for_anothers_ingest_can_be_cancelled_and_the_other_goes_on() {
+fn a_wait_for_another_pulls_blob_can_be_cancelled_alone() {
     let (registry, name) = registry();
     let layer = image().layers()[0].digest.clone();
     let at_layer = Fault::on(Target::Blob).path_containing(layer.as_str());
@@ -302,7 +302,7 @@ fn who_waits_for_anothers_ingest_can_be_cancelled_and_the_other_goes_on() {
 }
 
 #[test]
-fn a_cancel_costs_another_pull_none_of_its_connections() {
+fn a_cancel_closes_no_connection_of_another_pull() {
     let slow = Registry::start().unwrap();
     let images: Vec<Image> =
         (0..2).map(|n| ImageBuilder::new(format!("app{n}")).seed(n).layer(200_000).build()).collect();

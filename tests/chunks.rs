@@ -63,7 +63,7 @@ fn idle_connections_join_where_one_is_slow() {
 }
 
 #[test]
-fn a_host_that_knows_no_ranges_sends_all_on_one_connection() {
+fn a_host_without_ranges_sends_a_layer_on_one_connection() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     registry.fault(Fault::on(Target::Blob).with(Action::IgnoreRange));
@@ -110,7 +110,7 @@ fn a_chunk_with_wrong_bytes_is_found_and_the_blob_fetched_clean() {
 }
 
 #[test]
-fn what_a_broken_pull_has_of_a_blob_is_kept_chunk_by_chunk_for_the_next() {
+fn the_next_pull_uses_each_chunk_of_a_broken_one() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     let dir = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ fn a_host_that_sends_helpers_the_whole_is_asked_by_them_no_more() {
 }
 
 #[test]
-fn a_link_that_one_connection_fills_is_left_to_few_and_chunks_come_in_order() {
+fn a_link_that_one_connection_fills_gets_few_connections_and_chunks_in_order() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     registry.limit_rate(4 * MIB as u64);

@@ -83,7 +83,7 @@ fn forward_one(client: &TcpStream, to: SocketAddr) {
 }
 
 #[test]
-fn a_connection_that_was_closed_while_it_was_idle_costs_no_try() {
+fn a_connection_closed_while_idle_uses_up_no_try() {
     let registry = Registry::start().unwrap();
     for n in 0..20 {
         let image = ImageBuilder::new("library/app").layer(1_000 + n).build();

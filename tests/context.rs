@@ -52,7 +52,7 @@ fn a_cancel_wakes_every_receiver_and_runs_every_hook_once() {
 }
 
 #[test]
-fn a_hook_that_was_dropped_does_not_run() {
+fn a_dropped_hook_does_not_run() {
     let token = CancelToken::new();
     let (count, hook) = counter();
     drop(token.on_cancel(hook()));

@@ -76,7 +76,7 @@ fn a_host_whose_certificate_need_not_be_verified_is_believed() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_when_the_service_is_built() {
+fn unusable_settings_are_refused_at_build() {
     let ca = PrivateCa::new();
     let (one, other) = (ca.client_identity(), ca.client_identity());
     let dir = tempfile::tempdir().unwrap();

@@ -34,7 +34,7 @@ impl log::Log for Keep {
 }
 
 #[test]
-fn what_is_logged_at_trace_holds_no_secret() {
+fn trace_logs_hold_no_secret() {
     log::set_logger(&LOG).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let image = ImageBuilder::new("library/app").layer(50_000).build();

@@ -21,7 +21,7 @@ fn request(image: &str) -> EnsureRequest {
 }
 
 #[test]
-fn what_waits_is_answered_and_what_runs_has_its_grace() {
+fn shutdown_answers_waiting_requests_and_gives_running_pulls_a_grace() {
     for kind in BOTH {
         let bench = Bench::with(kind, |b| b.max_parallel(1));
         let (running, queued) = (unbounded(), unbounded());
@@ -43,7 +43,7 @@ fn what_waits_is_answered_and_what_runs_has_its_grace() {
 }
 
 #[test]
-fn after_its_grace_what_runs_is_cancelled() {
+fn running_pulls_are_cancelled_after_the_grace() {
     for kind in BOTH {
         let bench = Bench::new(kind);
         let (results, answers) = unbounded();
@@ -55,7 +55,7 @@ fn after_its_grace_what_runs_is_cancelled() {
 }
 
 #[test]
-fn a_service_that_does_not_listen_holds_nobody_up() {
+fn a_service_that_ignores_its_context_delays_no_caller() {
     for kind in BOTH {
         let bench = Bench::new(kind);
         let begun_at = thread::scope(|scope| {
@@ -110,7 +110,7 @@ impl EventSink for ThreadNames {
 }
 
 #[test]
-fn a_pull_takes_the_thread_that_asks_and_one_that_pulls_and_finishes() {
+fn a_pull_takes_the_calling_thread_and_one_pull_thread() {
     let names = Arc::new(ThreadNames::default());
     let node = Arc::new(Node::new());
     let manager = ImageManager::builder(served(&node)).events(Arc::clone(&names)).build().unwrap();
@@ -192,7 +192,7 @@ impl EventSink for Ender {
 }
 
 #[test]
-fn it_may_be_dropped_by_one_of_its_own_threads() {
+fn a_thread_of_the_manager_may_drop_it() {
     let ender = Arc::new(Ender::default());
     let (results, answers) = unbounded();
     let node = Arc::new(Node::new());

@@ -91,7 +91,7 @@ fn pulls_begin_in_the_order_of_their_requests_however_long_a_look_up_takes() {
 }
 
 #[test]
-fn a_look_up_that_hangs_holds_later_requests_up_for_a_moment_only() {
+fn a_hanging_look_up_delays_later_requests_only_briefly() {
     let bench = Bench::new(Kind::Serial);
     let (results, answers) = unbounded();
     let token = CancelToken::new();
@@ -144,7 +144,7 @@ fn the_wait_is_that_of_the_request_with_its_look_up() {
 }
 
 #[test]
-fn nobody_starves_behind_a_stream_of_more_urgent_ones() {
+fn no_request_starves_behind_more_urgent_ones() {
     let bench = occupied();
     let (results, _answers) = unbounded();
     bench.enqueue(request("gate/patient:v1", 0), &results);
@@ -207,7 +207,7 @@ fn the_puller_is_handed_no_more_than_it_can_start() {
 }
 
 #[test]
-fn a_pull_is_told_when_it_begins_and_not_when_it_queues() {
+fn the_pulling_event_is_sent_when_the_pull_begins() {
     let bench = occupied();
     bench.events.wait_for(1, EventReason::Pulling);
     bench.enqueue(request("gate/queued:v1", 0), &unbounded().0);
@@ -222,7 +222,7 @@ fn a_pull_is_told_when_it_begins_and_not_when_it_queues() {
 }
 
 #[test]
-fn who_leaves_the_queue_is_not_pulled_for() {
+fn a_request_that_left_the_queue_is_not_pulled() {
     let bench = occupied();
     let token = CancelToken::new();
     let (cx, seen) = common::node::Watch::context();
@@ -270,7 +270,7 @@ fn the_throttle_makes_them_wait_and_refuses_none() {
 }
 
 #[test]
-fn what_somebody_waits_for_goes_before_them() {
+fn requests_with_a_waiting_caller_go_before_pre_pulls() {
     let bench = occupied();
     std::thread::scope(|scope| {
         let (cx, seen) = common::node::Watch::context();

@@ -116,7 +116,7 @@ fn events_speak_kubelets_words() {
 }
 
 #[test]
-fn the_default_tag_is_added_to_what_was_typed_and_nothing_else() {
+fn only_the_default_tag_is_added_to_the_typed_name() {
     let digest = format!("root@sha256:{}", "0123456789abcdef".repeat(4));
     let table = [
         ("root", "root:latest"),
@@ -135,7 +135,7 @@ fn the_default_tag_is_added_to_what_was_typed_and_nothing_else() {
 }
 
 #[test]
-fn what_is_no_name_is_told_before_anything_is_asked() {
+fn an_invalid_name_is_refused_before_any_call() {
     let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     for typed in ["", ":invalid", "http://url", hex, "Upper/Case", "a b"] {
         for policy in [Always, IfNotPresent, Never, PullIfPossible] {
@@ -150,7 +150,7 @@ fn what_is_no_name_is_told_before_anything_is_asked() {
 }
 
 #[test]
-fn a_service_that_cannot_tell_what_is_there_or_panics_is_an_error() {
+fn a_service_that_cannot_look_up_an_image_or_panics_is_an_error() {
     let bench = Bench::new(Kind::Serial);
     bench.node.fail_inspection(error(ErrorKind::Store));
     for policy in [IfNotPresent, Never] {

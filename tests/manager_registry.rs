@@ -42,7 +42,7 @@ impl World {
 }
 
 #[test]
-fn an_image_is_pulled_once_and_only_who_could_have_pulled_it_may_use_it() {
+fn an_image_is_pulled_once_and_used_only_with_credentials_that_can_pull_it() {
     let world = World::new();
     let ann = || world.secrets("ann", "secret");
     let pulled = world.ask("pod", ann(), PullPolicy::IfNotPresent).unwrap();
@@ -73,7 +73,7 @@ fn a_mended_secret_is_tried_at_once() {
 }
 
 #[test]
-fn what_is_there_is_used_when_the_registry_is_gone() {
+fn a_present_image_is_used_when_the_registry_is_gone() {
     let world = World::new();
     let ann = || world.secrets("ann", "secret");
     world.ask("pod", ann(), PullPolicy::Always).unwrap();

@@ -109,7 +109,7 @@ fn the_pull_goes_on_until_the_last_asker_has_gone() {
 }
 
 #[test]
-fn who_asked_first_may_go_and_the_others_get_the_image() {
+fn the_first_caller_may_leave_and_the_others_get_the_image() {
     for puller in BOTH {
         let bench = Bench::new(puller);
         let (first, others) = (bounded(1), unbounded());
@@ -133,7 +133,7 @@ fn who_asked_first_may_go_and_the_others_get_the_image() {
 }
 
 #[test]
-fn who_comes_after_a_cancel_gets_a_pull_of_its_own() {
+fn a_request_after_a_cancel_gets_its_own_pull() {
     let bench = Bench::new(Kind::Parallel(2));
     let (results, answers) = unbounded();
     let token = CancelToken::new();
@@ -150,7 +150,7 @@ fn who_comes_after_a_cancel_gets_a_pull_of_its_own() {
 }
 
 #[test]
-fn a_deadline_ends_one_askers_wait_and_not_the_pull() {
+fn a_deadline_ends_the_wait_of_one_caller_and_not_the_pull() {
     for puller in BOTH {
         let bench = Bench::new(puller);
         let (results, answers) = unbounded();
@@ -208,7 +208,7 @@ fn when_its_turn_comes_an_asker_looks_again() {
 }
 
 #[test]
-fn after_a_failure_who_joined_looks_again() {
+fn after_a_failure_joined_requests_look_again() {
     let bench = Bench::new(Kind::Serial);
     bench.node.fail("gate/app:v1", error(ErrorKind::Unavailable));
     let (results, answers) = unbounded();
@@ -263,7 +263,7 @@ impl Progress for Panics {
 }
 
 #[test]
-fn panics_of_sinks_and_watchers_cost_nobody_the_image() {
+fn panics_of_sinks_and_receivers_fail_no_pull() {
     for puller in BOTH {
         let sink = Arc::new(Panics(AtomicUsize::new(0)));
         let bench = Bench::with(puller, |builder| builder.events(Arc::clone(&sink)));

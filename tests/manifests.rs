@@ -102,7 +102,7 @@ fn repeated_layers_stay_in_place_and_are_fetched_once() {
 }
 
 #[test]
-fn what_is_wrong_is_named_by_its_field() {
+fn errors_name_the_field() {
     let table = [
         ("".to_owned(), "not JSON"),
         ("<html>".to_owned(), "not JSON"),
@@ -343,7 +343,7 @@ fn messages_do_not_repeat_the_document() {
 }
 
 #[test]
-fn a_config_tells_platform_layers_and_how_to_run_the_image() {
+fn a_config_has_platform_layers_and_run_settings() {
     let json = format!(
         r#"{{"os":"linux","architecture":"arm","variant":"v6","created":"2015-10-31T22:22:56Z",
             "config":{{"User":"1000:0","ExposedPorts":{{"80/tcp":{{}},"53/udp":null}},"Env":["A=b"],
@@ -435,7 +435,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back_as_the_same(manifest in any_manifest()) {
+    fn written_documents_read_back_unchanged(manifest in any_manifest()) {
         let read = Document::parse(None, &manifest.to_json()).unwrap();
         prop_assert_eq!(read, Document::Manifest(manifest.clone()));
 

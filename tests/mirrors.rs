@@ -54,7 +54,7 @@ impl Pair {
 }
 
 #[test]
-fn a_mirror_serves_all_and_is_told_whose_image_it_is() {
+fn a_mirror_is_asked_with_the_namespace_of_the_registry() {
     let pair = Pair::new(5_000);
     pair.built().build().unwrap().pull(&*pair.name).unwrap();
     assert_eq!(pair.origin.stats().requests, 0);
@@ -63,7 +63,7 @@ fn a_mirror_serves_all_and_is_told_whose_image_it_is() {
 }
 
 #[test]
-fn the_registry_itself_is_not_told_its_own_name() {
+fn the_registry_itself_is_asked_without_a_namespace() {
     let pair = Pair::new(5_000);
     pair.mirror.shutdown();
     pair.built().build().unwrap().pull(&*pair.name).unwrap();
@@ -182,7 +182,7 @@ fn a_host_that_failed_is_tried_last_for_a_while() {
 }
 
 #[test]
-fn a_mirror_that_asks_to_be_left_alone_holds_nobody_up() {
+fn a_mirror_with_retry_after_delays_no_other_host() {
     let pair = Pair::new(5_000);
     let busy = Fault::anywhere().with(Action::Status(429)).with(Action::header("Retry-After", "60"));
     let busy = pair.mirror.fault(busy);
@@ -221,7 +221,7 @@ fn a_missing_tag_beside_a_mirror_with_certificate_trouble_says_both() {
 }
 
 #[test]
-fn html_in_place_of_a_manifest_is_told_and_another_host_asked() {
+fn html_in_place_of_a_manifest_is_an_error_of_that_host() {
     let page = "<!DOCTYPE html>\n<html><head><title>Access\nblocked</title></head></html>";
     let blocked = || Fault::on(Target::Manifest).with(Action::Status(200)).with(Action::Body(page.into()));
     let pair = Pair::new(1_000);
@@ -253,7 +253,7 @@ impl Progress for Hosts {
 }
 
 #[test]
-fn progress_tells_which_host_serves_and_which_takes_over() {
+fn progress_names_the_host_that_serves_and_its_successor() {
     let pair = Pair::new(200_000);
     pair.mirror.fault(pair.layer().with(Action::Cut(70_000)));
     let hosts = std::sync::Arc::new(Hosts::default());

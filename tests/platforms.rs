@@ -64,7 +64,7 @@ fn what_is_no_platform_is_refused_with_its_text() {
 }
 
 #[test]
-fn usual_variants_are_not_told_apart_from_none() {
+fn default_variants_equal_no_variant() {
     for (one, other) in [
         ("linux/arm64", "linux/arm64/v8"),
         ("linux/arm64/v9", "linux/arm64/v9.0"),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 const HASH: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 
 #[test]
-fn names_mean_what_docker_takes_them_for() {
+fn names_resolve_as_in_docker() {
     // What is typed, domain, repository, tag, and the short form.
     let table = [
         ("alpine", "docker.io", "library/alpine", "latest", "alpine:latest"),
@@ -76,7 +76,7 @@ fn with_digest_pins_the_same_repository() {
 }
 
 #[test]
-fn equal_is_what_means_the_same() {
+fn references_are_equal_if_they_name_the_same_image() {
     let short = Reference::parse("alpine").unwrap();
     let long = Reference::parse("index.docker.io/library/alpine:latest").unwrap();
     assert_eq!(short, long);
@@ -85,7 +85,7 @@ fn equal_is_what_means_the_same() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn errors_name_the_flaw() {
     let id = "0123456789abcdef".repeat(4);
     let long_path = "a/".repeat(128) + "a";
     let long_tag = format!("a:{}", "t".repeat(129));

@@ -130,7 +130,7 @@ fn a_206_that_nobody_asked_for_is_no_answer() {
 }
 
 #[test]
-fn bytes_on_the_disk_are_not_believed_and_have_one_clean_try() {
+fn damaged_partial_bytes_are_fetched_anew_once() {
     let scene = Scene::new();
     scene.break_off();
     let partial = scene.partial().expect("what came is kept");
@@ -194,7 +194,7 @@ enum End {
 }
 
 #[test]
-fn what_came_before_a_cancel_or_a_deadline_is_used() {
+fn bytes_from_before_a_cancel_or_a_deadline_are_used() {
     const MIB: u64 = 1024 * 1024;
     for (end, shares, layers) in [
         (End::Cancel, &[0.4][..], &[24_000_000][..]),

@@ -94,7 +94,7 @@ fn one_pull_after_the_other_uses_the_same_connections() {
 }
 
 #[test]
-fn a_second_connection_resumes_the_first_ones_tls_session() {
+fn a_second_connection_resumes_the_tls_session() {
     let ca = PrivateCa::new();
     let acceptor = ca.acceptor(ServerCertificate::Good);
     let resumed = acceptor.resumed();

@@ -113,7 +113,7 @@ fn indexes_stand_within_indexes_to_a_depth_of_four() {
 }
 
 #[test]
-fn a_config_that_told_the_platform_is_fetched_once() {
+fn a_config_that_was_read_for_its_platform_is_fetched_once() {
     let image = entries(without_platforms).platforms(["linux/amd64"]).build();
     let setup = Setup::for_platform("linux/amd64");
     let pulled = setup.pull_image(&image).unwrap();
@@ -163,7 +163,7 @@ fn an_entry_that_is_not_chosen_cannot_fail_the_pull() {
 }
 
 #[test]
-fn trouble_with_a_host_is_not_taken_for_an_odd_entry() {
+fn a_failure_of_a_host_is_no_unusable_entry() {
     let image = entries(without_platforms).platforms(["linux/arm64", "linux/amd64"]).build();
     let setup = Setup::for_platform("linux/amd64");
     let first = image.variants()[0].manifest.digest.as_str();
@@ -258,7 +258,7 @@ fn an_artifact_is_chosen_by_its_type_or_as_the_only_entry() {
 }
 
 #[test]
-fn artifacts_with_the_same_config_are_told_apart_by_their_ids() {
+fn artifacts_with_the_same_config_have_different_ids() {
     let setup = Setup::new(|builder| builder);
     let (one, two) = (setup.artifact("one", b"one"), setup.artifact("two", b"two"));
     let pull = |tag: &str| setup.pull(&format!("{}/library/app:{tag}", setup.registry.host()), None).unwrap();

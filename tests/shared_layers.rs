@@ -117,7 +117,7 @@ fn who_waits_for_the_layers_of_another_pull_has_no_threads_for_them() {
 }
 
 #[test]
-fn when_the_pull_that_fetches_is_cancelled_the_one_that_waits_fetches_side_by_side() {
+fn after_a_cancel_of_the_fetching_pull_the_waiting_one_fetches_in_parallel() {
     let family = &Family::of(2);
     let [first, second] = &family.names[..] else { unreachable!() };
     family.scope(|scope| {

@@ -114,7 +114,7 @@ fn an_image_may_have_no_layers() {
 }
 
 #[test]
-fn what_no_one_acts_on_may_be_odd() {
+fn unused_fields_may_be_odd() {
     let changes: [fn(&mut Value); 4] = [
         |it| it["layers"][0]["mediaType"] = json!("application/vnd.dev.sigstore.bundle+json;version=0.2"),
         |it| it["layers"][0]["platform"] = json!({ "os": "linux" }),

@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const MIB: usize = 1024 * 1024;
 
 #[test]
-fn a_request_whose_thread_cannot_be_started_waits_for_one_that_lives() {
+fn a_request_whose_thread_cannot_start_waits_for_a_living_thread() {
     let service = Arc::new(Scripted::new());
     let puller = ParallelImagePuller::builder(Arc::clone(&service)).stack_size(256 * MIB).build().unwrap();
     let (results, answers) = unbounded();

@@ -31,7 +31,7 @@ fn targets(registry: &Registry) -> Vec<Target> {
 }
 
 #[test]
-fn an_anonymous_pull_asks_for_one_manifest_then_for_config_and_layers() {
+fn an_anonymous_pull_requests_a_manifest_then_config_and_layers() {
     use Target::{Blob, Manifest, Token};
     let (registry, name) = registry(&TokenServer::new().anonymous());
     let dir = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn a_token_is_used_until_shortly_before_it_expires() {
 }
 
 #[test]
-fn credentials_are_tried_in_turn_and_nobodys_last() {
+fn credentials_are_tried_in_order_and_anonymous_last() {
     let with_user = || TokenServer::new().user("ann", "right");
     let right = || Credential::basic("ann", "right");
     let wrong = || Credential::basic("ann", "wrong");

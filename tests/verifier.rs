@@ -93,7 +93,7 @@ fn fallback_tag(image: &Image) -> String {
 }
 
 #[test]
-fn it_may_refuse_an_image_and_its_reason_is_told() {
+fn a_verifier_may_refuse_an_image_with_a_reason() {
     let (registry, _, name) = registry();
     let error = pull_with(&name, |_| Err(VerifyError::Denied("nobody signed it".into()))).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Denied, false));
@@ -122,7 +122,7 @@ fn its_panic_is_a_refusal() {
 }
 
 #[test]
-fn it_sees_what_was_asked_for_and_what_it_stands_for() {
+fn a_verifier_sees_the_name_and_the_resolved_image() {
     let (_registry, image, name) = registry();
     let asked = name.clone();
     ask(&name, move |candidate| {
@@ -305,7 +305,7 @@ fn manifests_are_fetched_by_tag_or_digest() {
 }
 
 #[test]
-fn blobs_are_fetched_if_they_are_small_and_what_their_descriptor_says() {
+fn a_verifier_fetches_small_blobs_that_match_their_descriptor() {
     let (registry, _, name) = registry();
     let payload = registry.put_blob("library/app", b"a payload".to_vec());
     let long = registry.put_blob("library/app", vec![b'x'; 8 << 20]);

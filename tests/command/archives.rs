@@ -150,7 +150,7 @@ fn a_name_is_taken_as_typed_first_and_then_in_full() {
 }
 
 #[test]
-fn exports_to_one_file_at_once_do_not_mix() {
+fn concurrent_exports_to_one_file_do_not_mix() {
     let bench = Bench::new();
     let (_registries, names): (Vec<_>, Vec<_>) = ["one", "two"].map(registry_with).into_iter().unzip();
     let archives = names.iter().enumerate().map(|(at, name)| {

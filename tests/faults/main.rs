@@ -49,7 +49,7 @@ fn judge_all<C: Send>(cases: Vec<C>, judge: impl Fn(C) -> Vec<String> + Sync) {
 }
 
 #[test]
-fn every_trouble_has_its_outcome_and_harms_nothing() {
+fn every_fault_has_its_outcome_and_leaves_a_valid_store() {
     let mut cases = Vec::new();
     for &trouble in Trouble::ALL {
         for (thing, cell) in Thing::ALL.into_iter().zip(trouble.row()) {
@@ -115,7 +115,7 @@ impl Resolver for DeafResolver {
 }
 
 #[test]
-fn a_host_that_cannot_be_spoken_to_is_told_by_its_kind_and_passed_over_as_a_mirror() {
+fn connection_failures_have_their_kind_and_skip_a_mirror() {
     let ca = PrivateCa::new();
     let image = ImageBuilder::new("library/app").layer(5_000).build();
     let with = |certificate| {

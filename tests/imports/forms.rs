@@ -175,7 +175,7 @@ fn layers_of_bazel_are_named_after_their_digests_and_their_compression() {
 }
 
 #[test]
-fn what_a_file_manager_left_is_passed_over() {
+fn files_of_file_managers_are_skipped() {
     let mut made = Made::default();
     let image = made.image("linux/amd64");
     let clean = made.clone();

@@ -38,7 +38,7 @@ fn descriptor(listed: &Value) -> Value {
 }
 
 #[test]
-fn indexes_that_list_one_another_thousands_of_times_are_read_once() {
+fn indexes_that_list_each_other_many_times_are_read_once() {
     let mut made = Made::default();
     let image = made.image("linux/amd64");
     let mut listed = descriptor(&image.descriptor);
@@ -55,7 +55,7 @@ fn indexes_that_list_one_another_thousands_of_times_are_read_once() {
 }
 
 #[test]
-fn many_names_of_one_wide_index_cost_no_more_than_names() {
+fn many_names_of_a_wide_index_are_cheap() {
     let mut made = Made::default();
     let image = made.image("linux/amd64");
     let absent = |at: usize| {

@@ -15,7 +15,7 @@ fn options() -> ImportOptions {
 }
 
 #[test]
-fn an_archive_cannot_name_what_it_holds_by_another_digest() {
+fn an_archive_cannot_name_a_blob_by_another_digest() {
     let other = Digest::sha256(b"what the name promises");
     let upper = other.as_str().to_uppercase();
     for name in [
@@ -123,7 +123,7 @@ fn forged(dir: &std::path::Path) -> (crate::made::Image, crate::made::Image, Dig
 }
 
 #[test]
-fn what_is_looked_up_by_digest_is_compared_with_the_bytes_also_in_stores_of_others() {
+fn a_look_up_by_digest_compares_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let (good, evil, promised) = forged(dir.path());
     let store = Store::open(dir.path()).unwrap();
@@ -160,7 +160,7 @@ fn what_is_looked_up_by_digest_is_compared_with_the_bytes_also_in_stores_of_othe
 }
 
 #[test]
-fn what_is_removed_by_an_id_is_the_image_that_has_it() {
+fn a_removal_by_id_removes_the_image_with_that_id() {
     let dir = tempfile::tempdir().unwrap();
     let (good, evil, _) = forged(dir.path());
     let store = Store::open(dir.path()).unwrap();

@@ -86,7 +86,7 @@ fn one_image_is_removed_by_its_id_and_all_by_the_name() {
 }
 
 #[test]
-fn what_is_whole_comes_and_the_rest_is_left_out() {
+fn complete_images_are_imported_and_others_skipped() {
     // What of each image is missing: nothing, a layer, the manifest; and what comes of it where.
     type Case = (&'static str, [&'static str; 2], Option<&'static str>, Result<usize, ErrorKind>);
     let cases: [Case; 10] = [
@@ -130,7 +130,7 @@ fn what_is_whole_comes_and_the_rest_is_left_out() {
 }
 
 #[test]
-fn what_was_left_out_is_not_there_by_accident_later() {
+fn skipped_images_do_not_appear_later() {
     let (mut made, [arm64, amd64, _], index) = several();
     made.list(&index, Some(NAME));
     made.lose(&arm64.layer);

@@ -148,7 +148,7 @@ fn a_violation_is_seen_and_named_by_file_and_line() {
 }
 
 #[test]
-fn what_is_allowed_is_no_violation() {
+fn allowed_imports_are_no_violations() {
     let cases = [
         ("src/registry/download.rs", "use crate::durable::Disk; // what the store uses"),
         ("src/manager/mod.rs", "use crate::progress::Progress;"),

@@ -116,7 +116,7 @@ fn the_token_is_held_until_the_result_was_taken() {
 }
 
 #[test]
-fn a_receiver_that_is_gone_harms_nobody() {
+fn a_disconnected_receiver_is_ignored() {
     for bench in both() {
         let (results, answers) = bounded(0);
         drop(answers);
@@ -186,7 +186,7 @@ fn a_result_is_not_lost_because_its_channel_is_full_for_a_moment() {
 }
 
 #[test]
-fn a_result_that_waits_for_room_holds_up_no_other_channel_and_no_shutdown() {
+fn a_full_result_channel_delays_no_other_channel_and_no_shutdown() {
     for bench in both() {
         let (others, _keep) = unbounded();
         bench.occupy(&others);

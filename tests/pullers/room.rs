@@ -38,7 +38,7 @@ fn requests_start_in_the_order_asked_and_no_more_than_the_limit_at_a_time() {
 }
 
 #[test]
-fn a_limit_that_is_absent_or_below_one_is_none_and_one_too_large_is_refused() {
+fn limits_below_one_mean_no_limit_and_too_large_ones_are_refused() {
     for limit in [None, Some(0), Some(-1), Some(i32::MIN)] {
         let service = Arc::new(Scripted::new());
         let puller = ParallelImagePuller::new(served(&service), limit).unwrap();
@@ -85,7 +85,7 @@ fn ten_thousand_requests_at_a_limit_of_four_are_four_threads() {
 }
 
 #[test]
-fn a_bounded_queue_gives_back_what_has_no_room() {
+fn a_full_queue_returns_the_request() {
     let service = Arc::new(Scripted::new());
     let puller = ParallelImagePuller::builder(served(&service))
         .max_parallel_image_pulls(Some(1))

@@ -13,7 +13,7 @@ use crate::common::SOON;
 use crate::{Bench, assert_silent, both, kind, next};
 
 #[test]
-fn shutdown_lets_what_runs_finish_within_the_grace_and_answers_what_waits() {
+fn shutdown_answers_waiting_requests_and_gives_running_pulls_a_grace() {
     for bench in both() {
         let (results, answers) = unbounded();
         bench.occupy(&results);
@@ -41,7 +41,7 @@ fn shutdown_lets_what_runs_finish_within_the_grace_and_answers_what_waits() {
 }
 
 #[test]
-fn shutdown_cancels_what_runs_when_the_grace_is_over() {
+fn shutdown_cancels_running_pulls_after_the_grace() {
     for bench in both() {
         let (results, answers) = unbounded();
         bench.occupy(&results);

@@ -11,7 +11,7 @@ use crate::{REPOSITORY, SOON, blob_path, client, layer_path, registry};
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[test]
-fn shutdown_does_not_wait_for_what_hangs() {
+fn shutdown_does_not_wait_for_requests_that_hang() {
     let long = Duration::from_secs(3600);
     for action in [
         Action::Delay(long),

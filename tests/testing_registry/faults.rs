@@ -12,7 +12,7 @@ use crate::raw::Client;
 use crate::{SOON, blob_path, client, get_layer, layer, layer_path, manifest_path, registry};
 
 #[test]
-fn what_an_action_does_to_a_blob() {
+fn each_action_has_its_effect_on_a_blob() {
     let (_, image) = registry();
     let whole = layer(&image);
     let size = whole.len();
@@ -121,7 +121,7 @@ fn headers_are_replaced_added_and_left_out() {
 }
 
 #[test]
-fn a_redirect_leads_where_it_is_told() {
+fn a_redirect_leads_to_its_location() {
     let (registry, image) = registry();
     let other = Registry::start().unwrap();
     other.push(&image, "latest");
@@ -182,7 +182,7 @@ fn a_delay_and_a_pace_take_their_time() {
 }
 
 #[test]
-fn what_is_held_goes_on_when_it_is_released() {
+fn held_requests_continue_when_released() {
     for (stage, bytes_before) in [(Stage::BeforeHead, 0), (Stage::InHead, 0), (Stage::Body(1000), 1000)] {
         let (registry, image) = registry();
         let fault = registry.fault(Fault::on(Target::Blob).with(Action::Hold(stage)));
@@ -209,7 +209,7 @@ fn a_client_that_leaves_is_not_held() {
 }
 
 #[test]
-fn a_fault_hits_whom_and_as_often_as_it_is_told() {
+fn a_fault_hits_the_chosen_requests_the_given_number_of_times() {
     let (registry, image) = registry();
     let teapot = || Action::Status(418);
     let layer = &image.layers()[0].digest;

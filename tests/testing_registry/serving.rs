@@ -33,7 +33,7 @@ fn an_image_is_served_by_tag_and_by_digest() {
 }
 
 #[test]
-fn what_is_not_there_is_named_in_the_error() {
+fn a_missing_item_is_named_in_the_error() {
     let (registry, image) = registry();
     let digest = image.digest();
     for (path, code) in [
@@ -99,7 +99,7 @@ fn referrers_name_the_manifests_of_a_subject() {
 }
 
 #[test]
-fn the_api_can_stand_elsewhere() {
+fn the_api_may_have_another_root() {
     let registry = Registry::builder().api_root("/mirror/of").start().unwrap();
     registry.put_blob("a", *b"blob");
     let digest = Digest::sha256(b"blob");
