@@ -1,4 +1,4 @@
-//! How fast are references, digests and manifests read?
+//! Parsing of references, digests and manifests.
 
 use std::hint::black_box;
 

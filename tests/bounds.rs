@@ -1,4 +1,4 @@
-//! Threads, connections and open files are bounded by what was configured, not by how much is asked.
+//! Threads, connections and open files are bounded by the settings, at any number of requests.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

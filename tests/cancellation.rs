@@ -1,5 +1,5 @@
-//! Whatever a pull is waiting for, a cancel and a deadline end it at once, and cost no other pull
-//! its connections.
+//! A cancel and a deadline end every wait of a pull at once, and close no other pull's
+//! connections.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -41,7 +41,7 @@ struct Waiting {
     _scene: Box<dyn Send>,
 }
 
-/// What the pull told.
+/// The progress events of the pull.
 struct Events(Receiver<String>);
 
 impl Events {
@@ -170,7 +170,7 @@ fn connecting(dir: &Path) -> Waiting {
         }
     }
     let image = format!("{address}/library/app:v1");
-    // Nothing tells of a connection that is being made.
+    // No event reports a connection attempt.
     let arrived = Box::new(|_: &Events| thread::sleep(Duration::from_millis(50)));
     waiting(quick(dir), image, arrived, (listener, queued))
 }

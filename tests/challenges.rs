@@ -1,4 +1,4 @@
-//! Challenges as registries really write them, and which credentials are shown for them to whom.
+//! Challenges as real registries write them, and the credentials that answer them.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -132,7 +132,7 @@ fn a_password_is_sent_once_to_a_registry_that_hides_its_images() {
         assert_eq!(setup.registry.stats().manifests, 2, "{status}");
         assert_eq!(setup.registry.stats().blobs, 2, "{status}");
 
-        // Without one at hand, or if it does not help, the first answer is what is told.
+        // Without one, or if it does not help, the error is that of the first response.
         let kind = if status == 403 { ErrorKind::Denied } else { ErrorKind::NotFound };
         let setup = Setup::new(&TokenServer::new());
         setup.challenge(status, &[]);

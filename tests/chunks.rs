@@ -1,4 +1,4 @@
-//! Large blobs in chunks: each byte once, whatever the hosts do.
+//! Large blobs in chunks: each byte is fetched once, under all faults of the hosts.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -114,7 +114,7 @@ fn the_next_pull_uses_each_chunk_of_a_broken_one() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     let dir = tempfile::tempdir().unwrap();
-    // The second piece never comes, those behind it do, and the last one is not to be had.
+    // The second chunk never arrives, later ones do, and the last one is unavailable.
     let piece = |begins: &'static str| {
         move |seen: &SeenRequest| seen.header("range").is_some_and(|range| range.starts_with(begins))
     };
@@ -140,7 +140,7 @@ fn a_host_that_sends_helpers_the_whole_is_asked_by_them_no_more() {
     let registry = Registry::start().unwrap();
     let (image, name) = large_image(&registry);
     let dir = tempfile::tempdir().unwrap();
-    // The first piece comes slowly and tells that there are pieces; whoever asks for another gets all.
+    // The first chunk arrives slowly and shows that ranges are supported; a request for another gets the whole blob.
     let is_first = |seen: &SeenRequest| seen.header("range").is_some_and(|it| it.starts_with("bytes=0-"));
     let slow = Fault::on(Target::Blob).when(is_first);
     registry.fault(slow.with(Action::Pace(4 * MIB as u64)));

@@ -1,4 +1,4 @@
-//! Connections: by a proxy, to several addresses, kept and closed, slow to answer, and led astray.
+//! Connections: by proxies, to several addresses, reused and closed, slow, and redirected.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ fn image() -> Image {
     ImageBuilder::new("library/app").layer(50_000).build()
 }
 
-/// Answers every look-up with these addresses, whatever the name is, and counts.
+/// Resolves every name to these addresses, and counts the look-ups.
 struct Fixed(Vec<&'static str>, AtomicUsize);
 
 impl Resolver for Fixed {

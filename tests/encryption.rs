@@ -1,4 +1,4 @@
-//! TLS: whom the service trusts, and who it is to the other side.
+//! TLS: the certificates that the service trusts, and its client certificates.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

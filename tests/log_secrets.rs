@@ -1,4 +1,4 @@
-//! What is logged holds no secret, at any level, as long as the filter for ureq's records is used.
+//! Log records hold no secret at any level if the filter for ureq's records is used.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

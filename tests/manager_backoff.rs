@@ -1,4 +1,4 @@
-//! When an image that failed is tried again.
+//! The back-off of images whose pull failed.
 
 mod common;
 

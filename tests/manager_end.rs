@@ -1,4 +1,4 @@
-//! How a manager ends.
+//! The shutdown of a manager.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! Which pull is next: priority, age, limits, and images to have before somebody asks.
+//! Which pull is next: priority, age, limits, and pre-pulls.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! What the manager makes of a request by itself: policies, presence, events, and bad input.
+//! The manager's own decisions: policies, presence, events, and invalid requests.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Who may use an image that is there: records of who pulled it, across restarts and damage.
+//! The credentials that may use a present image: records of pulls, across restarts and damage.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]

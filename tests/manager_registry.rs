@@ -1,4 +1,4 @@
-//! The image manager over the default service, and a registry that asks for a password.
+//! The image manager over the default service, with a registry that requires a password.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! One pull for many askers.
+//! One pull for many requests.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -235,7 +235,7 @@ fn each_submitted_request_has_one_answer() {
             let request = EnsureRequest::new(format!("pod-{id}"), image).with_id(id);
             bench.manager.submit(PullContext::new(), request, results.clone());
         }
-        // A receiver that is gone harms nobody.
+        // A disconnected receiver is ignored.
         bench.manager.submit(PullContext::new(), EnsureRequest::new("gone", "app0:v1"), unbounded().0);
         drop(results);
         let mut ids: Vec<_> =

@@ -1,4 +1,4 @@
-//! Many askers, many images, a registry that fails one request in ten: nothing is left behind.
+//! Many requests, many images, a registry that fails one request in ten: no state is left behind.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]

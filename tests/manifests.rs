@@ -1,4 +1,4 @@
-//! Manifests, indexes and configs: what is read from them, and what is refused before any blob is asked for.
+//! Manifests, indexes and configs: the parsed values, and documents that are refused.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use oci_puller::ErrorKind;

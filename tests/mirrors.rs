@@ -1,4 +1,4 @@
-//! Mirrors: from the builder and from `hosts.toml`, who is asked for what, and who takes over.
+//! Mirrors, from the builder and from `hosts.toml`: their order, requests and fail-over.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -131,7 +131,7 @@ fn a_tag_is_not_resolved_by_a_mirror_that_must_not_even_if_the_registry_is_gone(
     let service = pair.configured("capabilities = ['pull']").build().unwrap();
     assert_eq!(service.pull(&*pair.name).unwrap_err().kind(), ErrorKind::ConnectionFailed);
     assert_eq!(pair.mirror.stats().requests, 0);
-    // What a digest stands for needs nobody's word.
+    // A digest needs no confirmation by the registry.
     let by_digest = format!("{}/library/app@{}", pair.origin.host(), pair.image.digest());
     service.pull(by_digest).unwrap();
 }

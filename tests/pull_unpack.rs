@@ -47,7 +47,7 @@ impl Setup {
         format!("blobs/{}", self.image.layers()[layer].digest)
     }
 
-    /// Holds the body of a layer after so many bytes.
+    /// Holds the body of a layer after this number of bytes.
     fn hold(&self, layer: usize, bytes: u64) -> FaultHandle {
         let at_layer = Fault::on(Target::Blob).path_containing(self.blob(layer));
         self.registry.fault(at_layer.with(Action::Hold(Stage::Body(bytes))))
@@ -76,7 +76,7 @@ impl Setup {
     }
 }
 
-/// Releases what a fault holds once so many bytes, or so many layers, are unpacked.
+/// Releases the held requests once this number of bytes, or of layers, is unpacked.
 struct ReleaseAfter {
     held: FaultHandle,
     bytes: AtomicU64,

@@ -1,4 +1,4 @@
-//! What a pull that waits takes of memory. Alone in its process, whose memory it measures.
+//! The memory of a waiting request. Alone in its process, whose memory it measures.
 #![allow(clippy::unwrap_used)]
 
 mod common;

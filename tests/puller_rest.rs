@@ -48,7 +48,7 @@ fn no_thread_wakes_for(a_while: Duration) {
     for puller in &pullers {
         let (results, answers) = unbounded();
         for id in 0..100 {
-            // A deadline brings the timer's thread, too; and would wake it, if it were not told.
+            // A deadline starts the timer's thread, too, and would wake it unless the pull's end is reported to it.
             let cx = PullContext::new().with_cancel(&CancelToken::new()).with_timeout(A_SECOND);
             puller.pull_image(cx, PullRequest::new(id, "alpine"), results.clone());
         }
@@ -59,7 +59,7 @@ fn no_thread_wakes_for(a_while: Duration) {
     while !pullers.iter().zip(at_rest).all(|(puller, threads)| puller.stats().threads == threads) {
         thread::yield_now();
     }
-    // Until those that go on living have nothing to do any more: no event tells.
+    // Waits until the remaining threads are idle. No event reports it.
     thread::sleep(Duration::from_millis(100));
 
     let before = waits();

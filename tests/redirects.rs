@@ -1,4 +1,4 @@
-//! Redirects: followed by hand, with nothing of ours shown to another host.
+//! Redirects: each is followed explicitly, and no credential reaches another host.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ fn layer_fault(image: &Image) -> Fault {
     Fault::on(Target::Blob).path_containing(image.layers()[0].digest.as_str())
 }
 
-/// A registry that wants a password and sends who asks for layers to another host.
+/// A registry that requires a password and redirects requests for layers to another host.
 fn registry_and_cdn(location: &str) -> (Registry, Registry, Image, String) {
     let (registry, cdn, image) = (Registry::start().unwrap(), Registry::start().unwrap(), image());
     let name = registry.push(&image, "v1");

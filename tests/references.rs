@@ -1,4 +1,4 @@
-//! Image names: what people type, what it means, and what is refused.
+//! Image names: valid and invalid ones, and their meaning.
 
 use oci_puller::ErrorKind;
 use oci_puller::image::{Digest, Reference};

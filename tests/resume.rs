@@ -1,4 +1,4 @@
-//! A blob that broke goes on where it was: in the same pull, in a later one, in a later process.
+//! A broken download resumes: in the same pull, in a later one, in a later process.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

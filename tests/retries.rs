@@ -1,4 +1,4 @@
-//! What is tried again, when, and what is not.
+//! Which failures are retried, and when.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What a pull asks for, and over how many connections: nothing that is not needed.
+//! The requests and connections of a pull: only the necessary ones.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Images that share layers, pulled at the same time: each layer comes once, and who waits for another
+//! Images that share layers, pulled at the same time: each layer is fetched once, and a pull that waits for another
 //! pull's costs next to nothing.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
@@ -74,7 +74,7 @@ impl Family {
         self.held.fired()
     }
 
-    /// Waits until the shared layers were asked for, so many times each.
+    /// Waits until each shared layer was requested this number of times.
     fn wait_for_shared(&self, times: usize) {
         assert!(self.held.wait_fired((times * SHARED) as u64, SOON), "{} questions", self.asked());
     }

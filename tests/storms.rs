@@ -1,4 +1,4 @@
-//! Storms: for a while much goes wrong at a time. `OCI_PULLER_STORM_SECONDS` sets the time of each. Default: 10.
+//! Storms: many faults at a time, for a while. `OCI_PULLER_STORM_SECONDS` sets the time of each. Default: 10.
 //!
 //! The storm of power cuts is in `src/store/tests/power.rs`, on the simulated disk.
 

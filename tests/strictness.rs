@@ -1,4 +1,4 @@
-//! What is refused before any blob is fetched, and what is taken as it is.
+//! Documents that are refused before any blob is fetched, and oddities that are accepted.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

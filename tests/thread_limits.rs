@@ -1,4 +1,4 @@
-//! What a puller does when the kernel refuses it another thread. Alone in its process, whose limits it
+//! Pullers when the kernel refuses another thread. Alone in its process, whose limits it
 //! changes.
 #![allow(clippy::unwrap_used)]
 

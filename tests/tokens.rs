@@ -1,4 +1,4 @@
-//! Tokens: how often they are asked for, with what, and what becomes of one that is refused.
+//! Tokens: requests for them, their reuse, and refused ones.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

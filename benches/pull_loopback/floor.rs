@@ -1,4 +1,4 @@
-//! The floor: what any program must do that pulls these images, and nothing else.
+//! The floor: the least work that any program does to pull these images.
 //!
 //! Two threads (as many as there may be connections, over a wide area) with a connection each take the blobs, the largest of an image first: GET, a SHA-256 of
 //! what comes, a file. No manifests, no index, no retries, no ranges, no locks: that is what the others
@@ -30,7 +30,7 @@ use super::catalog::{Catalog, Entry};
 use super::roles::Task;
 use super::{AT_ONCE, Outcome};
 
-/// Unless told otherwise.
+/// The default.
 const THREADS: usize = 2;
 /// The longest read, bytes.
 const BUFFER: usize = 256 * 1024;

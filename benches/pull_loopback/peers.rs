@@ -1,4 +1,4 @@
-//! Other pullers, as far as this machine has them, told to do the same: pull every image of a work over
+//! Other pullers, as far as this machine has them, with the same work: pull every image of a work over
 //! plain HTTP into a new folder.
 //!
 //! crane takes all images in one call. The others take one a call, so eight processes run side by side;

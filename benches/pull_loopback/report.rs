@@ -1,4 +1,4 @@
-//! The figures, for people, for the README, and for machines.
+//! The figures, as text, for the README, and as JSON.
 
 use serde_json::{Value, json};
 

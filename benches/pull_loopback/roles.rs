@@ -27,7 +27,7 @@ pub(crate) enum Role {
     Touch { bytes: u64 },
 }
 
-/// What those are told who are measured.
+/// The arguments of a measured program.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Task {
     pub(crate) catalog: PathBuf,

@@ -55,7 +55,7 @@ pub(crate) fn measure(
     }
     for round in 0..settings.rounds {
         show(&format!("{}, round {} of {}", work.letter(), round + 1, settings.rounds));
-        // Forth and back: nobody always follows the same one.
+        // Forth and back, so that no program always follows the same one.
         let mut order: Vec<_> = all.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
@@ -72,7 +72,7 @@ pub(crate) fn measure(
     Ok(Measured { work, title: work.title(settings.scale), figures: all })
 }
 
-/// A peer may fail; nobody else.
+/// Only a peer may fail.
 fn leave_out(contender: &Contender, error: Error) -> Outcome<()> {
     let Contender::Peer(peer) = contender else { return Err(error) };
     eprintln!("{} is left out: {error}", peer.name());

@@ -116,7 +116,7 @@ fn start_own(work: Work, scale: f64, folder: &Path) -> Outcome<Process> {
     Ok(process)
 }
 
-/// The role: serves until nobody holds the other end of its standard input.
+/// The role: serves until the other end of its standard input is closed.
 pub(crate) fn serve(work: Work, scale: f64, folder: &Path) -> Outcome<()> {
     // The peers are up to eight processes with several connections each.
     let registry = Registry::builder().max_connections(256).start()?;

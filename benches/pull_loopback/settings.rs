@@ -1,4 +1,4 @@
-//! What is measured, and how often: from the environment and the command line.
+//! The measurements and their number, from the environment and the command line.
 
 use std::env;
 use std::num::NonZeroU32;

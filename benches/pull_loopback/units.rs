@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers with units.
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

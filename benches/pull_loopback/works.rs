@@ -1,4 +1,4 @@
-//! The works: what is pulled, by whichever program.
+//! The works: the images that each program pulls.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ pub(crate) struct Image {
     pub(crate) archive: Vec<u8>,
 }
 
-/// An image of these layers, which are no real tar files: nobody unpacks them.
+/// Returns an image of these layers, which are no tar files: no test unpacks them.
 pub(crate) fn image(name: &str, layers: &[&[u8]]) -> Image {
     let layers: Vec<_> = layers.iter().map(|layer| (Digest::sha256(layer), layer.to_vec())).collect();
     let diff_ids: Vec<_> = layers.iter().map(|(digest, _)| digest.to_string()).collect();

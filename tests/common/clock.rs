@@ -1,4 +1,4 @@
-//! A clock that a test holds in its hand.
+//! A clock that a test moves.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

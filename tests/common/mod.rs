@@ -1,4 +1,4 @@
-//! What several test files share; none of them uses all of it.
+//! Helpers that several test files share; none of them uses all.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs, missing_debug_implementations)]
 
 use std::sync::Arc;

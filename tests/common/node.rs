@@ -100,12 +100,12 @@ impl Node {
         self.look_gate.0.send(()).unwrap();
     }
 
-    /// Waits until so many look-ups have begun.
+    /// Waits until this number of look-ups has begun.
     pub fn wait_for_looks(&self, count: usize) {
         (0..count).for_each(|_| drop(self.looked.recv_timeout(super::SOON).expect("a look-up")));
     }
 
-    /// Waits until a pull has begun, and tells its image.
+    /// Waits until a pull has begun, and returns its image.
     pub fn next_started(&self) -> String {
         self.started.recv_timeout(super::SOON).expect("a pull begins")
     }
@@ -229,7 +229,7 @@ impl Recorder {
         self.take().into_iter().map(|event| event.reason.as_str()).collect()
     }
 
-    /// Waits for so many events of this reason.
+    /// Waits for this number of events with this reason.
     pub fn wait_for(&self, count: usize, reason: EventReason) {
         let mut seen = 0;
         while seen < count {

@@ -1,4 +1,4 @@
-//! Services that lose no time, for tests of what goes wrong.
+//! Services with short waits, for tests of failures.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn hosts_toml(dir: &Path, registry: &str, text: &str) -> std::path::PathBuf 
     dir.join("hosts")
 }
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// Returns a port of 127.0.0.1 without a listener.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! An HTTP client of a few lines that hides nothing: what came, and how it ended.
+//! A small HTTP client that shows all received bytes and the end of the connection.
 
 // Each test file uses some of it, and only tests do.
 #![allow(dead_code, clippy::unwrap_used)]

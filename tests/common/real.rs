@@ -59,7 +59,7 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// Runs a program to its end, and tells what it printed.
+/// Runs a program to its end, and returns its output.
 pub fn run<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
     let home = tempfile::tempdir().unwrap();
     let mut command = program(name);
@@ -70,7 +70,7 @@ pub fn run<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Vec<
     output.stdout
 }
 
-/// A port that was free a moment ago, for programs that cannot be told to choose one.
+/// Returns a port that was free a moment ago, for programs that cannot choose one.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! An image service that does as the image's name says.
+//! An image service whose behaviour depends on the image's name.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use oci_puller::{
     PulledImage,
 };
 
-/// What an image's name begins with tells what becomes of its pull:
+/// The beginning of an image's name decides the outcome of its pull:
 ///
 /// | name | what its pull does |
 /// |---|---|
@@ -53,7 +53,7 @@ impl Scripted {
         }
     }
 
-    /// Waits until a pull has begun, and tells its image.
+    /// Waits until a pull has begun, and returns its image.
     pub fn next_started(&self) -> String {
         self.started.recv_timeout(super::SOON).expect("a pull begins")
     }

@@ -31,7 +31,7 @@ pub(crate) enum ServerCertificate {
     WrongName,
 }
 
-/// A certificate authority that nobody knows unless told.
+/// A certificate authority that is trusted only where it is configured.
 pub(crate) struct PrivateCa {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
@@ -59,7 +59,7 @@ impl PrivateCa {
         self.certificate.pem()
     }
 
-    /// Serves with such a certificate.
+    /// Serves with a certificate of this authority.
     pub(crate) fn acceptor(&self, kind: ServerCertificate) -> TlsAcceptor {
         let (chain, key) = self.server_certificate(kind);
         let config = server_config().with_no_client_auth().with_single_cert(chain, key).unwrap();

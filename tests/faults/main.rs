@@ -1,4 +1,4 @@
-//! What becomes of a pull when its registry misbehaves: each trouble, at each thing that is asked for,
+//! The outcome of a pull whose registry misbehaves: each fault, at each kind of request,
 //! for a registry alone and for one with a mirror. The table is data; see `table`.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]

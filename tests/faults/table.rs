@@ -108,7 +108,7 @@ const fn has_a_second_chance(kind: ErrorKind) -> Cell {
     Cell { always: fails(kind, 2), once: succeeds(2), at_mirror: 2 }
 }
 
-/// The credential is refused, and so is nobody's.
+/// The credential is refused, and so is an anonymous request.
 const fn refuses_both(kind: ErrorKind) -> Cell {
     Cell { always: fails(kind, 2), once: fails(kind, 2), at_mirror: 2 }
 }

@@ -1,4 +1,4 @@
-//! Compressed archives: which are read, and what their checksums guard.
+//! Compressed archives: the formats, and their checksums.
 
 use oci_puller::{ErrorKind, PullContext};
 

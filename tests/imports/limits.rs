@@ -1,4 +1,4 @@
-//! What an archive may cost, whatever it says: each import ends by itself, with its context, or at a limit.
+//! The limits of imports: each ends by itself, with its context, or at a limit.
 
 use std::cell::Cell;
 use std::fs::File;

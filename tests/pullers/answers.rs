@@ -1,4 +1,4 @@
-//! One result for each request, whatever becomes of it, and when it is handed over.
+//! One result for each request, on every outcome, and the time of its delivery.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -169,7 +169,7 @@ fn a_result_is_not_lost_because_its_channel_is_full_for_a_moment() {
                     bench.puller.pull_image(cx, PullRequest::new(id, "never/pulled"), results.clone());
                 }
                 token.cancel();
-                // Until all have found the channel full: no event tells.
+                // Waits until all have found the channel full. No event reports it.
                 thread::sleep(Duration::from_millis(100));
                 let mut ids: Vec<u64> = (0..10)
                     .map(|_| {

@@ -1,4 +1,4 @@
-//! A puller under test, and the table that each promise is tried on.
+//! A puller under test, and the table of pullers that each test runs on.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What both pullers promise: order, bound, one result a request, and an orderly end.
+//! The promises of both pullers: order, bound, one result for each request, and shutdown.
 #![allow(clippy::unwrap_used)]
 
 mod answers;

@@ -1,4 +1,4 @@
-//! How many pulls run, and how many requests wait.
+//! The limits of running pulls and of waiting requests.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -224,7 +224,7 @@ fn callers_that_wait_for_room_come_in_in_the_order_asked() {
             while (bench.puller.stats().waiting as u64) < id - 9 {
                 thread::yield_now();
             }
-            // Until it stands in the queue of those that wait: no event tells.
+            // Waits until it is queued. No event reports it.
             thread::sleep(Duration::from_millis(10));
         }
         token.cancel();

@@ -1,4 +1,4 @@
-//! An orderly end.
+//! Shutdown.
 
 use std::sync::{Arc, Mutex};
 use std::thread;

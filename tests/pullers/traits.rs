@@ -1,4 +1,4 @@
-//! What an implementor of the traits writes, what it gets by default, and that a pointer forwards all.
+//! The required and default methods of the traits, and pointers, which forward all.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

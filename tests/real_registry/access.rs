@@ -1,4 +1,4 @@
-//! Registries that let in only whom they know, and that are known only to who was told.
+//! Registries that require credentials, with certificates of a private authority.
 
 use std::fs;
 use std::path::PathBuf;

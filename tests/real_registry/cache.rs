@@ -26,7 +26,7 @@ fn cache_then_registry() {
     let (_folder, service) = service_with(|builder| builder.hosts_dir(hosts.path()));
     let pulled = service.pull(&*name).unwrap();
     assert_identical(&service, &registry, ("team/app", "v1"), &Platform::host().architecture, &pulled);
-    // A manifest, a config and three layers; the registry's name is told to who is not the registry.
+    // A manifest, a config and three layers; a mirror gets the registry's name.
     let asked = cache.requests_of_ours();
     assert!(asked.iter().any(|line| line.contains("/v2/team/app/manifests/v1?ns=127.0.0.1")), "{asked:?}");
     assert_eq!(asked.iter().filter(|line| line.contains("/v2/team/app/blobs/")).count(), 4, "{asked:?}");

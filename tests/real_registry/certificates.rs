@@ -1,4 +1,4 @@
-//! Certificates made by openssl, at CNCF's registry; skopeo tells what others make of them.
+//! Certificates made by openssl, at CNCF's registry, compared with skopeo's verdict.
 
 use std::fs;
 use std::path::Path;

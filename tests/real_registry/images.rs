@@ -72,7 +72,7 @@ impl Layout {
         self.folder.path().join("files")
     }
 
-    /// Lets skopeo push it, and tells the name to pull it by.
+    /// Pushes the image with skopeo, and returns its name.
     pub fn push(&self, registry: &DockerRegistry, name: &str, options: &[&str]) -> String {
         let image = format!("{}/{name}", registry.host());
         let source = format!("oci:{}", self.path());

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A service with a new store, and nothing of this machine's settings.
+/// Returns a service with a new store, without this machine's settings.
 pub fn service() -> (TempDir, RegistryImageService) {
     service_with(|builder| builder)
 }

@@ -1,4 +1,4 @@
-//! What someone else's tool pushed comes back identical, and others can read it.
+//! Images that other tools pushed are pulled unchanged, and other tools can read them.
 
 use std::fs;
 use std::sync::Arc;

@@ -62,7 +62,7 @@ fn nobody_listens() {
     refused(&format!("127.0.0.1:{}/app:v1", free_port()), ErrorKind::ConnectionFailed, |builder| builder);
 }
 
-/// Pulls in vain, and tells what was said.
+/// Runs a pull that fails, and returns its error.
 fn refused(
     image: &str,
     kind: ErrorKind,

@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
 
 const TOOLS: &[&str] = &["squid", "docker-registry", "skopeo", "umoci"];
 
-/// A squid of its own, that asks names of nobody.
+/// A squid for one test, which resolves no names.
 struct Squid {
     server: Server,
     port: u16,
@@ -184,7 +184,7 @@ fn reached_by_tls() {
     assert!(error.to_string().contains("does not speak TLS"), "{error}");
 }
 
-/// Runs the command, if it was built, with nothing of this machine's environment but `variables`.
+/// Runs the command, if it was built, with only `variables` in its environment.
 fn pull(store: &Path, name: &str, variables: &[(&str, &str)]) -> Option<Output> {
     let command = option_env!("CARGO_BIN_EXE_oci-puller")?;
     let mut command = Command::new(command);
@@ -198,7 +198,7 @@ fn the_command_follows_the_environment() {
     let name = Layout::by_umoci().push(&registry, "app:v1", &[]);
     let (url, nowhere) = (squid.url(), "http://127.0.0.1:9");
     for (variables, code, words) in [
-        // This machine is asked directly, whatever proxy there is.
+        // Loopback hosts are asked directly, also with a proxy.
         (&[("HTTP_PROXY", nowhere), ("HTTPS_PROXY", nowhere)][..], 0, "done"),
         (&[("ALL_PROXY", nowhere)], 0, "done"),
         (&[("http_proxy", "socks5://127.0.0.1:1080")], 1, "http_proxy"),

@@ -1,4 +1,4 @@
-//! A store that another tool made is pulled into, and read by all.
+//! Pulls into a store that another tool made.
 
 use oci_puller::{ImageService, PullContext, RegistryImageService};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! A registry that believes only the tokens of a server it trusts, and that server.
+//! A registry that accepts only the tokens of one server, and that server.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -76,7 +76,7 @@ impl TokenServer {
         TokenServer { address, issuer, worker: Some(worker) }
     }
 
-    /// What a registry is told, to believe its tokens.
+    /// Returns the settings of a registry that accepts the server's tokens.
     fn settings(&self) -> Value {
         json!({ "auth": { "token": {
             "realm": format!("http://{}/token", self.address),

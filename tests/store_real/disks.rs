@@ -14,7 +14,7 @@ use crate::archives::image;
 use crate::worker::start;
 use crate::{Outcome, check, check_all, cx, images, run, tool, write_archives};
 
-/// A file system that is unmounted at the end, whatever happens.
+/// A file system that is unmounted when it is dropped.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -41,7 +41,7 @@ pub(crate) fn full_disk(dir: &Path) -> Outcome {
     let error = store.import(&cx(), &large.archive[..]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
     assert!(error.message().contains("2097152 bytes are needed"), "{error}");
-    // Out of space in the middle: somebody else takes what was free.
+    // Out of space in the middle: another program takes the free space.
     fs::write(disk.0.join("other"), vec![0; 1 << 20])?;
     let careless = Store::builder(&path).reserve(0).build()?;
     let middling = image("middling:1", &[&[4; 1 << 20], &[5; 1 << 20]]);

@@ -1,4 +1,4 @@
-//! Other tools read our stores, and we theirs.
+//! Other tools read our stores, and this crate reads theirs.
 
 use std::collections::BTreeSet;
 use std::fs;

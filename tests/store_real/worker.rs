@@ -1,4 +1,4 @@
-//! Processes that work on a store, to be killed: this test started again, with something to do.
+//! Processes that work on a store until they are killed: this test, started again as a worker.
 
 use std::fs;
 use std::io::BufReader;

@@ -1,4 +1,4 @@
-//! What it counts and remembers, and how many it serves at once.
+//! The registry's counters and records, and its concurrent requests.
 
 use std::io::Read;
 use std::sync::Arc;

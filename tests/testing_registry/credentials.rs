@@ -1,4 +1,4 @@
-//! Whom it lets pass.
+//! The credentials that the registry accepts.
 
 use oci_puller::testing::{Action, Fault, Registry, TokenServer};
 

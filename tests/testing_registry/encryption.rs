@@ -1,4 +1,4 @@
-//! TLS, by an acceptor from outside.
+//! TLS, by an acceptor of the caller.
 
 use std::io::ErrorKind::UnexpectedEof;
 use std::io::Read;

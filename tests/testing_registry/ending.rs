@@ -1,4 +1,4 @@
-//! That it ends at once, whatever it is doing.
+//! The registry ends at once, also with requests in progress.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What each fault does, and to which requests.
+//! The effect of each fault, and the requests that it hits.
 
 use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! The registry of `testing`: that it serves as a registry does, and fails as it is told.
+//! The registry of `testing` serves as a registry does, and fails on demand.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What a healthy registry answers.
+//! The responses of a healthy registry.
 
 use oci_puller::image::Digest;
 use oci_puller::testing::Registry;
