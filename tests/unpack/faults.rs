@@ -8,13 +8,14 @@ use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oci_puller::store::Durability;
-use oci_puller::unpack::LayerStore;
+use oci_puller::unpack::{LayerStore, Owners};
 use oci_puller::{Error, PullContext, Store};
 
 use crate::layers::{Blob, char_device, dir, file, hard_link, image, symlink, tar};
 use crate::tree::tree;
 
-/// Set in a process that is to unpack: `STORE DIR`, or `STORE layers:DIR` for a layer store.
+/// Set in a process that is to unpack: `STORE DIR`, `STORE layers:DIR` for a layer store, or `STORE recorded:DIR`
+/// to record owners in `DIR.json`.
 pub(crate) const WORK: &str = "OCI_PULLER_UNPACK_WORK";
 
 /// Unpacks with full durability; prints what was left out, or the kind of the error.
@@ -28,7 +29,11 @@ pub(crate) fn work(work: &str) -> ExitCode {
             store.unpack(&image).durability(Durability::Full).into_layers(&layers)?;
             return Ok((0, 0));
         }
-        let unpacked = store.unpack(&image).durability(Durability::Full).into_dir(dir)?;
+        let unpack = store.unpack(&image).durability(Durability::Full);
+        let unpacked = match dir.strip_prefix("recorded:") {
+            Some(dir) => unpack.owners(Owners::Recorded(format!("{dir}.json").into())).into_dir(dir)?,
+            None => unpack.into_dir(dir)?,
+        };
         Ok::<_, Error>((unpacked.left_out.devices, unpacked.left_out.xattrs))
     };
     match unpack() {
@@ -206,6 +211,31 @@ pub(crate) fn a_layer_has_its_name_only_when_it_is_whole() {
         }
     }
     assert!(hits > 15, "only {hits} faults");
+}
+
+pub(crate) fn a_user_namespace_records_what_it_cannot_set() {
+    let at = tempfile::tempdir().unwrap();
+    sample(at.path());
+    let (whole, dir) = (at.path().join("whole"), at.path().join("root"));
+    assert!(run(at.path(), &whole, "").status.success());
+    let mut unshare = Command::new("unshare");
+    unshare.arg("-Ur").arg(std::env::current_exe().unwrap());
+    unshare.env(WORK, format!("{} recorded:{}", at.path().join("store").display(), dir.display()));
+    let output = unshare.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 0\n", "{output:?}");
+    let mut expected = tree(&whole);
+    expected.remove("zero");
+    expected.insert("d/g".to_owned(), "file x".to_owned());
+    assert_eq!(tree(&dir), expected);
+    let recorded: BTreeMap<String, serde_json::Value> = fs::read_to_string(dir.with_extension("json"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| (line["path"].as_str().unwrap().to_owned(), line))
+        .collect();
+    assert_eq!((&recorded["d/g"]["uid"], &recorded["d/g"]["gid"]), (&5.into(), &6.into()));
+    assert_eq!(recorded["zero"]["dev"], serde_json::json!([1, 5]));
+    assert_eq!(recorded.len(), 2, "{recorded:?}");
 }
 
 pub(crate) fn swapped_parents_do_not_escape_the_root() {

@@ -20,7 +20,7 @@ mod targets;
 mod tree;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -29,6 +29,8 @@ type Test = (&'static str, &'static [&'static str], fn());
 
 /// Needs of a test beside tools.
 const ROOT: &str = "root";
+/// A user namespace, which many containers must not make: without it the test is always ignored.
+const USER_NAMESPACE: &str = "a user namespace";
 
 macro_rules! tests {
     ($needs:expr, $($module:ident::$name:ident),* $(,)?) => {
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         faults::a_killed_or_failed_unpack_is_marked_and_can_be_repeated,
         faults::a_layer_has_its_name_only_when_it_is_whole,
     ));
+    tests.extend(tests!([ROOT, USER_NAMESPACE], faults::a_user_namespace_records_what_it_cannot_set));
     tests.extend(tests!([ROOT, "python3"], tarfile::what_both_accept_python_reads_alike));
     tests.extend(tests!([ROOT, "umoci"], peers::umoci_unpacks_the_same_tree_and_repacks_it));
     tests.extend(tests!([ROOT, "podman"], peers::podman_mounts_the_same_tree));
@@ -96,6 +99,8 @@ fn trial(name: &str, needs: &'static [&'static str], test: fn()) -> Trial {
     let missing: Vec<_> = needs.iter().filter(|need| !is_there(need)).collect();
     let cannot_run = !missing.is_empty();
     let lacks = format!("it needs {missing:?}");
+    let is_required = std::env::var_os("OCI_PULLER_REQUIRE_REAL").is_some();
+    let can_be_required = !missing.contains(&&USER_NAMESPACE);
     Trial::test(name, move || {
         if cannot_run {
             return Err(lacks.into());
@@ -103,12 +108,16 @@ fn trial(name: &str, needs: &'static [&'static str], test: fn()) -> Trial {
         test();
         Ok(())
     })
-    .with_ignored_flag(cannot_run && std::env::var_os("OCI_PULLER_REQUIRE_REAL").is_none())
+    .with_ignored_flag(cannot_run && !(is_required && can_be_required))
 }
 
 fn is_there(need: &str) -> bool {
     if need == ROOT {
         return rustix::process::geteuid().is_root();
+    }
+    if need == USER_NAMESPACE {
+        let unshare = Command::new("unshare").args(["-Ur", "true"]).stderr(Stdio::null()).status();
+        return unshare.is_ok_and(|status| status.success());
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
