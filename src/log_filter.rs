@@ -1,4 +1,4 @@
-//! A filter for loggers that write down what this crate's dependencies log.
+//! A filter for loggers that are enabled for this crate's dependencies.
 
 /// Tells whether a record may be written to a log without writing down secrets.
 ///

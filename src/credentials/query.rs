@@ -1,4 +1,4 @@
-//! What credentials are looked up for.
+//! The registry and repository that credentials are looked up for.
 
 /// The registry and the repository that credentials are looked up for.
 #[derive(Clone, Copy, Debug)]

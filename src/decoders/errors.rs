@@ -1,4 +1,4 @@
-//! What can be wrong with a stream.
+//! The errors of compressed streams.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The seam: the few file operations that a store needs.
+//! The file operations that a store needs, as a trait.
 
 use std::fmt;
 use std::io;

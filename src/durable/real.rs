@@ -1,4 +1,4 @@
-//! The operating system's files.
+//! The file operations of the operating system.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! How long an image whose pull failed is not pulled again.
+//! The back-off of images whose pull failed.
 //!
 //! The series is that of [client-go's back-off](https://pkg.go.dev/k8s.io/client-go/util/flowcontrol#Backoff):
 //! it doubles with each failure, and is forgotten after twice the longest delay without one.

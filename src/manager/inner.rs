@@ -1,4 +1,4 @@
-//! What all threads of a manager share.
+//! The state that all threads of a manager share.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! Whether an image is there, and whether a request may use it.
+//! Looks up whether an image is present, and whether a request may use it.
 
 use super::credential_hash::SecretMark;
 use super::inner::{ManagerInner, catch_panic};

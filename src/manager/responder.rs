@@ -1,4 +1,4 @@
-//! The one answer to a request that was submitted.
+//! Sends the one result of a submitted request.
 
 use crossbeam_channel::Sender;
 

@@ -1,4 +1,4 @@
-//! Which pull is next: by priority and age, within the limits.
+//! Selects the next pull: by priority and age, within the limits.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the throttle does with a request that needs a pull.
+//! The throttle's decision about a request that needs a pull.
 
 /// What happens to a request that needs a pull while the throttle has no token.
 ///

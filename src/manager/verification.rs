@@ -1,4 +1,4 @@
-//! Which images only those requests may use that could have pulled them.
+//! Selects the images that need a credential check before a request uses them.
 
 use crate::error::{Error, ErrorKind};
 use crate::image::reference::Reference;

@@ -1,4 +1,4 @@
-//! How far a pull is, as the sum of its events.
+//! The progress of a pull, as the sum of its events.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

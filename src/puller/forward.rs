@@ -1,4 +1,4 @@
-//! A pointer to a puller is a puller.
+//! Implements the trait for pointers to pullers.
 
 use std::sync::Arc;
 use std::time::Duration;

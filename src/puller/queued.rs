@@ -1,4 +1,4 @@
-//! A request that waits, and that exactly one thread answers.
+//! A waiting request, which exactly one thread answers.
 //!
 //! # States
 //!

@@ -1,4 +1,4 @@
-//! The answer to a request.
+//! The result of a request.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Run again each period until stopped, as Kubernetes' `wait.Until` does.
+//! Runs work again after each period until it is stopped, as Kubernetes' `wait.Until` does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::range::ContentRange;
+use super::content_range::ContentRange;
 use super::{auth, error_response, hosts, http, retry_after, url_policy};
 
 /// Parses a `WWW-Authenticate` header.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::client::Service;
 use super::document;
-use super::link;
+use super::link_header;
 use super::request::{ApiRequest, HostTurn, PullSession, RequestTarget};
 use super::resolve::{self, Resolved};
 use super::retry::{self, HostAttempts};
@@ -174,7 +174,7 @@ fn tags_of(session: &PullSession<'_>, endpoint: HostTurn<'_>, limit: usize) -> R
         let target =
             next.as_deref().map_or(RequestTarget::Api(&path), |link| RequestTarget::Link(&path, link));
         let response = session.request(endpoint, ApiRequest::new(target, Phase::Tags))?;
-        next = link::next(response.reply.headers("link")).map(ToOwned::to_owned);
+        next = link_header::next(response.reply.headers("link")).map(ToOwned::to_owned);
         let (mut body, _permit) = response.into_body();
         let bytes = body.read_to_end(MAX_PAGE_BYTES)?;
         let page: Page = serde_json::from_slice(&bytes).map_err(|error| {

@@ -1,7 +1,7 @@
 //! Lists the manifests that refer to another one.
 
 use super::document;
-use super::link;
+use super::link_header;
 use super::request::{ApiRequest, HostTurn, PullSession, RequestTarget};
 use super::retry::{self, HostAttempts};
 use crate::error::{Error, ErrorKind, Phase};
@@ -70,7 +70,7 @@ fn by_api(
                 Err(protocol_error("a page of the referrers is missing"))
             };
         }
-        next = link::next(response.reply.headers("link")).map(ToOwned::to_owned);
+        next = link_header::next(response.reply.headers("link")).map(ToOwned::to_owned);
         let (mut body, _permit) = response.into_body();
         let bytes = body.read_to_end(MAX_DOCUMENT_BYTES)?;
         manifests.extend(index(Document::parse(Some(media_type::OCI_INDEX), &bytes)?)?.manifests);

@@ -1,4 +1,4 @@
-//! What an image service is asked for.
+//! Requests to image services.
 
 use std::collections::BTreeMap;
 use std::fmt;

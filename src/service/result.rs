@@ -1,4 +1,4 @@
-//! What an image service returns.
+//! Results of image services.
 
 use std::fmt;
 use std::path::PathBuf;

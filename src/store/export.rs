@@ -1,4 +1,4 @@
-//! Writing one image as an archive.
+//! Writes one image as an archive.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Removing images, and the blobs that no image uses any more.
+//! Removes images, and the blobs that no image uses.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! Which blobs the entries of the index lead to.
+//! Finds the blobs that the entries of the index lead to.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

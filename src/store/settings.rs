@@ -1,4 +1,4 @@
-//! How a store is opened.
+//! The settings of a store.
 
 use std::path::PathBuf;
 use std::time::Duration;

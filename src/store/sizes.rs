@@ -1,4 +1,4 @@
-//! Remembers how large images are.
+//! Remembers the sizes of images.
 
 use std::collections::HashMap;
 

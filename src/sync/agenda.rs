@@ -1,4 +1,4 @@
-//! What a [`Timer`](super::Timer)'s thread has to do: its state, apart from its channels.
+//! The entries of a [`Timer`](super::Timer): its state, apart from its channels.
 //!
 //! # States
 //!

@@ -1,4 +1,4 @@
-//! A token bucket: a plain value, which is told the time.
+//! A token bucket: a plain value, with the time as a parameter.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What all parts use: the size of a block, numbers in decimal, and errors.
+//! Shared parts: the size of a block, numbers in decimal, and errors.
 
 use std::io;
 

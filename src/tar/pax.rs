@@ -1,4 +1,4 @@
-//! Extended headers: what pax records say about the entry that follows.
+//! Extended headers: pax records about the next entry.
 
 use std::io;
 

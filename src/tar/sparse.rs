@@ -1,4 +1,4 @@
-//! Sparse files: which parts of a file an archive holds. The parts between them are zeros.
+//! Sparse files: the parts of a file that an archive holds. The holes between them are zeros.
 //!
 //! GNU tar writes them in four ways: in the header (type `S`), and as pax records in
 //! [three versions](https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html).

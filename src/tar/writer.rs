@@ -1,4 +1,4 @@
-//! Writes an archive: ustar, with pax records for what its fields have no room for.
+//! Writes an archive: ustar, with pax records for values that do not fit its fields.
 
 use std::io::{self, Read, Write};
 

@@ -1,4 +1,4 @@
-//! Who may pull: Basic, and bearer tokens by the
+//! Authorization of requests: Basic, and bearer tokens by the
 //! [Docker token specification](https://distribution.github.io/distribution/spec/auth/token/).
 
 use std::collections::HashMap;

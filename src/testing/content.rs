@@ -1,4 +1,4 @@
-//! What the registry holds, and how it answers for it.
+//! The registry's manifests and blobs, and the replies with them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The way of one request through the registry: read, record, look up, spoil, send.
+//! One request: read, recorded, looked up, hit by faults, answered.
 
 use std::io;
 use std::net::TcpStream;

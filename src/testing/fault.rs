@@ -1,4 +1,4 @@
-//! Faults: which requests go wrong, how often, and how.
+//! Faults: the requests that they hit, how often, and their actions.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What the registry saw and did.
+//! The registry's counters, and its record of requests.
 
 use std::time::Duration;
 

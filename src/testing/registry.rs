@@ -1,4 +1,4 @@
-//! The registry, as its users hold it.
+//! The registry's handle and its builder.
 
 use std::fmt;
 use std::io;

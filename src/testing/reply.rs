@@ -1,4 +1,4 @@
-//! An answer before it is sent: status, headers, and which bytes.
+//! A reply before it is sent: status, headers and body.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Waiting that an end of the server, or a client that went away, interrupts.
+//! Waits that the server's end, or the client's, interrupts.
 
 use std::io;
 use std::net::TcpStream;

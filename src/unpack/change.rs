@@ -1,4 +1,4 @@
-//! An entry of a layer, read into what it changes.
+//! Turns an entry of a layer into the change that it makes.
 
 use std::io;
 

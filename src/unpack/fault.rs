@@ -1,4 +1,4 @@
-//! What can go wrong in a layer, before it is known which layer and entry it is.
+//! The errors of unpacking, before layer and entry are added.
 
 use std::io;
 

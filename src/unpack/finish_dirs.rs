@@ -1,4 +1,4 @@
-//! Ends folders: after that nothing is put into them.
+//! Sets mode, times and attributes of folders when their content is complete.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Makes what was unpacked as durable as it is set to be.
+//! Makes unpacked files durable, as configured.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -18,7 +18,7 @@ mod growing;
 mod image;
 mod job;
 mod layers;
-mod load;
+mod load_record;
 mod merge;
 mod output;
 mod path;

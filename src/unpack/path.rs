@@ -1,4 +1,4 @@
-//! The paths of entries, and what their names mean.
+//! The paths of entries, and the meaning of their names.
 
 use crate::unpack::fault::UnpackFault;
 

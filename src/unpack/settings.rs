@@ -1,4 +1,4 @@
-//! What a caller can choose, and what came of it.
+//! The settings of unpacking, and its results.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Hands the tree from layer to layer.
+//! Passes the tree from layer to layer.
 //!
 //! Layers are read side by side, and applied in order. The tree belongs to the layer whose turn it is.
 //!

@@ -1,4 +1,4 @@
-//! Takes out of the tree what markers hide and entries replace.
+//! Removes the entries that whiteouts hide and other entries replace.
 
 use crate::unpack::change::{Change, What};
 use crate::unpack::fault::UnpackFault;

@@ -1,4 +1,4 @@
-//! What a document may have at most.
+//! The limits of documents.
 
 /// Maximum size of a manifest, an index or a config: 4 MiB.
 pub const MAX_DOCUMENT_BYTES: usize = 4 << 20;

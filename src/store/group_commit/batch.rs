@@ -1,4 +1,4 @@
-//! What waits to be committed.
+//! The blobs and changes that wait for a commit.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;

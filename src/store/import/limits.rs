@@ -1,4 +1,4 @@
-//! What one import may cost, whatever an archive says.
+//! The limits of one import.
 
 use crate::context::PullContext;
 use crate::error::Error;

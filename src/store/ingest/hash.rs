@@ -1,4 +1,4 @@
-//! Hashing what a file has.
+//! Hashes the content of a file.
 
 use crate::context::PullContext;
 use crate::durable::DiskFile;

@@ -1,4 +1,4 @@
-//! Which layers are in use.
+//! Leases of the layers in use.
 //!
 //! A lease is a file that lists layers, and is locked as long as it counts. It is taken under a lock that a
 //! removal holds alone, before it is looked whether the layers are there. So a removal sees the

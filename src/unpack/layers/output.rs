@@ -1,4 +1,4 @@
-//! One folder a layer.
+//! The output with one folder for each layer.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -23,7 +23,7 @@ use crate::unpack::layers::handle::{ENTRIES, FS, LOCK, LayerStore, TMP, image_pa
 use crate::unpack::layers::lease::Lease;
 use crate::unpack::layers::settings::LayerSettings;
 use crate::unpack::layers::stack::LayerStack;
-use crate::unpack::load;
+use crate::unpack::load_record;
 use crate::unpack::merge::Merge;
 use crate::unpack::output::{Body, Content, Output, View, Written};
 use crate::unpack::record;
@@ -107,7 +107,7 @@ impl LayersOutput {
             state.lock().found = Some(Arc::new(fs));
         }
         let entries = open(ENTRIES, OFlags::RDONLY | OFlags::NONBLOCK).map_err(failed)?;
-        load::load(merge, BufReader::with_capacity(64 << 10, File::from(entries)))
+        load_record::load(merge, BufReader::with_capacity(64 << 10, File::from(entries)))
     }
 
     /// Notes the image's layers, which are all there, and returns the stack.

@@ -1,4 +1,4 @@
-//! What all layers of a store were unpacked with.
+//! The settings that all layers of a store share.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Adds to the tree what a record says of a layer that is there.
+//! Adds the entries of an unpacked layer's record to the tree.
 
 use std::io::BufRead;
 
