@@ -48,7 +48,7 @@ pub(crate) fn work(work: &str) -> ExitCode {
     }
 }
 
-fn sample(at: &Path) -> Vec<Blob> {
+pub(crate) fn sample(at: &Path) -> Vec<Blob> {
     let below =
         [dir("d").mode(0o555), file("d/f", vec![7; 200_000]), symlink("l", "d"), char_device("null", 1, 3)];
     let above = [
@@ -63,7 +63,7 @@ fn sample(at: &Path) -> Vec<Blob> {
     blobs
 }
 
-fn run(at: &Path, target: impl AsRef<OsStr>, strace: &str) -> Output {
+pub(crate) fn run(at: &Path, target: impl AsRef<OsStr>, strace: &str) -> Output {
     let mut command = match strace {
         "" => Command::new(std::env::current_exe().unwrap()),
         _ => {
@@ -75,8 +75,19 @@ fn run(at: &Path, target: impl AsRef<OsStr>, strace: &str) -> Output {
             command
         }
     };
-    let work = format!("{} {}", at.join("store").display(), target.as_ref().display());
-    command.env(WORK, work).output().unwrap()
+    set_work(&mut command, at, target.as_ref());
+    command.output().unwrap()
+}
+
+/// A process that unpacks.
+pub(crate) fn worker(at: &Path, target: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    set_work(&mut command, at, target.as_ref());
+    command
+}
+
+fn set_work(command: &mut Command, at: &Path, target: &OsStr) {
+    command.env(WORK, format!("{} {}", at.join("store").display(), target.display()));
 }
 
 fn inject(call: &str, what: &str) -> String {
@@ -171,7 +182,7 @@ pub(crate) fn a_killed_or_failed_unpack_is_marked_and_can_be_repeated() {
 }
 
 /// The trees of the layers that have a name, which are all whole.
-fn named_layers(dir: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
+pub(crate) fn named_layers(dir: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
     let names = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.into_string().unwrap()).filter(|name| name.len() == 64);
     let mut layers: BTreeMap<_, _> =

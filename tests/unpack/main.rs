@@ -13,6 +13,7 @@ mod layers;
 mod model;
 mod overlay;
 mod peers;
+mod power;
 mod random;
 mod streams;
 mod tarfile;
@@ -88,6 +89,10 @@ fn main() -> ExitCode {
         faults::a_layer_has_its_name_only_when_it_is_whole,
     ));
     tests.extend(tests!([ROOT, USER_NAMESPACE], faults::a_user_namespace_records_what_it_cannot_set));
+    tests.extend(tests!(
+        [ROOT, "mkfs.ext4", "mount", "umount", "perl"],
+        power::power_cuts_leave_nothing_half_under_a_name,
+    ));
     tests.extend(tests!([ROOT, "python3"], tarfile::what_both_accept_python_reads_alike));
     tests.extend(tests!([ROOT, "umoci"], peers::umoci_unpacks_the_same_tree_and_repacks_it));
     tests.extend(tests!([ROOT, "podman"], peers::podman_mounts_the_same_tree));
