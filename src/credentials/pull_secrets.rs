@@ -11,7 +11,8 @@ impl Keyring {
     /// `kubernetes.io/dockercfg`; secrets of other types are ignored, as kubelet does.
     ///
     /// # Errors
-    /// `InvalidConfig` for a secret that does not parse; the message names it and holds nothing of it.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a secret that does not parse; the message names it and holds
+    /// nothing of it.
     pub fn from_secrets(secrets: &[PullSecret]) -> Result<Self, Error> {
         keyring(secrets)
     }

@@ -123,8 +123,9 @@ impl CriImageServiceBuilder {
     /// Builds the service. Does not connect.
     ///
     /// # Errors
-    /// `InvalidConfig` for an endpoint that is no absolute path, a timeout of zero, a `max_message` out of range, a
-    /// credential key without a host, or a credential provider configuration that is not valid.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for an endpoint that is no absolute path, a timeout of zero, a
+    /// `max_message` out of range, a credential key without a host, or a credential provider configuration that is
+    /// not valid.
     pub fn build(self) -> Result<CriImageService, Error> {
         let invalid = |text: &str| Err(Error::new(ErrorKind::InvalidConfig, text));
         if let Some(error) = self.refused {

@@ -79,7 +79,9 @@ impl CriImageService {
     /// Asks the runtime for its name and version.
     ///
     /// # Errors
-    /// `ConnectionFailed`, `Denied`, `Unsupported` if it does not support CRI v1, `Protocol`, `Timeout`, `Cancelled`.
+    /// [`ConnectionFailed`](ErrorKind::ConnectionFailed), [`Denied`](ErrorKind::Denied),
+    /// [`Unsupported`](ErrorKind::Unsupported) if it does not support CRI v1, [`Protocol`](ErrorKind::Protocol),
+    /// [`Timeout`](ErrorKind::Timeout), [`Cancelled`](ErrorKind::Cancelled).
     pub fn version(&self, cx: &PullContext) -> Result<CriVersion, Error> {
         let version: api::VersionResponse = self.call(cx, VERSION, &api::VersionRequest::default())?;
         Ok(CriVersion {

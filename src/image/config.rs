@@ -116,9 +116,9 @@ impl ImageConfig {
     /// Parses a config. Fields that are `null` or empty are absent; unknown ones are ignored.
     ///
     /// # Errors
-    /// `InvalidManifest` if it is not JSON, is longer than 4 MiB, has a key twice or in another case, or a
-    /// field of another type than the spec says; `Unsupported` for the digest of a layer by an unknown
-    /// algorithm.
+    /// [`InvalidManifest`](crate::ErrorKind::InvalidManifest) if it is not JSON, is longer than 4 MiB, has a key
+    /// twice or in another case, or a field of another type than the spec says;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for the digest of a layer by an unknown algorithm.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let ConfigFields { platform, run, rootfs, history, created } = json::parse(bytes)?;
         Ok(ImageConfig {

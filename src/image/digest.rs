@@ -55,7 +55,8 @@ impl Digest {
     /// Parses `algorithm:hex`, as the image spec writes it: lower case only.
     ///
     /// # Errors
-    /// `Unsupported` if it is a digest by another algorithm, `InvalidReference` if it is none.
+    /// [`Unsupported`](ErrorKind::Unsupported) if it is a digest by another algorithm,
+    /// [`InvalidReference`](ErrorKind::InvalidReference) if it is none.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let (name, hex) = text.split_once(':').ok_or_else(|| malformed(text))?;
         if !is_algorithm(name) || !is_encoded(hex) {

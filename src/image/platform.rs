@@ -92,7 +92,7 @@ impl Platform {
     /// system may follow it in parentheses: `windows(10.0.17763+win32k)/amd64`.
     ///
     /// # Errors
-    /// `InvalidConfig`, with the text.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the text.
     pub fn parse(text: &str) -> Result<Self, Error> {
         read(text).map_err(|why| {
             let message = format!("{}: {why}; a platform looks like linux/arm64/v8", quoted(text));

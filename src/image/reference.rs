@@ -58,8 +58,8 @@ impl Reference {
     /// Parses a reference as people type it.
     ///
     /// # Errors
-    /// `InvalidReference`, with what is wrong; `Unsupported` for a digest by an algorithm other than
-    /// sha256 and sha512.
+    /// [`InvalidReference`](ErrorKind::InvalidReference), with what is wrong; [`Unsupported`](ErrorKind::Unsupported)
+    /// for a digest by an algorithm other than sha256 and sha512.
     pub fn parse(text: &str) -> Result<Self, Error> {
         if let Some(why) = familiar_mistake(text) {
             return Err(refusal(text, why));

@@ -28,8 +28,9 @@ impl Platform {
     /// [`candidates`](Self::candidates).
     ///
     /// # Errors
-    /// `NoMatchingPlatform`, with the platforms that the index has; `Unsupported` or `InvalidManifest` if
-    /// the entry for this platform cannot be used.
+    /// [`NoMatchingPlatform`](ErrorKind::NoMatchingPlatform), with the platforms that the index has;
+    /// [`Unsupported`](ErrorKind::Unsupported) or [`InvalidManifest`](ErrorKind::InvalidManifest) if the entry for
+    /// this platform cannot be used.
     pub fn choose<'a>(&self, index: &'a Index) -> Result<&'a Descriptor, Error> {
         let best = self.candidates(index).first().copied();
         best.ok_or_else(|| self.nothing_in(index))

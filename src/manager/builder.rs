@@ -178,8 +178,9 @@ impl ImageManagerBuilder {
     /// Builds the manager, and starts its first thread.
     ///
     /// # Errors
-    /// `InvalidConfig` names the setting that is out of range or contradicts another, or the folder of the
-    /// records that cannot be used; `ResourceExhausted` if no thread could be started.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) names the setting that is out of range or contradicts another, or
+    /// the folder of the records that cannot be used; [`ResourceExhausted`](ErrorKind::ResourceExhausted) if no
+    /// thread could be started.
     pub fn build(self) -> Result<ImageManager, Error> {
         let limits = self.limits()?;
         self.check_throttle()?;

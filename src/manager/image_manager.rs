@@ -61,11 +61,14 @@ impl ImageManager {
     /// an event sink or a progress, which would wait for themselves.
     ///
     /// # Errors
-    /// `InvalidReference` if the image is not a valid name; `InvalidConfig` if the owner is empty;
-    /// `NeverPull`, or `Denied` if the
-    /// image is there and the service refuses it; `BackOff`, and `RateLimited` from the throttle; `Cancelled` and `Timeout` as soon as the
-    /// context ends; `ShutDown`; `Panicked`; `ResourceExhausted` if no thread could be started; every error of
-    /// the image service.
+    /// [`InvalidReference`](ErrorKind::InvalidReference) if the image is not a valid name;
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the owner is empty; [`NeverPull`](ErrorKind::NeverPull), or
+    /// [`Denied`](ErrorKind::Denied) if the image is there and the service refuses it;
+    /// [`BackOff`](ErrorKind::BackOff), and [`RateLimited`](ErrorKind::RateLimited) from the throttle;
+    /// [`Cancelled`](ErrorKind::Cancelled) and [`Timeout`](ErrorKind::Timeout) as soon as the context ends;
+    /// [`ShutDown`](ErrorKind::ShutDown); [`Panicked`](ErrorKind::Panicked);
+    /// [`ResourceExhausted`](ErrorKind::ResourceExhausted) if no thread could be started; every error of the image
+    /// service.
     pub fn ensure_image_exists(
         &self,
         cx: &PullContext,
@@ -102,7 +105,8 @@ impl ImageManager {
     /// Ends the back-off of the image, as typed, for the owner. Returns whether there was one.
     ///
     /// # Errors
-    /// `InvalidReference`; `InvalidConfig` if the owner is empty.
+    /// [`InvalidReference`](ErrorKind::InvalidReference); [`InvalidConfig`](ErrorKind::InvalidConfig) if the owner is
+    /// empty.
     pub fn reset(&self, owner: &str, image: &str) -> Result<bool, Error> {
         if owner.is_empty() {
             return Err(Error::new(ErrorKind::InvalidConfig, "owner is empty"));

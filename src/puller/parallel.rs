@@ -172,7 +172,7 @@ impl<S: ImageService + 'static> ParallelImagePuller<S> {
     /// below 1, is no limit; a plain number is one: `new(service, 4)`.
     ///
     /// # Errors
-    /// `InvalidConfig` if the limit is above 4,096.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the limit is above 4,096.
     pub fn new(service: S, max_parallel_image_pulls: impl Into<Option<i32>>) -> Result<Self, Error> {
         Self::builder(service).max_parallel_image_pulls(max_parallel_image_pulls).build()
     }
@@ -233,7 +233,7 @@ impl<S: ImageService + 'static> ParallelImagePullerBuilder<S> {
     /// Makes the puller. Its threads start with the requests.
     ///
     /// # Errors
-    /// `InvalidConfig` if the limit is above 4,096.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the limit is above 4,096.
     pub fn build(self) -> Result<ParallelImagePuller<S>, Error> {
         let limit = self.max_parallel_image_pulls.filter(|limit| *limit >= 1);
         if let Some(limit) = limit.filter(|limit| *limit > MAX_TOKENS) {

@@ -166,7 +166,7 @@ impl<S: ImageService + 'static> SerialImagePuller<S> {
     /// Makes a puller with the defaults, and starts its thread.
     ///
     /// # Errors
-    /// `ResourceExhausted` if the thread cannot be started.
+    /// [`ResourceExhausted`](crate::ErrorKind::ResourceExhausted) if the thread cannot be started.
     pub fn new(service: S) -> Result<Self, Error> {
         Self::builder(service).build()
     }
@@ -213,7 +213,7 @@ impl<S: ImageService + 'static> SerialImagePullerBuilder<S> {
     /// Makes the puller, and starts its thread.
     ///
     /// # Errors
-    /// `ResourceExhausted` if the thread cannot be started.
+    /// [`ResourceExhausted`](crate::ErrorKind::ResourceExhausted) if the thread cannot be started.
     pub fn build(self) -> Result<SerialImagePuller<S>, Error> {
         let (requests, queue) = bounded(MAX_IMAGE_PULL_REQUESTS);
         let serial = Arc::new(Serial {

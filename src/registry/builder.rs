@@ -423,8 +423,8 @@ impl RegistryImageServiceBuilder {
     /// Builds the service.
     ///
     /// # Errors
-    /// `InvalidConfig` for a setting that is not possible, with its name; `Store` and `DiskFull` if the store cannot
-    /// be opened.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a setting that is not possible, with its name;
+    /// [`Store`](ErrorKind::Store) and [`DiskFull`](ErrorKind::DiskFull) if the store cannot be opened.
     pub fn build(mut self) -> Result<RegistryImageService, Error> {
         if let Some(error) = self.refused {
             return Err(error);

@@ -71,7 +71,8 @@ impl RegistryImageService {
     /// nothing. A digest that the store has is read from the store.
     ///
     /// # Errors
-    /// As of [`ImageService::pull_image`], but for `NoMatchingPlatform`, `Store` and `DiskFull`.
+    /// As of [`ImageService::pull_image`], but for [`NoMatchingPlatform`](ErrorKind::NoMatchingPlatform),
+    /// [`Store`](ErrorKind::Store) and [`DiskFull`](ErrorKind::DiskFull).
     pub fn fetch_manifest(&self, cx: &PullContext, request: &PullRequest) -> Result<FetchedManifest, Error> {
         let fetched = queries::manifest(&self.service, cx, request);
         fetched.map_err(|error| error.with_image(&request.image.image))
@@ -81,8 +82,9 @@ impl RegistryImageService {
     /// verifies it. Stores nothing. A blob that the store has is read from the store.
     ///
     /// # Errors
-    /// `InvalidManifest` for a larger blob; `NotFound`, `SizeMismatch`, `DigestMismatch`; and what the requests fail
-    /// with.
+    /// [`InvalidManifest`](ErrorKind::InvalidManifest) for a larger blob; [`NotFound`](ErrorKind::NotFound),
+    /// [`SizeMismatch`](ErrorKind::SizeMismatch), [`DigestMismatch`](ErrorKind::DigestMismatch); and what the
+    /// requests fail with.
     pub fn fetch_blob(
         &self,
         cx: &PullContext,
@@ -97,8 +99,8 @@ impl RegistryImageService {
     /// as many pages as that takes, of at most 1,000 tags each.
     ///
     /// # Errors
-    /// `NotFound` for an unknown repository, `Protocol` for an answer that is no list of tags; and what the requests
-    /// fail with.
+    /// [`NotFound`](ErrorKind::NotFound) for an unknown repository, [`Protocol`](ErrorKind::Protocol) for an answer
+    /// that is no list of tags; and what the requests fail with.
     pub fn tags(&self, cx: &PullContext, request: &PullRequest, limit: usize) -> Result<TagList, Error> {
         let listed = queries::tags(&self.service, cx, request, limit);
         listed.map_err(|error| error.with_image(&request.image.image))
@@ -122,8 +124,8 @@ impl RegistryImageService {
     /// ```
     ///
     /// # Errors
-    /// `InvalidConfig` for a limit below 1024 bytes per second: servers close connections that are read so
-    /// slowly.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a limit below 1024 bytes per second: servers close connections
+    /// that are read so slowly.
     pub fn bandwidth_limit(&self, bytes_per_second: impl Into<Option<u64>>) -> Result<(), Error> {
         self.service.clients.bandwidth.set(bandwidth_rate(bytes_per_second.into())?);
         Ok(())

@@ -174,8 +174,9 @@ impl Candidate<'_> {
     /// digest. One that was fetched by digest is remembered.
     ///
     /// # Errors
-    /// `InvalidReference` if `reference` is neither; `NotFound` if no host has it; `InvalidManifest`,
-    /// `Unsupported`, `DigestMismatch`; and what the requests fail with.
+    /// [`InvalidReference`](ErrorKind::InvalidReference) if `reference` is neither; [`NotFound`](ErrorKind::NotFound)
+    /// if no host has it; [`InvalidManifest`](ErrorKind::InvalidManifest), [`Unsupported`](ErrorKind::Unsupported),
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch); and what the requests fail with.
     pub fn fetch_manifest(&self, reference: &str) -> Result<FetchedManifest, Error> {
         if reference.contains(':') {
             let fetched = self.manifest_by_digest(&Digest::parse(reference)?, None)?;
@@ -241,8 +242,9 @@ impl Candidate<'_> {
     /// Fetches a blob of the same repository, of at most 1 MiB, and verifies size and digest.
     ///
     /// # Errors
-    /// `InvalidManifest` if the descriptor names more than 1 MiB; `NotFound`, `SizeMismatch`,
-    /// `DigestMismatch`; and what the requests fail with.
+    /// [`InvalidManifest`](ErrorKind::InvalidManifest) if the descriptor names more than 1 MiB;
+    /// [`NotFound`](ErrorKind::NotFound), [`SizeMismatch`](ErrorKind::SizeMismatch),
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch); and what the requests fail with.
     pub fn fetch_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
         if descriptor.size > MAX_FETCH {
             let Descriptor { digest, size, .. } = descriptor;

@@ -38,9 +38,9 @@ impl SignaturePolicy {
     /// the default and the transport `docker` count. A requirement that this crate cannot enforce is an error.
     ///
     /// # Errors
-    /// `InvalidConfig` for a file that cannot be read, an unknown or repeated field, a scope that covers no image, a
-    /// public key that is not supported, or a requirement of another type than `insecureAcceptAnything`, `reject` and
-    /// `sigstoreSigned` with keys. The message names scope and field.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a file that cannot be read, an unknown or repeated field, a
+    /// scope that covers no image, a public key that is not supported, or a requirement of another type than
+    /// `insecureAcceptAnything`, `reject` and `sigstoreSigned` with keys. The message names scope and field.
     pub fn from_policy_json(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let by_scope = policy_json::read(path).map_err(|error| {
@@ -169,8 +169,8 @@ impl SignaturePolicyBuilder {
     /// Builds the policy.
     ///
     /// # Errors
-    /// `InvalidConfig` for a scope or an identity that cannot match, rules of one scope that contradict each other,
-    /// and limits out of range.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a scope or an identity that cannot match, rules of one scope
+    /// that contradict each other, and limits out of range.
     pub fn build(self) -> Result<SignaturePolicy, Error> {
         let invalid = |text: String| Err(Error::new(ErrorKind::InvalidConfig, text));
         let SignatureLimits { signatures, bytes } = self.limits;

@@ -40,8 +40,8 @@ impl Signer {
     /// Returns a signer with the keys of a PEM file. If the file has several, one of them must have signed.
     ///
     /// # Errors
-    /// `InvalidConfig` for a file without a `PUBLIC KEY` block, with another block such as a private key, or with a
-    /// key that is not ECDSA P-256 or P-384, Ed25519, or RSA of 2,048 to 8,192 bits.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a file without a `PUBLIC KEY` block, with another block such
+    /// as a private key, or with a key that is not ECDSA P-256 or P-384, Ed25519, or RSA of 2,048 to 8,192 bits.
     pub fn key(pem: impl AsRef<[u8]>) -> Result<Self, Error> {
         Self::any_of([pem])
     }

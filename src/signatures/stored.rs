@@ -94,7 +94,8 @@ impl Store {
     /// A pull keeps the signatures that its policy needed. An import keeps all that the archive has.
     ///
     /// # Errors
-    /// `Denied` says why the signatures do not suffice; `NotFound`, `DigestMismatch`, `Store`.
+    /// [`Denied`](ErrorKind::Denied) says why the signatures do not suffice; [`NotFound`](ErrorKind::NotFound),
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch), [`Store`](ErrorKind::Store).
     pub fn verify_signatures(&self, image: &StoredImage, policy: &SignaturePolicy) -> Result<(), Error> {
         let name = image.names.first().map_or_else(|| image.id.to_string(), Clone::clone);
         policy.judge_stored(self, image, None).map_err(into_error).map_err(|error| error.with_image(&name))

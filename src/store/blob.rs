@@ -18,7 +18,9 @@ impl Store {
     /// Returns the manifest that has this digest.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidManifest`, `Unsupported` if it is not a manifest; `DigestMismatch`; `Store`.
+    /// [`NotFound`](ErrorKind::NotFound); [`InvalidManifest`](ErrorKind::InvalidManifest),
+    /// [`Unsupported`](ErrorKind::Unsupported) if it is not a manifest;
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch); [`Store`](ErrorKind::Store).
     pub fn manifest(&self, digest: &Digest) -> Result<Manifest, Error> {
         match Document::parse(None, &self.document(digest)?)? {
             Document::Manifest(manifest) => Ok(manifest),
@@ -31,7 +33,8 @@ impl Store {
     /// Returns the config that has this digest, which is an image's id.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidManifest` if it is not a config; `DigestMismatch`; `Store`.
+    /// [`NotFound`](ErrorKind::NotFound); [`InvalidManifest`](ErrorKind::InvalidManifest) if it is not a config;
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch); [`Store`](ErrorKind::Store).
     pub fn config(&self, id: &Digest) -> Result<ImageConfig, Error> {
         ImageConfig::parse(&self.document(id)?)
     }
@@ -39,7 +42,7 @@ impl Store {
     /// Returns the bytes of a manifest, an index or a config, at most 4 MiB. Compares them with the digest.
     ///
     /// # Errors
-    /// `NotFound`, `DigestMismatch`, `Store`.
+    /// [`NotFound`](ErrorKind::NotFound), [`DigestMismatch`](ErrorKind::DigestMismatch), [`Store`](ErrorKind::Store).
     pub fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let file = self.open_file(&PullContext::new(), digest)?;
         let bytes = read_limited(&*file, MAX_DOCUMENT_BYTES as u64)
@@ -53,7 +56,7 @@ impl Store {
     /// Opens a blob to read from. Does not compare it with its digest; [`verify`](Self::verify) does.
     ///
     /// # Errors
-    /// `NotFound`; `Store` if it is not a regular file.
+    /// [`NotFound`](ErrorKind::NotFound); [`Store`](ErrorKind::Store) if it is not a regular file.
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, Error> {
         let file = self.open_file(&PullContext::new(), digest)?;
         let len = file.metadata().map_err(|error| refused(&error, format!("open {digest}")))?.len;

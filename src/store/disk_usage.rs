@@ -36,7 +36,7 @@ impl Store {
     /// Returns the size of the store and of its file system. Reads the size of every blob, and no content.
     ///
     /// # Errors
-    /// `Store`.
+    /// [`Store`](ErrorKind::Store).
     pub fn fs_info(&self) -> Result<StoreFsInfo, Error> {
         let space = self.space()?;
         let (mut used_bytes, mut inodes_used) = (0, 0);

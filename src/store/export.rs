@@ -43,9 +43,10 @@ impl Store {
     /// archive proves its name; the index's other images are not in it.
     ///
     /// # Errors
-    /// `NotFound`; `NoMatchingPlatform` if `key` stands for images of other platforms only;
-    /// `DigestMismatch`, `SizeMismatch` if a blob is damaged; `Cancelled`, `Timeout`; `Store`, also for
-    /// what `archive` fails with.
+    /// [`NotFound`](ErrorKind::NotFound); [`NoMatchingPlatform`](ErrorKind::NoMatchingPlatform) if `key` stands for
+    /// images of other platforms only; [`DigestMismatch`](ErrorKind::DigestMismatch),
+    /// [`SizeMismatch`](ErrorKind::SizeMismatch) if a blob is damaged; [`Cancelled`](ErrorKind::Cancelled),
+    /// [`Timeout`](ErrorKind::Timeout); [`Store`](ErrorKind::Store), also for what `archive` fails with.
     pub fn export(&self, cx: &PullContext, key: &str, archive: impl Write) -> Result<(), Error> {
         self.export_as(cx, key, ArchiveFormat::Oci, archive)
     }
@@ -53,7 +54,8 @@ impl Store {
     /// Does as [`export`](Self::export), in the given format.
     ///
     /// # Errors
-    /// As of [`export`](Self::export); `Unsupported` if the format is `Docker` and the image is an artifact.
+    /// As of [`export`](Self::export); [`Unsupported`](ErrorKind::Unsupported) if the format is `Docker` and the
+    /// image is an artifact.
     pub fn export_as(
         &self,
         cx: &PullContext,

@@ -75,7 +75,9 @@ impl Store {
     /// one image removes that image. An image that does not exist is no error.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`; `Store`; `DiskFull`, because the next index is written before the old one is removed.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), [`Timeout`](crate::ErrorKind::Timeout);
+    /// [`Store`](crate::ErrorKind::Store); [`DiskFull`](crate::ErrorKind::DiskFull), because the next index is
+    /// written before the old one is removed.
     pub fn remove(&self, cx: &PullContext, key: &str) -> Result<Removed, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
         let mut tree = ImageTree::new(self, cx);
@@ -92,7 +94,8 @@ impl Store {
     /// no image uses, and partial downloads that are too old.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), [`Timeout`](crate::ErrorKind::Timeout),
+    /// [`Store`](crate::ErrorKind::Store), [`DiskFull`](crate::ErrorKind::DiskFull).
     pub fn prune(&self, cx: &PullContext, policy: &PrunePolicy) -> Result<Removed, Error> {
         let mut references = ReferenceGraph::default();
         self.collect_partials()?;
@@ -159,7 +162,8 @@ impl Store {
     /// Protects the image that `key` stands for from [`prune`](Self::prune), or ends that. Returns whether it exists.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`, `Store`, `DiskFull`.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), [`Timeout`](crate::ErrorKind::Timeout),
+    /// [`Store`](crate::ErrorKind::Store), [`DiskFull`](crate::ErrorKind::DiskFull).
     pub fn pin(&self, cx: &PullContext, key: &str, pinned: bool) -> Result<bool, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
         let mut tree = ImageTree::new(self, cx);

@@ -56,7 +56,8 @@ impl Store {
     /// whole; the one for the store's platform comes first.
     ///
     /// # Errors
-    /// `Store` if the index cannot be read. An image whose manifest cannot be read is left out, and logged.
+    /// [`Store`](ErrorKind::Store) if the index cannot be read. An image whose manifest cannot be read is left out,
+    /// and logged.
     pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
         self.images_with(&PullContext::new())
     }
@@ -111,7 +112,7 @@ impl Store {
     /// a digest with the bytes that the store has, whatever the names say.
     ///
     /// # Errors
-    /// `Store`, `InvalidManifest` if it cannot be read.
+    /// [`Store`](ErrorKind::Store), [`InvalidManifest`](ErrorKind::InvalidManifest) if it cannot be read.
     pub fn find(&self, key: &str) -> Result<Option<StoredImage>, Error> {
         self.find_with(&PullContext::new(), key)
     }
@@ -146,7 +147,7 @@ impl Store {
     /// Returns the platforms of all images that `key` stands for, the store's own or not.
     ///
     /// # Errors
-    /// `Store` if the index cannot be read.
+    /// [`Store`](ErrorKind::Store) if the index cannot be read.
     pub fn platforms_of(&self, key: &str) -> Result<Vec<Platform>, Error> {
         let (index, wanted) = (self.0.group_commit.index()?, ImageKey::of(key));
         let mut tree = ImageTree::new(self, &PullContext::new());
@@ -180,7 +181,7 @@ impl Store {
     /// Notes that the image was used now; [`prune`](Self::prune) removes the least recently used first.
     ///
     /// # Errors
-    /// `NotFound`, `Store`.
+    /// [`NotFound`](ErrorKind::NotFound), [`Store`](ErrorKind::Store).
     pub fn mark_used(&self, image: &StoredImage) -> Result<(), Error> {
         let path = blob_path(&image.manifest.digest);
         self.0.disk.touch(&path).map_err(|error| missing(&error, &image.manifest.digest))

@@ -44,10 +44,10 @@ impl StoreBuilder {
     /// Opens the store, or makes one in a folder that is empty or does not exist yet.
     ///
     /// # Errors
-    /// `InvalidConfig` if the path is a file, the folder is neither empty nor an image layout, the
-    /// layout's version is unknown, or its index is broken (but see
-    /// [`Durability::Relaxed`](crate::store::Durability::Relaxed)); nothing was changed then. `Store` and
-    /// `DiskFull` if the disk fails.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the path is a file, the folder is neither empty nor an image
+    /// layout, the layout's version is unknown, or its index is broken (but see
+    /// [`Durability::Relaxed`](crate::store::Durability::Relaxed)); nothing was changed then.
+    /// [`Store`](ErrorKind::Store) and [`DiskFull`](ErrorKind::DiskFull) if the disk fails.
     pub fn build(self) -> Result<Store, Error> {
         if !(0.0..=1.0).contains(&self.settings.partials_share) {
             let text = format!("a share of the disk is from 0 to 1, not {}", self.settings.partials_share);

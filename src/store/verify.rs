@@ -51,7 +51,8 @@ impl Store {
     /// lack, each time until a pull or an import has mended it.
     ///
     /// # Errors
-    /// `Cancelled`, `Timeout`; `Store` if the disk cannot be read.
+    /// [`Cancelled`](ErrorKind::Cancelled), [`Timeout`](ErrorKind::Timeout); [`Store`](ErrorKind::Store) if the disk
+    /// cannot be read.
     pub fn verify(&self, cx: &PullContext) -> Result<VerifyReport, Error> {
         let mut report = VerifyReport::default();
         for folder in self.blob_folders()? {

@@ -94,11 +94,16 @@ impl Unpack<'_> {
     /// Until it is whole, only its owner can enter it, and the file `.oci-puller-unfinished` is in it.
     ///
     /// # Errors
-    /// `InvalidLayer` for a layer that breaks a rule; `Unsupported` for one that is not read here;
-    /// `DigestMismatch` for one that is not what the config says; `InvalidManifest` if config and manifest have
-    /// not as many layers; `Denied` for more than the [`limits`](Self::limits); `InvalidConfig` if the folder
-    /// is not empty, or an owner is in no range of ids; `DiskFull`, `Store`, `ResourceExhausted`; `Cancelled`,
-    /// `Timeout`; `NotFound` if a layer is not in the store.
+    /// [`InvalidLayer`](crate::ErrorKind::InvalidLayer) for a layer that breaks a rule;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one that is not read here;
+    /// [`DigestMismatch`](crate::ErrorKind::DigestMismatch) for one that is not what the config says;
+    /// [`InvalidManifest`](crate::ErrorKind::InvalidManifest) if config and manifest have not as many layers;
+    /// [`Denied`](crate::ErrorKind::Denied) for more than the [`limits`](Self::limits);
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the folder is not empty, or an owner is in no range of
+    /// ids; [`DiskFull`](crate::ErrorKind::DiskFull), [`Store`](crate::ErrorKind::Store),
+    /// [`ResourceExhausted`](crate::ErrorKind::ResourceExhausted); [`Cancelled`](crate::ErrorKind::Cancelled),
+    /// [`Timeout`](crate::ErrorKind::Timeout); [`NotFound`](crate::ErrorKind::NotFound) if a layer is not in the
+    /// store.
     pub fn into_dir(self, dir: impl AsRef<Path>) -> Result<Unpacked, Error> {
         self.told(|job| job.fill_dir(dir.as_ref()))
     }
@@ -107,7 +112,8 @@ impl Unpack<'_> {
     /// settings of owners, devices and attributes must be those of the layers that are there.
     ///
     /// # Errors
-    /// As of [`into_dir`](Self::into_dir); `InvalidConfig` if the layers there were unpacked with other settings.
+    /// As of [`into_dir`](Self::into_dir); [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the layers there
+    /// were unpacked with other settings.
     pub fn into_layers(self, layers: &LayerStore) -> Result<LayerStack, Error> {
         let id = self.image.id.clone();
         self.told(|mut job| job.fill_layers(layers, &id))
@@ -119,7 +125,7 @@ impl Unpack<'_> {
     /// through a temporary file beside the store. A write that blocks in `out` is the caller's.
     ///
     /// # Errors
-    /// As of [`into_dir`](Self::into_dir); `Store` if `out` fails.
+    /// As of [`into_dir`](Self::into_dir); [`Store`](crate::ErrorKind::Store) if `out` fails.
     pub fn into_tar(self, out: impl Write) -> Result<Unpacked, Error> {
         self.told(|job| job.write_tar(out))
     }

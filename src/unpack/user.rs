@@ -37,8 +37,8 @@ impl ImageConfig {
     /// entry.
     ///
     /// # Errors
-    /// `InvalidManifest` if a name has no entry or a number is no id; `Store` if a file cannot be read or is no
-    /// regular file.
+    /// [`InvalidManifest`](ErrorKind::InvalidManifest) if a name has no entry or a number is no id;
+    /// [`Store`](ErrorKind::Store) if a file cannot be read or is no regular file.
     pub fn resolve_user(&self, root: impl AsFd) -> Result<User, Error> {
         let wanted = self.user.as_deref().unwrap_or_default();
         let (user, group) = match wanted.split_once(':') {

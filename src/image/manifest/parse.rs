@@ -17,11 +17,11 @@ impl Document {
     /// is absent, and an entry of an index that cannot be used is left out.
     ///
     /// # Errors
-    /// `Unsupported` for schema 1 manifests, other media types, and digests of a config or a layer by an
-    /// unknown algorithm. `InvalidManifest` for all else that is wrong: no JSON, more than
-    /// [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES) or [`MAX_DESCRIPTORS`](super::MAX_DESCRIPTORS), a
-    /// key twice or in another case, a required field that is missing, a value of another type, and media
-    /// types that disagree.
+    /// [`Unsupported`](ErrorKind::Unsupported) for schema 1 manifests, other media types, and digests of a config or
+    /// a layer by an unknown algorithm. [`InvalidManifest`](ErrorKind::InvalidManifest) for all else that is wrong:
+    /// no JSON, more than [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES) or
+    /// [`MAX_DESCRIPTORS`](super::MAX_DESCRIPTORS), a key twice or in another case, a required field that is missing,
+    /// a value of another type, and media types that disagree.
     pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, Error> {
         parse(None, content_type, bytes)
     }

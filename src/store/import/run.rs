@@ -45,12 +45,15 @@ impl Store {
     /// [`Cancellable`](crate::store::Cancellable).
     ///
     /// # Errors
-    /// `InvalidManifest` for what is no such archive, or is compressed with what is not read, or has more than
-    /// 16 MiB after its end within the compressed stream; for absolute paths, `..`, links, or a path twice; for more than 100,000 entries, or as many descriptors in all documents, or 16 MiB
-    /// of names and paths; for a name with a digest that is not its content's, or one that stands for two
-    /// images of one platform. `DigestMismatch`, `SizeMismatch`, `NotFound` for blobs that are wrong or
-    /// missing, but for those of other platforms; `NoMatchingPlatform`; `Unsupported`; `DiskFull`;
-    /// `Store`. Nothing of it is left then. `Cancelled`, `Timeout`: the next collection may have to remove
+    /// [`InvalidManifest`](ErrorKind::InvalidManifest) for what is no such archive, or is compressed with what is not
+    /// read, or has more than 16 MiB after its end within the compressed stream; for absolute paths, `..`, links, or
+    /// a path twice; for more than 100,000 entries, or as many descriptors in all documents, or 16 MiB of names and
+    /// paths; for a name with a digest that is not its content's, or one that stands for two images of one platform.
+    /// [`DigestMismatch`](ErrorKind::DigestMismatch), [`SizeMismatch`](ErrorKind::SizeMismatch),
+    /// [`NotFound`](ErrorKind::NotFound) for blobs that are wrong or missing, but for those of other platforms;
+    /// [`NoMatchingPlatform`](ErrorKind::NoMatchingPlatform); [`Unsupported`](ErrorKind::Unsupported);
+    /// [`DiskFull`](ErrorKind::DiskFull); [`Store`](ErrorKind::Store). Nothing of it is left then.
+    /// [`Cancelled`](ErrorKind::Cancelled), [`Timeout`](ErrorKind::Timeout): the next collection may have to remove
     /// blobs of it.
     pub fn import_with(
         &self,
@@ -64,7 +67,8 @@ impl Store {
     /// Takes in the images of the OCI image layout in `dir`, which is only read.
     ///
     /// # Errors
-    /// As of [`import_with`](Self::import_with); `InvalidConfig` if the folder is no image layout.
+    /// As of [`import_with`](Self::import_with); [`InvalidConfig`](ErrorKind::InvalidConfig) if the folder is no
+    /// image layout.
     pub fn import_layout(&self, cx: &PullContext, dir: impl AsRef<Path>) -> Result<Vec<String>, Error> {
         Ok(self.import_layout_with(cx, dir, &ImportOptions::new())?.names)
     }

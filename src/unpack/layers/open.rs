@@ -73,8 +73,8 @@ impl LayerStoreBuilder {
     /// Opens the store, or makes one in a folder that is empty or not there yet.
     ///
     /// # Errors
-    /// `InvalidConfig` if the folder is no layer store and not empty, or its layers were unpacked with other
-    /// settings; `Store`, `DiskFull`.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the folder is no layer store and not empty, or its layers were
+    /// unpacked with other settings; [`Store`](ErrorKind::Store), [`DiskFull`](ErrorKind::DiskFull).
     pub fn build(self) -> Result<LayerStore, Error> {
         let store = LayerStore(Arc::new(LayerStoreInner::open(&self)?));
         store.sweep();

@@ -19,7 +19,8 @@ impl LayerStore {
     /// [`min_age`](crate::unpack::LayerStoreBuilder::min_age). Returns how many.
     ///
     /// # Errors
-    /// `Store`; `ResourceExhausted` if another process locks the layer store for a minute.
+    /// [`Store`](crate::ErrorKind::Store); [`ResourceExhausted`](crate::ErrorKind::ResourceExhausted) if another
+    /// process locks the layer store for a minute.
     pub fn prune(&self, store: &Store) -> Result<usize, Error> {
         let mut used = HashSet::new();
         let mut listed = HashSet::new();

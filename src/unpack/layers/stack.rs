@@ -78,7 +78,7 @@ impl LayerStore {
     /// Finds the layers of an image that was unpacked into this store; `None` if one of them is not there.
     ///
     /// # Errors
-    /// `Store`, `ResourceExhausted`.
+    /// [`Store`](crate::ErrorKind::Store), [`ResourceExhausted`](crate::ErrorKind::ResourceExhausted).
     pub fn find(&self, image: &StoredImage) -> Result<Option<LayerStack>, Error> {
         let Some(chain) = self.chain_of(&image.id)? else { return Ok(None) };
         let lease = Lease::take(&self.0, &PullContext::new(), &chain)?;

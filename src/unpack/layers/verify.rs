@@ -35,7 +35,8 @@ impl LayerStore {
     /// removed.
     ///
     /// # Errors
-    /// `Store`; `Cancelled`, `Timeout`.
+    /// [`Store`](crate::ErrorKind::Store); [`Cancelled`](crate::ErrorKind::Cancelled),
+    /// [`Timeout`](crate::ErrorKind::Timeout).
     pub fn verify(&self, cx: &PullContext) -> Result<Vec<DamagedLayer>, Error> {
         let _shared = wait_for_lock(&self.0, cx, false)?;
         let names = remove::names_in(&self.0.root)
