@@ -1,21 +1,20 @@
-//! A wide area: a proxy on the loopback device through which answers come as late and as slowly as from
-//! far away. The system's own means for that, netem, is not in every kernel.
+//! A wide area network: a proxy on the loopback device that delays and slows responses as a distant server does.
+//! The kernel's own means for that, netem, is not in every kernel.
 //!
-//! Each connection is TCP over a line of its own that loses nothing:
+//! Each connection models TCP over a line of its own without loss:
 //!
-//! - To set it up takes one round trip. Until then no question leaves.
-//! - A question and the first byte of its answer take one round trip together. All of it is put on the way
-//!   back, which a client cannot tell from a half each way.
-//! - What is sent leaves at the line's rate.
-//! - No more is under way than the window allows: ten segments at first
-//!   ([RFC 6928](https://www.rfc-editor.org/rfc/rfc6928#section-2)). What arrives is acknowledged, and lets
-//!   the window grow by as much: so it doubles each round trip
-//!   ([slow start](https://www.rfc-editor.org/rfc/rfc5681#section-3.1)), until only the rate counts.
-//! - A connection that rests keeps its window. Linux makes it smaller after 200 ms and more; nobody here
-//!   lets one rest so long.
+//! - The handshake takes one round trip. No request leaves before its end.
+//! - A request and the first byte of its response take one round trip together. The whole delay is on the way back;
+//!   a client cannot distinguish it from half of it each way.
+//! - Bytes leave at the line's rate.
+//! - The window bounds the bytes in transit: ten segments at first
+//!   ([RFC 6928](https://www.rfc-editor.org/rfc/rfc6928#section-2)). Acknowledged bytes enlarge it by their number, so
+//!   it doubles each round trip ([slow start](https://www.rfc-editor.org/rfc/rfc5681#section-3.1)) until the rate is
+//!   the limit.
+//! - An idle connection keeps its window. Linux shrinks it after 200 ms and more; no program here idles so long.
 //!
-//! When a byte is to arrive is reckoned from when those before it were to, not from when they did. So what
-//! a thread oversleeps is not lost, and the line reaches its rate.
+//! The arrival time of a byte is computed from the planned arrival of the bytes before it, not from the actual one. A
+//! thread that wakes late does not slow the line.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -27,15 +26,15 @@ use std::time::{Duration, Instant};
 
 use super::Outcome;
 
-/// What a segment carries over Ethernet, bytes.
+/// The payload of a segment over Ethernet, bytes.
 const SEGMENT: usize = 1448;
 const FIRST_WINDOW: usize = 10 * SEGMENT;
-/// What arrives at once, bytes at most. Each segment by itself would take much of a processor.
+/// The largest piece that arrives at once, bytes. Single segments would take much processor time.
 const PIECE: usize = 4 * SEGMENT;
 /// The longest read, bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// What lies between a client and a server.
+/// The line between a client and a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WideArea {
     /// Milliseconds.
@@ -49,20 +48,20 @@ impl WideArea {
         Duration::from_millis(self.round_trip.into())
     }
 
-    /// For how long so many bytes keep the line busy.
+    /// Returns how long this number of bytes occupies the line.
     fn time_for(self, bytes: usize) -> Duration {
         Duration::from_nanos(bytes as u64 * 8_000 / u64::from(self.rate.get()))
     }
 
-    /// Pieces that wait to arrive: twice what the line holds and some more, lest it ever wait for them.
+    /// The number of pieces in transit: more than twice the capacity of the line, so that it never idles.
     fn pieces(self) -> usize {
         let held = self.round_trip().as_nanos() / self.time_for(PIECE).as_nanos().max(1);
         64 + 2 * held as usize
     }
 }
 
-/// The role: says where it listens, and leads to the server until nobody holds the other end of its
-/// standard input.
+/// The role: prints its address, and forwards to the server until the other end of its standard input is
+/// closed.
 pub(crate) fn lead_to(server: &str, area: WideArea) -> Outcome<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?);
@@ -77,7 +76,7 @@ pub(crate) fn lead_to(server: &str, area: WideArea) -> Outcome<()> {
     Ok(())
 }
 
-/// Carries a connection until both sides have hung up.
+/// Forwards a connection until both sides have closed it.
 fn carry(client: &TcpStream, server: &str, area: WideArea) -> io::Result<()> {
     let set_up_at = Instant::now() + area.round_trip();
     let server = TcpStream::connect(server)?;
@@ -97,7 +96,7 @@ fn ask(mut client: &TcpStream, mut server: &TcpStream, set_up_at: Instant) -> io
     server.shutdown(Shutdown::Write)
 }
 
-/// Bytes, and when they are to arrive.
+/// Bytes, and their arrival time.
 type Piece = (Instant, Vec<u8>);
 
 fn send(mut server: &TcpStream, mut sender: Sender, pieces: SyncSender<Piece>) {
@@ -128,15 +127,15 @@ fn sleep_until(at: Instant) {
     thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// The far end of a connection, as it sends.
+/// The sending end of a connection.
 struct Sender {
     area: WideArea,
-    /// When all that was sent has left.
+    /// The time at which all sent bytes have left.
     free_at: Instant,
-    /// Bytes that may be under way.
+    /// The window: bytes that may be in transit.
     window: usize,
     under_way: usize,
-    /// When so many bytes of them are acknowledged, the earliest first.
+    /// The times of acknowledgements and their bytes, the earliest first.
     acknowledgements: VecDeque<(Instant, usize)>,
 }
 
@@ -151,7 +150,7 @@ impl Sender {
         }
     }
 
-    /// Sends a piece of so many bytes that are there from `now` on: how long it is, and when it arrives.
+    /// Sends a piece of up to this number of bytes, available from `now` on. Returns its length and its arrival time.
     fn send(&mut self, bytes: usize, now: Instant) -> (usize, Instant) {
         let begun_at = self.wait_for_room(now.max(self.free_at));
         let sent = bytes.min(PIECE).min(self.window - self.under_way);
@@ -162,7 +161,7 @@ impl Sender {
         (sent, arrives_at)
     }
 
-    /// When the window has room, at the earliest at `at`.
+    /// Returns when the window has room, at the earliest `at`.
     fn wait_for_room(&mut self, mut at: Instant) -> Instant {
         while let Some(&(acknowledged_at, bytes)) = self.acknowledgements.front()
             && (acknowledged_at <= at || self.under_way == self.window)
