@@ -1,5 +1,4 @@
-//! What a server has, for those who fetch it: a text file that each program can read at no cost worth
-//! mentioning.
+//! The images of a server: a text file that each program reads at negligible cost.
 //!
 //! The first line is the server's `HOST:PORT`; then come the images, each with the paths of its blobs in
 //! lines that begin with a blank.
@@ -21,7 +20,7 @@ pub(crate) struct Catalog {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// What to pull it by, with the host.
+    /// The reference to pull it by, with the host.
     pub(crate) reference: String,
     /// The paths of config and layers that no image before it has; the largest first.
     pub(crate) blobs: Vec<String>,
@@ -67,7 +66,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The same from another `HOST:PORT`.
+    /// Returns the same catalogue for another `HOST:PORT`.
     pub(crate) fn moved_to(&self, host: &str) -> Self {
         let moved = |image: &Entry| Entry {
             reference: image.reference.replacen(&self.host, host, 1),

@@ -1,19 +1,18 @@
-//! What a pull costs: this crate beside a floor, from a registry on the loopback device, or from one as
-//! far away as a proxy makes it (see `wide`), into a store that is not there yet.
+//! The cost of a pull: this crate beside a floor, from a registry on the loopback device, or from one behind a
+//! proxy that simulates distance (see `wide`), into a new store.
 //!
-//! The floor is a bare program that does only what must be done (see `floor`). Both have a process of
-//! their own, and so has the registry; they take turns, and each is measured as a whole, its start
-//! included. With `--peers` the other pullers of this machine take part. `--help` tells the rest.
+//! The floor is a program that does only the necessary work (see `floor`). Each of them, and the registry, runs in
+//! its own process. They take turns, and each run is measured as a whole, start included. `--peers` adds the other
+//! pullers of this machine. `--help` lists the options.
 //!
 //! This is no criterion bench: criterion measures a function that it calls many times in its own process.
 //! It cannot take turns between processes, and it reports no ratio of two contenders in the same minute,
 //! which is the figure that a noisy machine leaves meaningful.
 //!
-//! Over a wide area it is round trips and the rate of a connection that cost, not what a program does. So
-//! there this crate has its default of 16 connections, or half of them, and the floor has as many. It is
-//! no goal there, but tells where the time goes: it fetches whole blobs, so on work A it waits for the
-//! largest layer on one connection, and no manifests, so on work E it has a third less to ask for, and
-//! nothing to wait for before it asks.
+//! Over a wide area network, round trips and the rate of a connection decide, not the program. There this crate has
+//! its default of 16 connections, or half of them, and the floor has as many. The floor is no goal there, but shows
+//! where the time goes: it fetches whole blobs, so on work A it waits for the largest layer on one connection, and no
+//! manifests, so on work E it sends a third fewer requests and waits for nothing before them.
 
 mod catalog;
 mod contenders;
@@ -41,7 +40,7 @@ use settings::Settings;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T> = Result<T, Error>;
 
-/// Images that are pulled at a time.
+/// The number of images that are pulled at a time.
 const AT_ONCE: usize = 8;
 
 const MIB: u64 = 1024 * 1024;

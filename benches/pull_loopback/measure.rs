@@ -1,5 +1,4 @@
-//! What programs take: wall time, processors, memory; and in a run of its own, what they ask of the
-//! system.
+//! The resources of programs: wall time, processor time, memory; and in a separate run, their system calls.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -14,27 +13,27 @@ use wait4::Wait4;
 
 use super::{AT_ONCE, Outcome, Role};
 
-/// What one run took.
+/// The resources of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
-    /// From before its processes were started until they were gone.
+    /// The time from before the start of its processes to their end.
     pub(crate) wall: Duration,
-    /// User and system time of them all.
+    /// User and system time of all processes.
     pub(crate) cpu: Duration,
-    /// The peak of the process that had the highest, bytes. The system lets a process begin with the peak
-    /// of whoever started it: so this program keeps small, and makes its images elsewhere.
+    /// The highest peak of a process, bytes. A process inherits the peak of its parent, so this program stays small
+    /// and makes its images in another process.
     pub(crate) memory: u64,
 }
 
-/// What one run asked of the system.
+/// The system calls of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Calls {
     pub(crate) count: u64,
-    /// Bytes copied between program and system: what calls that read, receive, write or send returned.
+    /// Bytes copied between program and kernel: the sum that reads, receives, writes and sends returned.
     pub(crate) copied: u64,
 }
 
-/// Runs the programs, up to eight side by side; an error if one of them ends with one.
+/// Runs the programs, up to eight in parallel. Returns an error if one of them fails.
 pub(crate) fn run(commands: Vec<Command>) -> Outcome<Usage> {
     let threads = commands.len().min(AT_ONCE);
     let commands = Mutex::new(VecDeque::from(commands));
@@ -80,9 +79,8 @@ pub(crate) fn run_one(mut command: Command) -> Outcome<Usage> {
     Ok(Usage { wall, cpu: used.rusage.utime + used.rusage.stime, memory: used.rusage.maxrss })
 }
 
-/// Makes runs alike: what earlier ones wrote is on disk, and as much memory as this one will need was
-/// used a moment ago. Pages that a virtual machine has not used for long cost it several microseconds
-/// each.
+/// Gives all runs the same start: flushes the writes of earlier runs, and touches as much memory as the run will
+/// need. Pages that a virtual machine has not used for long cost several microseconds each.
 pub(crate) fn settle(bytes: u64) -> Outcome<()> {
     rustix::fs::sync();
     let bytes = bytes.min(free_memory().unwrap_or(0) / 2);
@@ -90,14 +88,14 @@ pub(crate) fn settle(bytes: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Bytes that programs could have without any being swapped out.
+/// Returns the available memory, bytes.
 fn free_memory() -> Option<u64> {
     let facts = fs::read_to_string("/proc/meminfo").ok()?;
     let fact = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(fact.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// The role: uses that much memory.
+/// The role: uses this amount of memory.
 pub(crate) fn touch(bytes: u64) -> Outcome<()> {
     let memory = vec![1_u8; usize::try_from(bytes)?];
     std::hint::black_box(&memory);

@@ -1,18 +1,17 @@
 //! Other pullers, as far as this machine has them, with the same work: pull every image of a work over
 //! plain HTTP into a new folder.
 //!
-//! crane takes all images in one call. The others take one a call, so eight processes run side by side;
-//! each image becomes a layout of its own then, as two processes that write one `index.json` lose each
-//! other's names. skopeo puts the blobs of all of them into one folder, and fetches none that is there.
-//! `ctr` hands the work to containerd, whose processors and memory nobody sees here, and which forgets
-//! the images after each run.
+//! crane takes all images in one call. The others take one image in a call, so eight processes run in parallel. Each
+//! image becomes its own layout, because two processes that write one `index.json` lose each other's names. skopeo
+//! puts the blobs of all images into one folder, and fetches no present blob. `ctr` passes the work to containerd,
+//! whose processor time and memory are not measured, and which forgets the images after each run.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::catalog::{Catalog, TAG};
 
-/// containerd's namespace for what is pulled here.
+/// containerd's namespace for the pulled images.
 const NAMESPACE: &str = "oci-puller-bench";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub(crate) enum Program {
     Ctr,
 }
 
-/// A puller that is here.
+/// A puller of this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     program: Program,
@@ -45,7 +44,7 @@ impl Program {
         }
     }
 
-    /// The puller, if it can be run; `ctr` only beside a containerd that answers.
+    /// Returns the puller, if it can run; `ctr` needs a containerd that answers.
     pub(crate) fn find(self) -> Option<Peer> {
         let question = if self == Program::Skopeo { "--version" } else { "version" };
         let answer = Command::new(self.name()).arg(question).stdin(Stdio::null()).output().ok()?;
@@ -54,7 +53,7 @@ impl Program {
     }
 }
 
-/// The first word that begins like a version.
+/// Returns the first word that looks like a version.
 fn version_in(text: &str) -> Option<String> {
     let begins_with_digit = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
     let mut words = text.split_whitespace().map(|word| word.trim_start_matches('v'));
@@ -67,12 +66,12 @@ impl Peer {
         self.version.as_ref().map_or_else(|| name.to_owned(), |version| format!("{name} {version}"))
     }
 
-    /// Whether what it takes is all taken by the processes that are started.
+    /// Returns whether all its work is done by the started processes.
     pub(crate) fn works_by_itself(&self) -> bool {
         self.program != Program::Ctr
     }
 
-    /// The processes that pull all images into `folder`, which is there and empty.
+    /// Returns the processes that pull all images into `folder`, which exists and is empty.
     pub(crate) fn commands(&self, catalog: &Catalog, folder: &Path) -> Vec<Command> {
         let one = match self.program {
             Program::Crane => return vec![crane(catalog, folder)],
@@ -88,7 +87,7 @@ impl Peer {
         catalog.references().enumerate().map(pull).collect()
     }
 
-    /// What makes the next run begin with nothing.
+    /// Removes the images, so that the next run begins without any.
     pub(crate) fn clean_up(&self, catalog: &Catalog) -> Option<Command> {
         let mut command = Command::new(self.program.name());
         command.args(["--namespace", NAMESPACE, "images", "rm", "--sync"]).args(catalog.references());
@@ -96,7 +95,7 @@ impl Peer {
     }
 }
 
-/// One image for a program that takes no more.
+/// One image, for a program that takes one in a call.
 struct Pull<'a> {
     reference: &'a str,
     host: &'a str,

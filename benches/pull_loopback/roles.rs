@@ -1,5 +1,4 @@
-//! This program starts itself again in other roles, so that each that is measured, and the server, is a
-//! process of its own.
+//! The roles in which this program starts itself again: each measured program and the server has its own process.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,11 +16,11 @@ pub(crate) enum Role {
     Registry { work: Work, scale: f64, folder: PathBuf },
     /// Lays a work's images out for nginx.
     Tree { work: Work, scale: f64, folder: PathBuf, host: String },
-    /// Makes the way to a server long.
+    /// Simulates a distant server.
     Proxy { server: String, area: WideArea },
     /// Pulls with this crate.
     Ours(Task),
-    /// Does what must be done, and nothing else.
+    /// Does the necessary work only: the floor.
     Floor(Task),
     /// Uses memory, bytes.
     Touch { bytes: u64 },
@@ -31,7 +30,7 @@ pub(crate) enum Role {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Task {
     pub(crate) catalog: PathBuf,
-    /// Where to put what it lists.
+    /// The file for its list.
     pub(crate) folder: PathBuf,
     pub(crate) terms: Terms,
 }
@@ -39,12 +38,12 @@ pub(crate) struct Task {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Terms {
     pub(crate) is_durable: bool,
-    /// Connections to the server at most; nothing to leave it to them.
+    /// The maximum number of connections to the server; empty for the default.
     pub(crate) connections: Option<usize>,
 }
 
 impl Terms {
-    /// The name of one of several who work on different terms.
+    /// The name of a variant of a program.
     pub(crate) fn named(self, name: &str) -> String {
         match self.connections {
             Some(number) => format!("{name}, {number} connections"),
@@ -54,7 +53,7 @@ impl Terms {
 }
 
 impl Role {
-    /// The process that has this role.
+    /// Returns the process that has this role.
     pub(crate) fn command(&self) -> Outcome<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(AS);
@@ -75,7 +74,7 @@ impl Role {
         Ok(command)
     }
 
-    /// The role that this process has, if it has one.
+    /// Returns the role of this process, if it has one.
     pub(crate) fn read(arguments: &[String]) -> Option<Role> {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Some(match words.as_slice() {

@@ -1,5 +1,5 @@
-//! The order of it all: work by work, and for each work round by round, so that whatever else the machine
-//! does falls on everyone alike.
+//! The order of the measurements: work by work, and for each work round by round, so that other load of the machine
+//! affects all programs alike.
 
 use std::cell::Cell;
 use std::fs;
@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::works::Work;
 use super::{Error, MIB, Outcome};
 
-/// What was measured of one work.
+/// The results of one work.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) work: Work,
@@ -23,16 +23,16 @@ pub(crate) struct Measured {
     pub(crate) figures: Vec<Figures>,
 }
 
-/// What was measured of one contender.
+/// The results of one program.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) contender: Contender,
-    /// One a round.
+    /// One for each round.
     pub(crate) runs: Vec<Usage>,
     pub(crate) calls: Option<Calls>,
 }
 
-/// Measures everybody on one work.
+/// Measures all programs on one work.
 pub(crate) fn measure(
     work: Work,
     contenders: &[Contender],
@@ -79,14 +79,14 @@ fn leave_out(contender: &Contender, error: Error) -> Outcome<()> {
     Ok(())
 }
 
-/// Puts what goes on into the terminal's last line, if there is a terminal.
+/// Shows the progress in the terminal's last line, if there is a terminal.
 fn show(text: &str) {
     if io::stderr().is_terminal() {
         eprint!("\r{text:30}\r");
     }
 }
 
-/// What runs on one work have in common.
+/// The shared state of the runs on one work.
 struct Ground<'a> {
     server: &'a Server,
     /// The server's folder.
@@ -97,7 +97,7 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// A first run, which is not timed, and counts what is asked of the system where it can.
+    /// A first run, which is not timed, and counts system calls where possible.
     fn warm_up(&self, contender: &Contender, with_calls: bool) -> Outcome<Option<Calls>> {
         if with_calls {
             return self.trace(contender).map(Some);
@@ -134,8 +134,8 @@ impl Ground<'_> {
         Ok(outcome)
     }
 
-    /// Large files are removed after each run, lest the disk fill up. Small ones stay to the end: ext4
-    /// takes ten times as long to make files where as many were removed just before.
+    /// Removes large files after each run, so that the disk does not fill up. Small ones stay to the end: ext4
+    /// creates files ten times more slowly right after it removed as many.
     fn has_large_files(&self) -> bool {
         let files: usize = self.server.catalog.images.iter().map(|image| image.blobs.len()).sum();
         self.bytes / files.max(1) as u64 >= MIB
@@ -156,7 +156,7 @@ impl Folders {
         Ok(Folders { root, made: Cell::new(0) })
     }
 
-    /// One that is there, and empty.
+    /// Returns a new, empty folder.
     fn fresh(&self) -> Outcome<PathBuf> {
         let number = self.made.replace(self.made.get() + 1);
         let folder = self.root.path().join(number.to_string());

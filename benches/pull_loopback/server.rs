@@ -1,7 +1,7 @@
 //! The registry, in a process of its own, with the images of one work.
 //!
-//! nginx serves them from files, where it is installed; else the registry of `oci_puller::testing`, from
-//! memory. Both end with this process, or before.
+//! nginx, where it is installed, serves them from files; otherwise the registry of `oci_puller::testing` does from
+//! memory. Both end with this process at the latest.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// nginx if it is here.
+    /// Returns nginx if it is installed.
     pub(crate) fn found() -> Kind {
         let answer = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
         if answer.is_ok_and(|status| status.success()) { Kind::Nginx } else { Kind::Own }
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// Starts it for a work; what it needs is kept in `folder`, which is there and empty.
+    /// Starts the server for a work. Its files are in `folder`, which exists and is empty.
     pub(crate) fn start(self, work: Work, scale: f64, folder: &Path) -> Outcome<Server> {
         let process = match self {
             Kind::Nginx => start_nginx(work, scale, folder)?,
@@ -55,14 +55,14 @@ impl Kind {
     }
 }
 
-/// Asks whether it speaks the registry's language.
+/// Checks that the server implements the registry API.
 fn greet(host: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect(host)?;
     stream.write_all(format!("GET /v2/ HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
     stream.read_exact(&mut [0; "HTTP/1.1 200".len()])
 }
 
-/// Where the server says what it has.
+/// The file of the server's catalogue.
 pub(crate) const CATALOG: &str = "catalog";
 
 /// A server that runs until it is dropped.
@@ -88,7 +88,7 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Asked to end, nginx takes its workers along. One that is gone already is what is wanted.
+        // On SIGTERM, nginx ends its workers, too. The process may have ended already.
         if let Some(pid) = Pid::from_raw(self.0.id().cast_signed()) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -96,7 +96,7 @@ impl Drop for Process {
     }
 }
 
-/// The process of a role that serves, and the line in which it said that it does.
+/// Starts the process of a serving role. Returns it, and the line in which it reports its address.
 fn start_role(role: &Role) -> Outcome<(Process, String)> {
     let mut child = role.command()?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let words = child.stdout.take();
@@ -130,8 +130,8 @@ pub(crate) fn serve(work: Work, scale: f64, folder: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// nginx is handed a socket that listens already, as when it replaces itself: so nobody waits for it to
-/// come up, and no other program can take its port.
+/// nginx inherits a listening socket, as when it replaces itself: clients need not wait for its start, and no other
+/// program can take its port.
 fn start_nginx(work: Work, scale: f64, folder: &Path) -> Outcome<Process> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let host = socket.local_addr()?.to_string();
@@ -194,8 +194,8 @@ fn manifest_locations(image: &Image) -> String {
     location(TAG) + &location(digest.as_str())
 }
 
-/// It stays in front, with one worker that may read what this user may; it keeps connections and open
-/// files, as a server that is to be no hindrance would.
+/// It runs in the foreground with one worker of this user, and keeps connections and files open, so that the server
+/// is not the bottleneck.
 fn configuration(folder: &Path, host: &str, manifests: &str) -> String {
     format!(
         "daemon off;

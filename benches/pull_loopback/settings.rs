@@ -32,19 +32,19 @@ pub(crate) struct Settings {
     pub(crate) scale: f64,
     pub(crate) rounds: usize,
     pub(crate) server: Kind,
-    /// What lies between, if it is not loopback alone.
+    /// The simulated line, if it is not loopback alone.
     pub(crate) wide: Option<WideArea>,
     pub(crate) folder: PathBuf,
     pub(crate) with_peers: bool,
     pub(crate) as_json: bool,
     pub(crate) with_calls: bool,
-    /// Whether runs are made alike, which takes longer than a small one.
+    /// Whether all runs get the same start, which takes longer than a small run.
     pub(crate) with_care: bool,
     pub(crate) needs_help: bool,
 }
 
 impl Settings {
-    /// What is to be measured. Without cargo's `--bench` it is `cargo test` that runs this: then
+    /// The measurements. Without cargo's `--bench` it is `cargo test` that runs this: then
     /// everything is done once and small, near and far, to see that it works.
     pub(crate) fn read(arguments: &[String]) -> Outcome<Vec<Self>> {
         let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
