@@ -7,7 +7,7 @@ mod common;
 use common::pulls::quick;
 use oci_puller::image::Digest;
 use oci_puller::testing::images::{Image, ImageBuilder};
-use oci_puller::testing::{Action, Fault, Registry, Target};
+use oci_puller::testing::{Action, Fault, Registry, Target, TokenServer};
 use oci_puller::{Error, ErrorKind};
 
 /// Returns a gzip member without compression: header, stored blocks, checksum and length.
@@ -205,4 +205,33 @@ fn a_page_in_place_of_a_blob_is_named_and_another_host_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let service = quick(dir.path()).mirror(registry.host(), portal.url());
     service.build().unwrap().pull(&*name).unwrap();
+}
+
+#[test]
+fn an_encoded_error_is_quoted_and_an_encoded_token_used() {
+    let image = ImageBuilder::new("library/app").layer(1_000).build();
+    let registry = Registry::start().unwrap();
+    let name = registry.push(&image, "v1");
+    let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such picture"}]}"#;
+    let encoded = |fault: Fault, body: &[u8], encoding: &str| {
+        fault.with(Action::Body(gzip(body))).with(Action::header("Content-Encoding", encoding))
+    };
+    let fault = registry.fault(encoded(Fault::on(Target::Manifest).with(Action::Status(404)), body, "gzip"));
+    let dir = tempfile::tempdir().unwrap();
+    let error = quick(dir.path()).build().unwrap().pull(&*name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string().contains("no such picture"), cfg!(feature = "unpack"), "{error}");
+    fault.remove();
+
+    let tokens = TokenServer::new().anonymous();
+    registry.require_token(&tokens);
+    quick(dir.path()).build().unwrap().pull(&*name).unwrap();
+    let token = format!(r#"{{"token":"{}"}}"#, tokens.issued()[0].token);
+    registry.fault(encoded(Fault::on(Target::Token), token.as_bytes(), "gzip"));
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = quick(dir.path()).build().unwrap().pull(&*name).map(drop);
+    match cfg!(feature = "unpack") {
+        true => outcome.unwrap(),
+        false => assert_refused(outcome, "gzip", "a token"),
+    }
 }

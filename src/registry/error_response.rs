@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::encoding;
 use super::http::{HttpReply, StatusCode};
 use super::retry_after;
 use crate::error::{Error, ErrorKind};
@@ -64,7 +65,10 @@ struct Errors {
 /// Returns the reason in the body, on one line and at most 300 characters long. Of a host that was reached by a
 /// redirect only an error document like S3's is quoted: the body may be that of an inner service.
 fn reason(reply: HttpReply, is_redirected: bool) -> Option<String> {
+    let is_encoded = reply.encoding().is_some();
     let body = read_start(reply);
+    let decoded = if is_encoded { encoding::decode(&body, MAX_BODY) } else { None };
+    let body = decoded.unwrap_or(body);
     let text = if is_redirected { s3_message(&body) } else { reason_in(&body) };
     text.map(|text| one_line(&text)).filter(|text| !text.is_empty())
 }

@@ -11,6 +11,7 @@ use crate::context::PullContext;
 use crate::credentials::{Credential, CredentialKind, Secret};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::registry::address::{AddressRule, UrlRefusal};
+use crate::registry::encoding;
 use crate::registry::error_response;
 use crate::registry::host_limits::HostPermit;
 use crate::registry::http::{Http, HttpReply, HttpRequest, Uri};
@@ -200,10 +201,12 @@ fn read_token(reply: HttpReply, asked_at: Instant) -> Result<Token, Error> {
     }
     let encoding = reply.encoding();
     let body = Zeroizing::new(reply.read_all(MAX_ANSWER)?);
+    let decoded = encoding.as_ref().and_then(|_| encoding::decode(&body, MAX_ANSWER)).map(Zeroizing::new);
+    let body = decoded.unwrap_or(body);
     // The parser's own message may quote the body.
     let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| {
         let other = || match &encoding {
-            Some(encoding) => Error::new(ErrorKind::Protocol, format!("the answer is encoded ({encoding})")),
+            Some(encoding) => encoding::refused(encoding),
             None => Error::new(ErrorKind::Protocol, "the answer is not JSON"),
         };
         let error = error_response::html_instead_of("JSON", &body, true).unwrap_or_else(other);
