@@ -15,7 +15,7 @@ use super::http::form_pairs;
 use super::record::SeenRequest;
 use super::reply::Reply;
 
-/// What a registry demands of requests.
+/// The authorization that a registry requires.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Access {
     #[default]
@@ -25,7 +25,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// The refusal, if this request may not pass. `own_realm` is this registry's own token endpoint.
+    /// Returns the refusal of a request without authorization. `own_realm` is this registry's own token endpoint.
     pub(super) fn refuse(&self, route: &Route, request: &SeenRequest, own_realm: &str) -> Option<Reply> {
         if matches!(route, Route::Token | Route::Other) {
             return None;
@@ -59,9 +59,9 @@ impl fmt::Debug for RegistryUser {
 
 /// A server of bearer tokens, for [`Registry::require_token`](super::Registry::require_token).
 ///
-/// Clones share the tokens, so that one registry can take what another gave out. By default it
-/// serves at `/token` of the registry that demands the tokens, knows no users, and gives none to
-/// anonymous askers.
+/// Clones share the tokens, so that one registry accepts the tokens of another. By default it
+/// serves at `/token` of the registry that requires the tokens, knows no users, and grants none to
+/// anonymous requests.
 #[derive(Clone)]
 #[must_use = "a registry demands no token until it is given this"]
 pub struct TokenServer {
@@ -77,17 +77,17 @@ pub struct TokenServer {
 #[derive(Debug, Default)]
 struct Issued {
     tokens: Vec<IssuedToken>,
-    /// Positions in `tokens` of those that are good.
+    /// Positions in `tokens` of the valid ones.
     valid: HashMap<String, usize>,
 }
 
-/// A token that was given out.
+/// A granted token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IssuedToken {
-    /// Whom it was given to; `None` for an anonymous one.
+    /// The user; `None` for an anonymous request.
     pub user: Option<String>,
-    /// The scopes that were asked for, each one by itself.
+    /// The requested scopes, one by one.
     pub scopes: Vec<String>,
     /// The token.
     pub token: String,
@@ -107,13 +107,13 @@ impl TokenServer {
         }
     }
 
-    /// Gives tokens to this user.
+    /// Grants tokens to this user.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push(RegistryUser { name: name.into(), password: password.into() });
         self
     }
 
-    /// Gives tokens for this identity token (OAuth2 calls it refresh token), by POST.
+    /// Grants tokens for this identity token (OAuth2 calls it refresh token), by POST.
     pub fn identity_token(mut self, token: impl Into<String>) -> Self {
         self.identity_tokens.push(token.into());
         self
@@ -125,31 +125,31 @@ impl TokenServer {
         self
     }
 
-    /// The realm that challenges name. Default: `/token` of the registry that challenges.
+    /// Sets the realm of challenges. Default: `/token` of the registry that challenges.
     pub fn realm(mut self, url: impl Into<String>) -> Self {
         self.realm = Some(url.into());
         self
     }
 
-    /// The service that challenges name. Default: `test-registry`.
+    /// Sets the service of challenges. Default: `test-registry`.
     pub fn service(mut self, service: impl Into<String>) -> Self {
         self.service = service.into();
         self
     }
 
-    /// What is said of a token's life, seconds; `None` says nothing. Default: 300. A token is good
+    /// Sets the `expires_in` of tokens, seconds; `None` omits it. Default: 300. A token is valid
     /// until [`expire_all`](Self::expire_all), whatever `expires_in` says.
     pub fn expires_in(mut self, seconds: Option<u64>) -> Self {
         self.expires_in = seconds;
         self
     }
 
-    /// Every token given out so far is good no more.
+    /// Expires all tokens that were granted so far.
     pub fn expire_all(&self) {
         self.issued.lock().valid.clear();
     }
 
-    /// The tokens given out, in order; those expired too.
+    /// Returns the granted tokens in order, expired ones included.
     pub fn issued(&self) -> Vec<IssuedToken> {
         self.issued.lock().tokens.clone()
     }

@@ -10,11 +10,11 @@ use parking_lot::{Condvar, Mutex};
 use super::record::{SeenRequest, Target};
 use super::wait::Gate;
 
-/// What goes wrong, with which requests, and how often. Handed to
+/// A fault: its actions, the requests that it hits, and how often. Added by
 /// [`Registry::fault`](super::Registry::fault).
 ///
 /// Without [`skip`](Self::skip) and [`times`](Self::times) each request that fits is hit. Requests
-/// that the registry refuses for want of credentials are hit by none: the challenge goes out whole.
+/// that the registry refuses for lack of credentials are not hit: the challenge is sent complete.
 #[derive(Clone)]
 #[must_use = "a fault does nothing until a registry is given it"]
 pub struct Fault {
@@ -37,19 +37,19 @@ impl Fault {
         Fault { conditions: Vec::new(), skip: 0, times: u64::MAX, actions: Vec::new() }
     }
 
-    /// Only with this method, like `HEAD`.
+    /// Hits only requests with this method, like `HEAD`.
     pub fn method(self, method: impl Into<String>) -> Self {
         let method = method.into();
         self.when(move |request| request.method.eq_ignore_ascii_case(&method))
     }
 
-    /// Only where the path has `text` in it: a repository, a tag or a digest.
+    /// Hits only requests whose path contains `text`: a repository, a tag or a digest.
     pub fn path_containing(self, text: impl Into<String>) -> Self {
         let text = text.into();
         self.when(move |request| request.path.contains(&text))
     }
 
-    /// Only where `condition` holds too.
+    /// Hits only requests for which `condition` is true.
     pub fn when(mut self, condition: impl Fn(&SeenRequest) -> bool + Send + Sync + 'static) -> Self {
         self.conditions.push(Arc::new(condition));
         self
@@ -61,7 +61,7 @@ impl Fault {
         self
     }
 
-    /// Hits `count` requests at most. Default: no limit.
+    /// Hits at most `count` requests. Default: no limit.
     pub fn times(mut self, count: u64) -> Self {
         self.times = count;
         self
@@ -88,50 +88,50 @@ impl fmt::Debug for Fault {
     }
 }
 
-/// One way for an answer to go wrong.
+/// What a fault does to a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Answers this much later.
+    /// Delays the response by this time.
     Delay(Duration),
-    /// Sends the body at this many bytes a second.
+    /// Sends the body at this rate, bytes per second.
     Pace(u64),
-    /// Sends the body in pieces of `bytes`, one each `every`.
+    /// Sends the body in pieces of `bytes`, one piece every `every`.
     Drip {
-        /// How long a piece is, bytes.
+        /// The size of a piece, bytes.
         bytes: usize,
-        /// What is between the starts of two pieces.
+        /// The time between the starts of two pieces.
         every: Duration,
     },
-    /// Holds the answer at this stage until [`FaultHandle::release`], or until the client goes away.
+    /// Holds the response at this stage until [`FaultHandle::release`], or until the client goes away.
     Hold(Stage),
-    /// Closes the connection after this many bytes of the body; TLS is not closed in form.
+    /// Closes the connection after this many bytes of the body; TLS is not closed properly.
     Cut(u64),
-    /// The same, after a random number of bytes from this range, a new one each time.
+    /// Closes the connection after a random number of bytes from this range, a new one each time.
     CutWithin(Range<u64>),
     /// Resets the connection at this stage. The client may lose bytes it had not read yet.
     Reset(Stage),
     /// Flips a bit of each byte at this offset of the blob or document, whichever part of it is
     /// asked for.
     Corrupt(u64),
-    /// Sends this many bytes more than there are, and counts them in `Content-Length`; with
-    /// `u64::MAX`, until the client has had enough.
+    /// Sends this number of additional bytes, and counts them in `Content-Length`; with
+    /// `u64::MAX`, until the client closes the connection.
     Longer(u64),
     /// Answers with this status and the error body that registries send with it.
     Status(u16),
     /// Answers with this body instead.
     Body(Vec<u8>),
-    /// Sets a header, in place of all of that name. A `Content-Length` set thus is sent as it is.
+    /// Sets a header, and replaces those of the same name. A `Content-Length` is sent as given.
     Header(String, String),
     /// Adds a header beside those of the same name.
     AddHeader(String, String),
-    /// Leaves a header out. Without a `Content-Length` the body ends with the connection.
+    /// Omits a header. Without a `Content-Length` the body ends with the connection.
     NoHeader(String),
     /// Sends the body in chunks, without a `Content-Length`.
     Chunked,
-    /// Redirects (307) to this URL; `{path}` in it stands for the path and query that were asked for.
+    /// Redirects (307) to this URL; `{path}` in it stands for the requested path and query.
     Redirect(String),
-    /// Answers a request for a range with the whole.
+    /// Answers a request for a range with the whole blob.
     IgnoreRange,
 }
 
@@ -142,7 +142,7 @@ impl Action {
     }
 }
 
-/// How far an answer got.
+/// The progress of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Nothing was sent.
@@ -153,19 +153,19 @@ pub enum Stage {
     Body(u64),
 }
 
-/// A fault that a registry was given: tells how often it struck, and takes it back.
+/// A handle to a fault of a registry: counts its hits, and removes it.
 ///
-/// Dropping it leaves the fault in force.
+/// Dropping the handle leaves the fault in force.
 #[derive(Clone, Debug)]
 pub struct FaultHandle(pub(super) Arc<Rule>);
 
 impl FaultHandle {
-    /// How many requests it hit.
+    /// Returns the number of requests that it hit.
     pub fn fired(&self) -> u64 {
         self.0.counts.lock().fired
     }
 
-    /// Waits until it hit `count` requests; false if it does not within `timeout`.
+    /// Waits until it hit `count` requests. Returns false after `timeout`.
     pub fn wait_fired(&self, count: u64, timeout: Duration) -> bool {
         let mut counts = self.0.counts.lock();
         self.0.changed.wait_while_for(&mut counts, |counts| counts.fired < count, timeout);

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// What a request asks for.
+/// The kind of resource that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
-    /// `/v2/`, to learn how to log in.
+    /// `/v2/`, which shows the authentication scheme.
     Ping,
     /// A manifest or an index.
     Manifest,
     /// A blob: a config or a layer.
     Blob,
-    /// What refers to a manifest.
+    /// The referrers of a manifest.
     Referrers,
     /// The tags of a repository.
     Tags,
@@ -24,35 +24,35 @@ pub enum Target {
     Other,
 }
 
-/// A request, as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SeenRequest {
-    /// Which connection it came over; the first one is 0.
+    /// The number of its connection; the first one is 0.
     pub connection: u64,
-    /// What it asks for.
+    /// The kind of resource.
     pub target: Target,
     /// The method, in upper case.
     pub method: String,
     /// The path, percent-decoded.
     pub path: String,
-    /// What stands after the `?`, as it came; empty if nothing does.
+    /// The query after the `?`, as received; empty without one.
     pub query: String,
-    /// The headers in order, as they came.
+    /// The headers in order, as received.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl SeenRequest {
-    /// The first header of that name, in any case.
+    /// Returns the first header of that name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 }
 
-/// What was counted since the registry started.
+/// The counters since the registry started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStats {
@@ -74,9 +74,9 @@ pub struct RegistryStats {
     pub connections_accepted: u64,
     /// Connections open now.
     pub connections_open: u64,
-    /// Bytes of bodies that were written, of all answers.
+    /// Bytes of the bodies of all responses.
     pub body_bytes: u64,
-    /// The same, of the answers to requests for blobs.
+    /// Bytes of the bodies of responses to requests for blobs.
     pub blob_bytes: u64,
 }
 
@@ -143,7 +143,7 @@ impl Record {
         self.state.lock().requests.clear();
     }
 
-    /// Waits until `reached` holds; false if it does not within `timeout`.
+    /// Waits until `reached` is true. Returns false after `timeout`.
     pub(super) fn wait_until(
         &self,
         mut reached: impl FnMut(&RegistryStats) -> bool,

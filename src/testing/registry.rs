@@ -32,26 +32,26 @@ pub struct RegistryBuilder {
 }
 
 impl RegistryBuilder {
-    /// Where to listen. Default: a free port of 127.0.0.1.
+    /// Sets the address to listen on. Default: a free port of 127.0.0.1.
     pub fn addr(mut self, addr: SocketAddr) -> Self {
         self.addr = addr;
         self
     }
 
-    /// How many connections are served at once, each by a thread; more wait to be accepted.
+    /// Sets how many connections are served at once, each by a thread; further ones wait to be accepted.
     /// Default: 64.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.max_connections = count;
         self
     }
 
-    /// The path that the API stands under. Default: `/v2`.
+    /// Sets the root path of the API. Default: `/v2`.
     pub fn api_root(mut self, path: impl Into<String>) -> Self {
         self.api_root = path.into();
         self
     }
 
-    /// Makes connections of the accepted sockets, with TLS for example. Default: plain TCP.
+    /// Sets the acceptor, which turns accepted sockets into connections, with TLS for example. Default: plain TCP.
     pub fn acceptor(mut self, acceptor: impl Acceptor + 'static) -> Self {
         self.acceptor = Arc::new(acceptor);
         self
@@ -79,7 +79,7 @@ impl RegistryBuilder {
     }
 }
 
-/// A registry in this process, on 127.0.0.1, that can be told to misbehave. See the
+/// A registry in this process, on 127.0.0.1, that misbehaves on demand. See the
 /// [module](super) for an example.
 ///
 /// Dropping it ends it, as [`shutdown`](Self::shutdown) does.
@@ -98,7 +98,7 @@ impl Registry {
         Registry::builder().start()
     }
 
-    /// Starts a registry that differs from the defaults.
+    /// Returns a builder for a registry with other settings.
     pub fn builder() -> RegistryBuilder {
         RegistryBuilder {
             addr: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -108,17 +108,17 @@ impl Registry {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Its name in image references: `127.0.0.1:PORT`.
+    /// Returns its name in image references: `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         self.addr.to_string()
     }
 
-    /// Its URL, without a path: `http://127.0.0.1:PORT`.
+    /// Returns its URL, without a path: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("{}://{}", self.exchange.acceptor.scheme(), self.addr)
     }
@@ -169,7 +169,7 @@ impl Registry {
         self.exchange.content.put_file(path, data.into());
     }
 
-    /// Demands Basic authentication; each call adds a user.
+    /// Requires Basic authentication; each call adds a user.
     pub fn require_basic(&self, user: impl Into<String>, password: impl Into<String>) {
         let user = RegistryUser { name: user.into(), password: password.into() };
         let mut access = self.exchange.access.lock();
@@ -179,57 +179,57 @@ impl Registry {
         }
     }
 
-    /// Demands bearer tokens of this server, and serves them at `/token`.
+    /// Requires bearer tokens of this server, and serves them at `/token`.
     pub fn require_token(&self, tokens: &TokenServer) {
         *self.exchange.access.lock() = Access::Token(tokens.clone());
     }
 
-    /// Makes every token given out so far bad; later requests get a challenge.
+    /// Expires all tokens that were granted so far; later requests get a challenge.
     pub fn expire_tokens(&self) {
         if let Access::Token(tokens) = &*self.exchange.access.lock() {
             tokens.expire_all();
         }
     }
 
-    /// Has requests go wrong from now on. Faults act in the order they were given.
+    /// Adds a fault, which hits requests from now on. Faults act in the order they were added.
     pub fn fault(&self, fault: Fault) -> FaultHandle {
         let rule = Arc::new(Rule::new(fault));
         self.exchange.rules.lock().push(rule.clone());
         FaultHandle(rule)
     }
 
-    /// Takes back every fault.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.exchange.rules.lock().clear();
     }
 
-    /// The requests it got, in order.
+    /// Returns the received requests, in order.
     pub fn requests(&self) -> Vec<SeenRequest> {
         self.exchange.record.requests()
     }
 
-    /// Forgets the requests it got; [`stats`](Self::stats) goes on counting.
+    /// Forgets the received requests; [`stats`](Self::stats) continues to count.
     pub fn forget_requests(&self) {
         self.exchange.record.forget_requests();
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     pub fn stats(&self) -> RegistryStats {
         self.exchange.record.stats()
     }
 
-    /// Waits until `reached` holds of the counters; false if it does not within `timeout`.
+    /// Waits until `reached` is true for the counters. Returns false after `timeout`.
     pub fn wait_until(&self, reached: impl FnMut(&RegistryStats) -> bool, timeout: Duration) -> bool {
         self.exchange.record.wait_until(reached, timeout)
     }
 
-    /// Sends the bodies of all answers together at this rate from now on, bytes per second, as over one slow
+    /// Sends the bodies of all responses together at this rate from now on, bytes per second, as over one slow
     /// link; 0 lifts the limit. Default: no limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
         self.exchange.link.set_rate(bytes_per_second);
     }
 
-    /// Closes every connection that is open, busy or idle; goes on serving.
+    /// Closes all connections, busy or idle, and continues to serve.
     pub fn close_connections(&self) {
         self.server.close_connections();
     }

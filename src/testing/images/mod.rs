@@ -51,7 +51,7 @@ enum LayerWish {
 }
 
 impl ImageBuilder {
-    /// An image for `repository`, like `library/app`, as yet without layers.
+    /// Creates an image for `repository`, like `library/app`, without layers.
     pub fn new(repository: impl Into<String>) -> Self {
         ImageBuilder {
             repository: repository.into(),
@@ -67,27 +67,27 @@ impl ImageBuilder {
         }
     }
 
-    /// What this image's own layers are drawn from, together with the repository. Default: 0.
+    /// Sets the seed of the image's own layers, used together with the repository. Default: 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// A layer of this image alone, and on each platform another, whose file has `size` bytes, less
+    /// Adds a layer that no other image has, a different one for each platform. Its file has `size` bytes, less
     /// than 8 GiB. The blob is up to 2,047 bytes longer: the archive's header and padding.
     pub fn layer(mut self, size: usize) -> Self {
         self.layers.push(LayerWish::Own { size });
         self
     }
 
-    /// A layer whose file has `size` bytes, and which depends on `seed` and `size` alone: to share it
+    /// Adds a layer whose file has `size` bytes, and which depends on `seed` and `size` alone: to share it
     /// among images, or to repeat it within one.
     pub fn layer_shared(mut self, seed: u64, size: usize) -> Self {
         self.layers.push(LayerWish::Shared { seed, size });
         self
     }
 
-    /// A layer that was made elsewhere: its media type, the blob, and the digest of the archive
+    /// Adds a ready layer: its media type, the blob, and the digest of the archive
     /// within.
     pub fn layer_made(
         mut self,
@@ -99,7 +99,7 @@ impl ImageBuilder {
         self
     }
 
-    /// An index with a manifest for each platform, `os/architecture[/variant]`, in this order.
+    /// Adds an index with a manifest for each platform, `os/architecture[/variant]`, in this order.
     /// Default: none, and no index.
     pub fn platforms<T: Into<String>>(mut self, platforms: impl IntoIterator<Item = T>) -> Self {
         self.platforms = platforms.into_iter().map(Into::into).collect();
@@ -112,13 +112,13 @@ impl ImageBuilder {
         self
     }
 
-    /// The media types of Docker's image manifest version 2, schema 2. Default: those of OCI.
+    /// Uses the media types of Docker's image manifest version 2, schema 2. Default: those of OCI.
     pub fn docker(mut self) -> Self {
         self.format = Format::Docker;
         self
     }
 
-    /// What the digests are made with. Default: SHA-256.
+    /// Sets the algorithm of the digests. Default: SHA-256.
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
         self.algorithm = algorithm;
         self
@@ -249,12 +249,12 @@ pub struct Image {
 }
 
 impl Image {
-    /// The repository it is for.
+    /// Returns the repository.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// What its tag stands for: the index, or the manifest if there is no index.
+    /// Returns the document that the tag names: the index, or the manifest if there is no index.
     pub fn root(&self) -> &Part {
         &self.root
     }
@@ -274,37 +274,37 @@ impl Image {
         &self.root.data
     }
 
-    /// Its indexes, the innermost first; none if it is a single manifest.
+    /// Returns the indexes, the innermost first; none for a single manifest.
     pub fn indexes(&self) -> &[Part] {
         &self.indexes
     }
 
-    /// One image a platform; at least one.
+    /// Returns one image for each platform; at least one.
     pub fn variants(&self) -> &[Variant] {
         &self.variants
     }
 
-    /// The image for a platform, named as it was in [`ImageBuilder::platforms`].
+    /// Returns the image for a platform, named as in [`ImageBuilder::platforms`].
     pub fn variant(&self, platform: &str) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.platform == platform)
     }
 
-    /// The image id of the first variant, which is the only one unless platforms were given.
+    /// Returns the image id of the first variant, which is the only one unless platforms were given.
     pub fn config_digest(&self) -> &Digest {
         &self.variants[0].config.digest
     }
 
-    /// The layers of the first variant, the lowest first.
+    /// Returns the layers of the first variant, the lowest first.
     pub fn layers(&self) -> &[Part] {
         &self.variants[0].layers
     }
 
-    /// Every manifest and index.
+    /// Returns all manifests and indexes.
     pub fn documents(&self) -> impl Iterator<Item = &Part> {
         self.variants.iter().map(|variant| &variant.manifest).chain(&self.indexes)
     }
 
-    /// Every config and layer, a repeated one each time.
+    /// Returns all configs and layers, a repeated one each time.
     pub fn blobs(&self) -> impl Iterator<Item = &Part> {
         self.variants.iter().flat_map(|variant| std::iter::once(&variant.config).chain(&variant.layers))
     }
@@ -325,7 +325,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Bytes of manifest, config and layers, a repeated layer counted once.
+    /// Returns the size of manifest, config and layers, bytes; a repeated layer counts once.
     pub fn size(&self) -> u64 {
         let mut parts: Vec<_> = self.layers.iter().chain([&self.manifest, &self.config]).collect();
         parts.sort_by_key(|part| &part.digest);
@@ -338,16 +338,16 @@ impl Variant {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Part {
-    /// What it is.
+    /// The media type.
     pub media_type: String,
-    /// Its name.
+    /// The digest.
     pub digest: Digest,
-    /// Its bytes.
+    /// The bytes.
     pub data: Arc<[u8]>,
 }
 
 impl Part {
-    /// How many bytes it has.
+    /// Returns the size, bytes.
     pub fn size(&self) -> u64 {
         self.data.len() as u64
     }

@@ -3,7 +3,7 @@
 
 const BLOCK: usize = 512;
 
-/// An archive whose one file, named by the seed, has `size` pseudo-random bytes.
+/// Returns an archive with one file of `size` pseudo-random bytes, named by the seed.
 pub(super) fn one_file(seed: u64, size: usize) -> Vec<u8> {
     let padded = size.div_ceil(BLOCK) * BLOCK;
     let mut archive = vec![0; BLOCK + padded + 2 * BLOCK];
