@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::image::quoted;
+
 /// What kind of thing went wrong; what a program decides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -194,6 +196,7 @@ struct Facts {
     retryable: Option<bool>,
     retry_after: Option<Duration>,
     attempts: Vec<Attempt>,
+    advice: Option<&'static str>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -209,6 +212,7 @@ impl Error {
             retryable: None,
             retry_after: None,
             attempts: Vec::new(),
+            advice: None,
             source: None,
         }))
     }
@@ -258,6 +262,9 @@ impl Error {
     /// It is one sentence without a capital and a full stop, to be written behind the error.
     pub fn advice(&self) -> Option<&'static str> {
         use ErrorKind::*;
+        if self.0.advice.is_some() {
+            return self.0.advice;
+        }
         match self.kind() {
             InvalidReference => Some("write it as [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case"),
             NoMatchingPlatform => Some("ask for one of the platforms that the image has"),
@@ -275,6 +282,7 @@ impl Error {
             NotFound if matches!(self.phase(), Some(Phase::Config | Phase::Layer)) => {
                 "a part of the image is missing there; push the image again"
             }
+            NotFound if self.phase() == Some(Phase::Tags) => "check the name of the repository",
             NotFound => "check the name and the tag, and that the image was pushed",
             Unauthorized => "give credentials for this host, or check those given",
             Denied => "check that this account may pull the image",
@@ -369,6 +377,21 @@ impl Error {
         self
     }
 
+    /// Sets the remedy, where kind, phase and host do not tell it.
+    #[must_use]
+    pub(crate) fn with_advice(mut self, advice: &'static str) -> Self {
+        self.facts().advice = Some(advice);
+        self
+    }
+
+    /// Returns the message without a beginning that repeats the image or the host.
+    fn message_beside_names(&self) -> &str {
+        let image = self.image().map(quoted);
+        let names = [image.as_deref(), self.host()];
+        let repeated = |name: &str| self.message().strip_prefix(name)?.strip_prefix(": ");
+        names.into_iter().flatten().find_map(repeated).unwrap_or(self.message())
+    }
+
     /// Sets the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
@@ -395,7 +418,7 @@ impl fmt::Display for Error {
         }
         write!(f, "{}", facts.kind)?;
         if !facts.message.is_empty() {
-            write!(f, ": {}", facts.message)?;
+            write!(f, ": {}", self.message_beside_names())?;
         }
         if let Some(delay) = facts.retry_after {
             write!(f, "; asked to wait {} s", delay.as_secs())?;

@@ -89,10 +89,7 @@ impl ConfigFile {
     }
 
     pub(super) fn source(&self) -> SourceKind {
-        match self.kind {
-            FileKind::Docker => SourceKind::DockerConfig,
-            FileKind::Podman => SourceKind::PodmanAuth,
-        }
+        SourceKind::File(self.path.clone())
     }
 
     /// Returns the file's current content; `None` for an optional file that does not exist.

@@ -1,9 +1,11 @@
 //! The result of a lookup: credentials with their sources.
 
 use std::fmt;
+use std::path::PathBuf;
 
-use super::credential::Credential;
+use super::credential::{Credential, ExposedCredential};
 use crate::error::Error;
+use crate::image::quoted;
 
 /// The source of a credential. Its `Display` holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +13,8 @@ pub(crate) enum SourceKind {
     PullSecret,
     Static,
     Keychain,
-    DockerConfig,
-    PodmanAuth,
+    /// A configuration file of Docker or podman, with its path.
+    File(PathBuf),
     /// A credential helper, with its name.
     Helper(String),
     /// A credential provider plugin, with its name.
@@ -25,8 +27,7 @@ impl fmt::Display for SourceKind {
             SourceKind::PullSecret => "pull secret",
             SourceKind::Static => "static credentials",
             SourceKind::Keychain => "keychain",
-            SourceKind::DockerConfig => "docker config.json",
-            SourceKind::PodmanAuth => "podman auth.json",
+            SourceKind::File(path) => return write!(f, "{}", path.display()),
             SourceKind::Plugin(name) => return write!(f, "credential provider {name}"),
             SourceKind::Helper(name) => return write!(f, "credential helper {name}"),
         })
@@ -38,6 +39,21 @@ impl fmt::Display for SourceKind {
 pub(crate) struct FoundCredential {
     pub(crate) credential: Credential,
     pub(crate) source: SourceKind,
+}
+
+impl fmt::Display for FoundCredential {
+    /// Names the source and the user, and no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Longer names may be tokens.
+        const MAX_USER: usize = 32;
+        self.source.fmt(f)?;
+        match self.credential.expose() {
+            ExposedCredential::Basic { username, .. } if (1..=MAX_USER).contains(&username.len()) => {
+                write!(f, ", user {}", quoted(username))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The result of a lookup.

@@ -178,7 +178,8 @@ fn refused(error: &io::Error) -> Error {
             Error::new(ErrorKind::Denied, "this user has no permission to use the socket")
                 .with_retryable(false)
         }
-        io::ErrorKind::NotFound => Error::new(ErrorKind::ConnectionFailed, "the socket does not exist"),
+        io::ErrorKind::NotFound => Error::new(ErrorKind::ConnectionFailed, "the socket does not exist")
+            .with_advice("check the path of the socket, and that the container runtime runs"),
         _ => Error::new(ErrorKind::ConnectionFailed, error.to_string()),
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod platform;
 mod quoted;
 pub(crate) mod reference;
 mod select;
+pub(crate) mod size;
 
 pub use config::{HistoryEntry, ImageConfig};
 pub use digest::{Algorithm, Digest, Hasher};

@@ -328,7 +328,7 @@ pub(crate) fn check_tag(tag: &str) -> Result<(), &'static str> {
     } else if !tag.bytes().next().is_some_and(is_word)
         || !tag.bytes().all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'))
     {
-        Err("the tag is letters, digits, _ . and -, and starts with none of the last two")
+        Err("a tag consists of letters, digits, _ . and -, and begins with a letter, a digit or _")
     } else {
         Ok(())
     }

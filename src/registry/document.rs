@@ -89,7 +89,8 @@ pub(super) fn blob(
     let path = format!("blobs/{}", descriptor.digest);
     let attempts = HostAttempts::new(phase, |host| host.capabilities.pull);
     retry::over_hosts(session, &attempts, |endpoint| {
-        let response = session.request(endpoint, ApiRequest::new(RequestTarget::Api(&path), phase))?;
+        let response = session.request(endpoint, ApiRequest::new(RequestTarget::Api(&path), phase));
+        let response = response.map_err(|error| error_response::named_blob(error, &descriptor.digest))?;
         let (host, is_redirected) = (response.host().to_owned(), response.is_redirected());
         let encoding = response.reply.encoding();
         let (mut body, _permit) = response.into_body();

@@ -9,6 +9,7 @@ use super::encoding;
 use super::http::{HttpReply, StatusCode};
 use super::retry_after;
 use crate::error::{Error, ErrorKind};
+use crate::image::digest::Digest;
 
 /// Maximum size of an error body, bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -51,6 +52,17 @@ fn error_from(reply: HttpReply, is_redirected: bool) -> Error {
     match delay {
         Some(delay) => error.with_retry_after(delay),
         None => error,
+    }
+}
+
+/// Names the blob that a host does not have.
+pub(super) fn named_blob(error: Error, digest: &Digest) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let message = format!("{digest}: {}", error.message());
+            error.with_message(message)
+        }
+        _ => error,
     }
 }
 
@@ -108,7 +120,12 @@ fn reason_in(body: &[u8]) -> Option<String> {
 fn describe(error: &Value) -> String {
     let field = |name: &str| error.get(name).map(plain).filter(|text| !text.is_empty());
     let detail = field("detail").or_else(|| field("details"));
-    let head: Vec<String> = [field("code"), field("message")].into_iter().flatten().collect();
+    let code = field("code");
+    // Many registries repeat the code in words.
+    let in_words = |text: &str| text.replace('_', " ").to_lowercase();
+    let is_new = |message: &String| code.as_ref().is_none_or(|code| in_words(code) != in_words(message));
+    let message = field("message").filter(is_new);
+    let head: Vec<String> = code.clone().into_iter().chain(message).collect();
     match (head.join(" "), detail) {
         (head, Some(detail)) if head.is_empty() => detail,
         (head, Some(detail)) => format!("{head}: {detail}"),
@@ -276,7 +293,7 @@ mod tests {
             (r#"{"errors":[{"code":7,"message":"m","detail":null}]}"#, Some("7 m")),
             (r#"{"errors":[{"code":"X","message":"m","detail":{}}]}"#, Some("X m")),
             (r#"{"errors":[{"code":"X","message":404,"detail":5}]}"#, Some("X 404: 5")),
-            (r#"{"errors":[{"code":"A","message":"a"},null,{"code":"B"}]}"#, Some("A a; B")),
+            (r#"{"errors":[{"code":"A","message":"x"},null,{"code":"B"}]}"#, Some("A x; B")),
             (r#"{"errors":["just text"]}"#, Some("just text")),
             (r#"{"errors":[{"code":null,"message":null}]}"#, None),
             (r#"{"errors":[]}"#, None),

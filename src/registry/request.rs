@@ -252,7 +252,7 @@ impl PullSession<'_> {
                 tried.append(&mut origin.take_failed_helpers());
                 return Err(with_sources(told, &tried));
             };
-            tried.push(found.source.to_string());
+            tried.push(found.to_string());
             origin.refuse(&found);
         }
     }

@@ -12,6 +12,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Index, MAX_DOCUMENT_BYTES, Manifest};
 use crate::image::platform::Platform;
 use crate::image::quoted;
+use crate::image::size::Size;
 use crate::progress::ProgressEvent;
 
 /// Maximum depth of indexes within indexes.
@@ -396,7 +397,7 @@ fn check(service: &Service, manifest: &Manifest) -> Result<(), Error> {
     }
     let (total, limit) = (manifest.total_size(), service.settings.max_image_size);
     if total > limit {
-        return refuse(format!("the image is {total} bytes, and at most {limit} are allowed"));
+        return refuse(format!("the image has {}, and at most {} are allowed", Size(total), Size(limit)));
     }
     Ok(())
 }

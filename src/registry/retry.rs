@@ -103,7 +103,7 @@ fn one_round<T>(
             Err(error) => error.with_phase(host_attempts.phase),
         };
         if let Err(ended) = session.cx.check() {
-            return ControlFlow::Break(Err(ended));
+            return ControlFlow::Break(Err(ended.with_host(&endpoint.name)));
         }
         if !is_of_host(error.kind()) {
             return ControlFlow::Break(Err(error));
@@ -153,7 +153,7 @@ fn wait(session: &PullSession<'_>, error: &Error, delay: Duration) -> Result<(),
     let host = error.host().unwrap_or_default();
     let delay = session.service.host_limits.closed_for(host).map_or(delay, |closed| closed.max(delay));
     session.cx.report(&ProgressEvent::Waiting { host: host.to_owned(), reason: error.cause(), delay });
-    session.cx.sleep(delay)
+    session.cx.sleep(delay).map_err(|ended| ended.with_host(host))
 }
 
 /// Returns the hosts that may be asked, each with its place in the configured order.

@@ -184,7 +184,11 @@ impl<'a> PullSession<'a> {
             access.failed = found
                 .failed
                 .into_iter()
-                .map(|(source, error)| format!("{source}: {}", error.message()))
+                // The message of a helper begins with its name.
+                .map(|(source, error)| match error.message().starts_with(&source.to_string()) {
+                    true => error.message().to_owned(),
+                    false => format!("{source}: {}", error.message()),
+                })
                 .collect();
             access.left = Some(found.found.into());
         }

@@ -6,6 +6,7 @@ use crate::context::PullContext;
 use crate::durable::{FileType, Lock, OpenMode, Space};
 use crate::error::{Error, ErrorKind};
 use crate::image::manifest::Descriptor;
+use crate::image::size::Size;
 use crate::store::error::{is_read_only, refused};
 use crate::store::handle::Store;
 use crate::store::index_write;
@@ -118,9 +119,9 @@ impl Store {
         if free >= needed {
             return Ok(());
         }
-        let mut text = format!("{bytes} bytes are needed, and {free} are free beside the reserve");
+        let mut text = format!("{} are needed, and {} are free beside the reserve", Size(bytes), Size(free));
         if others > 0 {
-            text.push_str(&format!(", of which running pulls need {others}"));
+            text.push_str(&format!(", of which running pulls need {}", Size(others)));
         }
         Err(Error::new(ErrorKind::DiskFull, text))
     }

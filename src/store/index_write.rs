@@ -15,6 +15,7 @@
 use std::io;
 
 use crate::durable::{self, Disk, FileType, Flush, Lock, Metadata, OpenMode};
+use crate::image::size::Size;
 use crate::store::error::is_full;
 use crate::store::layout::{self, DAMAGED, INDEX, INDEX_LOCK, INDEX_TEMP, OWN, PARTIALS, RESERVE};
 use crate::store::{leftovers, retry_io};
@@ -88,8 +89,10 @@ fn write_on_full_disk(disk: &dyn Disk, bytes: &[u8], flush: Flush) -> io::Result
             outcome => return outcome,
         }
     }
-    let text =
-        format!("{} bytes and a file are needed for the next {INDEX}, and the disk is full", bytes.len());
+    let text = format!(
+        "{} and a file are needed for the next {INDEX}, and the disk is full",
+        Size(bytes.len() as u64)
+    );
     Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 

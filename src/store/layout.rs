@@ -90,7 +90,7 @@ pub(super) fn check(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     let wrong = |what: String| {
         Error::new(
             ErrorKind::InvalidConfig,
-            format!("{} is no store that can be used: {what}", dir.display()),
+            format!("{} is no image layout that can be used: {what}", dir.display()),
         )
     };
     let failed = |error: io::Error| refused(&error, format!("read {}", dir.join(LAYOUT).display()));

@@ -32,7 +32,8 @@ fn what_is_not_in_the_store_is_fetched_unless_no_registry_may_be_asked() {
         let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
         let ran = bench.run(["pull", "--pull", choice, &name]).exits(code);
         assert_eq!(!registry.requests().is_empty(), requests, "{choice}");
-        let tells = ran.stderr.contains(&format!("{name}: not found: it is not here, and --pull never"));
+        let tells =
+            ran.stderr.contains(&format!("{name}: not found: it is not in the store, and --pull never"));
         assert_eq!(tells, choice == "never", "{ran:#?}");
         registry.forget_requests();
         // Now it is there: only `if-possible` asks again.

@@ -12,6 +12,7 @@ mod failures;
 mod few_files;
 mod interrupt;
 mod memory;
+mod mistakes;
 mod platforms;
 mod pulling;
 mod remote;

@@ -21,6 +21,18 @@ fn results_go_to_stdout_and_messages_to_stderr() {
 }
 
 #[test]
+fn a_rate_limit_bounds_the_bytes_of_a_second() {
+    let (bench, registry) = (Bench::new(), Registry::start().unwrap());
+    let name = registry.push(&ImageBuilder::new("app").layer(1_000_000).build(), "1");
+    let line = bench.run(["pull", "--json", "--limit-rate", "400k", &name]).exits(0).json().remove(0);
+    assert!(line["pull_seconds"].as_f64() > Some(1.5), "{line}");
+    assert!(
+        bench.run(["pull", "--limit-rate", "10", &name]).exits(1).errors()[0].contains("1024"),
+        "too slow"
+    );
+}
+
+#[test]
 fn json_tells_of_each_image_what_help_says() {
     let (bench, (registry, name)) = (Bench::new(), registry_with("app"));
     let missing = format!("{}/missing:1", registry.host());

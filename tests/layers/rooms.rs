@@ -178,7 +178,13 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
     ("service", &[&["image_service"], &["request", "result"]]),
     (
         "image",
-        &[&["select"], &["manifest", "config"], &["platform", "reference", "json"], &["digest"], &["quoted"]],
+        &[
+            &["select"],
+            &["manifest", "config"],
+            &["platform", "reference", "json"],
+            &["digest"],
+            &["quoted", "size"],
+        ],
     ),
 ];
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use oci_puller::Error;
 use oci_puller::image::Platform;
 
 use crate::exit::Exit;
@@ -48,12 +49,32 @@ pub(crate) fn usage(command: &'static str, message: impl Into<String>) -> Exit {
 /// Reads a length of time such as `90s` or `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     units::parse_duration(text).ok_or_else(|| {
+        if is_zero(text) {
+            return "it is no time; leave the option out for the default".to_owned();
+        }
         if text.parse::<f64>().is_ok_and(|number| number > 0.0) {
             format!("the unit is missing: write {text}s for seconds, {text}m for minutes")
         } else {
             "write a time such as 90s, 5m or 1h30m".to_owned()
         }
     })
+}
+
+/// Reads a length of time, or 0, which stands for no limit.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if is_zero(text) { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+fn is_zero(text: &str) -> bool {
+    text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse() == Ok(0.0)
+}
+
+/// Reads `HOST` or `HOST:PORT`.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['/', '@']) || text.contains(char::is_whitespace) {
+        return Err("write HOST or HOST:PORT, without a scheme and a path".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads a number of bytes such as `512MiB`.
@@ -63,7 +84,13 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 
 /// Reads a platform such as `linux/arm64`.
 pub(crate) fn platform(text: &str) -> Result<Platform, String> {
-    Platform::parse(text).map_err(|error| error.message().to_owned())
+    Platform::parse(text).map_err(|error| beside_value(text, &error))
+}
+
+/// Returns the message of an error about a value that is shown beside it.
+pub(crate) fn beside_value(value: &str, error: &Error) -> String {
+    let message = error.message();
+    message.strip_prefix(&format!("{value:?}: ")).unwrap_or(message).to_owned()
 }
 
 /// Takes the path of a file that exists.
@@ -95,5 +122,17 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert!(duration("10").unwrap_err().contains("10s"));
         assert!(duration("soon").unwrap_err().contains("1h30m"));
+        for zero in ["0", "0s", "0.0h"] {
+            assert!(duration(zero).unwrap_err().contains("leave the option out"), "{zero}");
+            assert_eq!(duration_or_zero(zero), Ok(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_host_has_neither_scheme_nor_path() {
+        assert_eq!(host("r.io:5000"), Ok("r.io:5000".to_owned()));
+        for wrong in ["", "http://r.io", "r.io/app", "me@r.io", "r.io "] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The options of each command that asks a registry: its hosts, their certificates, and credentials.
+//! The options of each command that asks a registry: hosts, certificates and credentials.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,11 @@ use crate::exit::Exit;
 /// The longest password that is read from standard input, bytes.
 const MAX_PASSWORD: u64 = 64 * 1024;
 
-/// How registries are asked.
+/// The titles of PEM blocks.
+const CERTIFICATE: &str = "CERTIFICATE";
+const KEY: &str = "PRIVATE KEY";
+
+/// How registries are asked: hosts, certificates and credentials.
 #[derive(Args)]
 pub(crate) struct RegistryArgs {
     /// Retry N times after a temporary failure; a try that fetched 1 MiB does not count [default: 4]
@@ -24,27 +28,27 @@ pub(crate) struct RegistryArgs {
     retries: Option<u32>,
     /// Wait TIME for a host to begin to answer, or as long as it takes with 0. Default: 5m for blobs, 1m
     /// else
-    #[arg(long, value_name = "TIME", value_parser = args::duration, help_heading = "Hosts")]
+    #[arg(long, value_name = "TIME", value_parser = args::duration_or_zero, help_heading = "Hosts")]
     response_timeout: Option<Duration>,
     /// Mirrors and settings by host: hosts.toml files, as containerd has them in certs.d
     #[arg(long, value_name = "DIR", value_parser = args::existing_dir, help_heading = "Hosts")]
     hosts_dir: Option<PathBuf>,
-    /// Ask this host without TLS; loopback hosts are asked so by default
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    /// Use plain HTTP for this host; the default for loopback hosts
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = args::host, help_heading = "Hosts")]
     plain_http: Vec<String>,
-    /// Ask this loopback host with TLS
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    /// Use TLS for this loopback host
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = args::host, help_heading = "Hosts")]
     tls: Vec<String>,
-    /// Believe any certificate of this host; anyone on the way can read the credentials
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    /// Accept any certificate of this host; an attacker on the network can then read the credentials
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = args::host, help_heading = "Hosts")]
     insecure_skip_verify: Vec<String>,
-    /// Follow redirects to this host even to an address inside this machine or network
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = "Hosts")]
+    /// Follow redirects to this host, even if its address is inside this machine or network
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = args::host, help_heading = "Hosts")]
     allow_redirects_to: Vec<String>,
     /// Trust these certificates (PEM) and the public authorities, in place of the system's certificates
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Hosts")]
     ca: Vec<PathBuf>,
-    /// Show this certificate (PEM) to hosts that ask for one
+    /// Send this certificate (PEM) to hosts that ask for one
     #[arg(long, value_name = "FILE", value_parser = args::existing_file, help_heading = "Credentials")]
     cert: Option<PathBuf>,
     /// Key of the certificate (PEM). Default: in the certificate's file
@@ -98,7 +102,7 @@ impl RegistryArgs {
             builder = builder.hosts_dir(dir);
         }
         for file in &self.ca {
-            builder = builder.ca_certificate(pem(file)?);
+            builder = builder.ca_certificate(pem(file, CERTIFICATE)?);
         }
         if self.ca.is_empty() {
             let system = certificates::of_system();
@@ -106,7 +110,7 @@ impl RegistryArgs {
         }
         if let Some(cert) = &self.cert {
             let key = self.key.as_ref().unwrap_or(cert);
-            builder = builder.client_certificate(pem(cert)?, pem(key)?);
+            builder = builder.client_certificate(pem(cert, CERTIFICATE)?, pem(key, KEY)?);
         }
         if let Some(timeout) = self.response_timeout {
             builder = builder.response_timeout(if timeout.is_zero() { Duration::MAX } else { timeout });
@@ -147,8 +151,14 @@ impl RegistryArgs {
     }
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, Exit> {
-    std::fs::read(path).map_err(|error| Exit::Own(format!("{}: {error}", path.display())))
+/// Reads a file that holds a PEM block whose title ends with `title`.
+fn pem(path: &Path, title: &str) -> Result<Vec<u8>, Exit> {
+    let failed = |what: String| Exit::Own(format!("{}: {what}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    match String::from_utf8_lossy(&bytes).contains(&format!("{title}-----")) {
+        true => Ok(bytes),
+        false => Err(failed(format!("the file has no PEM block of the type {title}"))),
+    }
 }
 
 /// Reads a password from standard input; the line break that `echo` adds does not belong to it.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::MultiProgress;
-use oci_puller::Error;
+use oci_puller::{Error, ErrorKind};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -51,11 +51,21 @@ pub(crate) fn say_error(error: &Error) {
     say(&told(error));
 }
 
+/// Returns the remedy for an error, in terms of the command.
+fn advice(error: &Error) -> Option<String> {
+    match (error.kind(), error.host()) {
+        (ErrorKind::Unauthorized, Some(host)) => Some(format!(
+            "log in with docker login {host} or podman login {host}, or give --username and --password-stdin"
+        )),
+        _ => error.advice().map(str::to_owned),
+    }
+}
+
 fn told(error: &Error) -> String {
     let attempts = error.attempts();
     // The hosts that were tried have lines of their own.
     let mut text = format!("error: {}", error.clone().with_attempts(Vec::new()));
-    if let Some(advice) = error.advice() {
+    if let Some(advice) = advice(error) {
         text += &format!("; {advice}");
     }
     let is_of_one_host = attempts.windows(2).all(|pair| pair.iter().all(|one| one.host == attempts[0].host));
@@ -103,7 +113,7 @@ impl log::Log for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_puller::{Attempt, ErrorKind};
+    use oci_puller::Attempt;
 
     #[test]
     fn an_error_is_one_line_and_one_for_each_of_several_hosts() {

@@ -14,21 +14,32 @@ pub(crate) fn exists(dir: &Path) -> bool {
     dir.exists() && !is_empty
 }
 
-/// Opens the store in `dir`. Returns `None` if there is none: a command that only reads creates no store.
-pub(crate) fn existing_store(dir: &Path) -> Result<Option<Store>, Exit> {
-    existing_store_for(dir, None)
+/// Opens the store in `dir` for a platform, by default this machine's. Returns `None`, and says so, if there is no
+/// store: a command that only reads creates none.
+pub(crate) fn open_existing(dir: &Path, platform: Option<&Platform>) -> Result<Option<Store>, Exit> {
+    if !exists(dir) {
+        say(&absent(dir));
+        return Ok(None);
+    }
+    open(dir, platform).map(Some)
 }
 
-/// Opens the store in `dir` for a platform, by default this machine's. Returns `None` if there is no store.
-pub(crate) fn existing_store_for(dir: &Path, platform: Option<&Platform>) -> Result<Option<Store>, Exit> {
+/// Opens the store in `dir`, which must exist, for a platform, by default this machine's.
+pub(crate) fn open(dir: &Path, platform: Option<&Platform>) -> Result<Store, Exit> {
     if !exists(dir) {
-        say(&format!("there is no store at {} yet", dir.display()));
-        return Ok(None);
+        return Err(Exit::Own(format!(
+            "{}; pull an image, or give another folder with --store",
+            absent(dir)
+        )));
     }
     let builder = Store::builder(dir);
     let builder = match platform {
         Some(platform) => builder.platform(platform.clone()),
         None => builder,
     };
-    Ok(Some(builder.build()?))
+    Ok(builder.build()?)
+}
+
+fn absent(dir: &Path) -> String {
+    format!("there is no store at {} yet", dir.display())
 }

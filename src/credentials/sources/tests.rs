@@ -53,6 +53,7 @@ fn sources_are_asked_in_their_order_and_all_matches_are_kept() {
         )
         .unwrap();
     let sources: Vec<String> = lookup.found.iter().map(|found| found.source.to_string()).collect();
+    let file = |name: &str| directory.path().join(name).display().to_string();
     assert_eq!(
         sources,
         [
@@ -60,8 +61,8 @@ fn sources_are_asked_in_their_order_and_all_matches_are_kept() {
             "pull secret",
             "static credentials",
             "keychain",
-            "docker config.json",
-            "podman auth.json"
+            &*file("config.json"),
+            &*file("auth.json")
         ]
     );
     let (source, error) = &lookup.failed[0];

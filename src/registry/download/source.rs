@@ -9,6 +9,7 @@ use crate::image::manifest::Descriptor;
 use crate::progress::ProgressEvent;
 use crate::registry::content_range::ContentRange;
 use crate::registry::encoding::BlobBody;
+use crate::registry::error_response::named_blob;
 use crate::registry::request::{ApiRequest, ApiResponse, HostEndpoint, HostTurn, PullSession, RequestTarget};
 use crate::registry::retry::{self, HostAttempts};
 use crate::store::{BeginIngest, Transaction};
@@ -55,7 +56,9 @@ impl BlobSource<'_> {
         target: RequestTarget<'_>,
         range: Option<&str>,
     ) -> Result<ApiResponse, Error> {
-        self.session.request(turn, ApiRequest { range, ..ApiRequest::new(target, self.phase) })
+        let response =
+            self.session.request(turn, ApiRequest { range, ..ApiRequest::new(target, self.phase) });
+        response.map_err(|error| named_blob(error, &self.blob.digest))
     }
 
     /// Returns whether a response has exactly these bytes.

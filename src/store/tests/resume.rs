@@ -309,7 +309,7 @@ fn pulls_that_begin_together_do_not_count_on_the_same_space() {
     let held = reserve(&[&blobs[0]]).unwrap();
     let error = reserve(&[&blobs[1]]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DiskFull);
-    assert!(error.to_string().contains("running pulls need 40000"), "{error}");
+    assert!(error.to_string().contains("running pulls need 40.0 kB"), "{error}");
     // The same blob counts once, and what fits beside it does.
     drop((reserve(&[&blobs[0], &blobs[2]]).unwrap(), reserve(&[&blobs[0]]).unwrap()));
     // What was written is no longer counted on top of the space that it takes.

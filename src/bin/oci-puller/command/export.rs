@@ -18,7 +18,7 @@ use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say;
-use crate::stores::existing_store_for;
+use crate::stores;
 use crate::units::Bytes;
 
 /// How many links are followed, as in Linux.
@@ -81,9 +81,7 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Exit> {
         }
         _ => {}
     }
-    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
-        return Err(Exit::REPORTED);
-    };
+    let store = stores::open(&args.store.dir()?, args.platform.as_ref())?;
     let (key, image) = names::find(&store, &args.image)?;
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());

@@ -15,7 +15,7 @@ use crate::command::cri::{self, CriArgs};
 use crate::exit::Exit;
 use crate::names::short;
 use crate::output::{self, Align, Table};
-use crate::stores::existing_store_for;
+use crate::stores;
 use crate::units::{Ago, Bytes};
 
 const AFTER_HELP: &str = "\
@@ -51,7 +51,7 @@ pub(crate) fn run(args: ImagesArgs) -> Result<(), Exit> {
     if let Some(endpoint) = &args.runtime.cri {
         return cri::images(endpoint, args.store.json);
     }
-    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
+    let Some(store) = stores::open_existing(&args.store.dir()?, args.platform.as_ref())? else {
         return Ok(());
     };
     let mut images = store.images()?;

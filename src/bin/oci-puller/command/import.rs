@@ -13,7 +13,7 @@ use oci_puller::{Error, PullContext, Store};
 use rustix::fs::OFlags;
 use serde::Serialize;
 
-use crate::args::StoreArgs;
+use crate::args::{self, StoreArgs};
 use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
@@ -47,7 +47,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "NAME", value_parser = reference)]
     name: Option<Reference>,
     /// Import the images for this platform only. Default: all that are whole
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = crate::args::platform)]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = args::platform)]
     platform: Option<Platform>,
     #[command(flatten)]
     signatures: SignatureArgs,
@@ -90,7 +90,8 @@ fn import(
     source: &str,
     options: &ImportOptions,
 ) -> Result<Imported, String> {
-    let text = |error: Error| error.to_string();
+    // The source is named beside the error.
+    let text = |error: Error| error.to_string().replace(&format!("{source} is no image"), "it is no image");
     let path = Path::new(source);
     if source != STDIN && path.is_dir() {
         return store.import_layout_with(cx, path, options).map_err(text);
@@ -111,7 +112,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn reference(text: &str) -> Result<Reference, String> {
-    Reference::parse(text).map_err(|error| error.message().to_owned())
+    Reference::parse(text).map_err(|error| args::beside_value(text, &error))
 }
 
 fn print(is_json: bool, source: &str, imported: &Imported) -> Result<(), Exit> {

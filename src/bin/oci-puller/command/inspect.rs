@@ -14,7 +14,7 @@ use crate::names;
 use crate::output;
 use crate::registry_args::RegistryArgs;
 use crate::remote::Remote;
-use crate::stores::existing_store_for;
+use crate::stores;
 
 const AFTER_HELP: &str = "\
 Prints an object, on one line with --json:
@@ -66,9 +66,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Exit> {
     if args.remote {
         return inspect_remote(args);
     }
-    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
-        return Err(Exit::REPORTED);
-    };
+    let store = stores::open(&args.store.dir()?, args.platform.as_ref())?;
     let (key, image) = names::find(&store, &args.image)?;
     let manifest = store.manifest(&image.manifest.digest)?;
     if args.raw {

@@ -10,7 +10,7 @@ use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say_error;
-use crate::stores::existing_store_for;
+use crate::stores;
 
 /// Keep images from being pruned
 ///
@@ -52,9 +52,7 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<(), Exit> {
 
 impl PinnedArgs {
     fn set(&self, pinned: bool) -> Result<(), Exit> {
-        let Some(store) = existing_store_for(&self.store.dir()?, self.platform.as_ref())? else {
-            return Err(Exit::REPORTED);
-        };
+        let store = stores::open(&self.store.dir()?, self.platform.as_ref())?;
         let signals = Signals::watch()?;
         let cx = PullContext::new().with_cancel(signals.token());
         let mut outcome = Ok(());

@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::say;
-use crate::stores::existing_store;
+use crate::stores;
 use crate::units::Bytes;
 
 /// Percentages of the disk, as kubelet has them.
@@ -51,7 +51,7 @@ pub(crate) struct PruneArgs {
 /// Prunes the store as the arguments say.
 pub(crate) fn run(args: PruneArgs) -> Result<(), Exit> {
     let policy = args.policy()?;
-    let Some(store) = existing_store(&args.store.dir()?)? else {
+    let Some(store) = stores::open_existing(&args.store.dir()?, None)? else {
         return if args.store.json { print(true, &Removed::default()) } else { Ok(()) };
     };
     let signals = Signals::watch()?;

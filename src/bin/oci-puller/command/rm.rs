@@ -13,7 +13,7 @@ use crate::names;
 use crate::output;
 use crate::signals::Signals;
 use crate::stderr::{say, say_error};
-use crate::stores::existing_store_for;
+use crate::stores;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\
@@ -50,9 +50,7 @@ pub(crate) fn run(args: RmArgs) -> Result<(), Exit> {
         }
         return cri::rm(endpoint, &args.images);
     }
-    let Some(store) = existing_store_for(&args.store.dir()?, args.platform.as_ref())? else {
-        return Err(Exit::REPORTED);
-    };
+    let store = stores::open(&args.store.dir()?, args.platform.as_ref())?;
     let signals = Signals::watch()?;
     let cx = PullContext::new().with_cancel(signals.token());
     let mut outcome = Ok(());

@@ -14,7 +14,7 @@ use crate::args::{StoreArgs, usage};
 use crate::exit::Exit;
 use crate::names;
 use crate::output;
-use crate::stores::existing_store;
+use crate::stores;
 
 /// The search path of an image that sets none, as Docker and podman have it.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -64,9 +64,7 @@ pub(crate) struct RunConfigArgs {
 
 /// Prints the configuration.
 pub(crate) fn run(args: RunConfigArgs) -> Result<(), Exit> {
-    let Some(store) = existing_store(&args.store.dir()?)? else {
-        return Err(Exit::REPORTED);
-    };
+    let store = stores::open(&args.store.dir()?, None)?;
     let (_, image) = names::find(&store, &args.image)?;
     let config = config_of(&store, &image)?;
     let user = user(&args, &config)?;

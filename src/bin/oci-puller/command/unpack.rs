@@ -15,7 +15,7 @@ use crate::output;
 use crate::progress::{ProgressView, Shown};
 use crate::signals::Signals;
 use crate::stderr::say;
-use crate::stores::existing_store;
+use crate::stores;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\
@@ -85,9 +85,7 @@ pub(crate) fn run(args: UnpackArgs) -> Result<(), Exit> {
         (.., Some(dir)) => Target::Dir(dir),
         _ => return Err(crate::args::usage("unpack", "add a folder, --tar FILE or --layers DIR")),
     };
-    let Some(store) = existing_store(&args.store.dir()?)? else {
-        return Err(Exit::REPORTED);
-    };
+    let store = stores::open(&args.store.dir()?, None)?;
     let signals = Signals::watch()?;
     args.choices.unpack_named(&store, &args.image, target, &signals, args.store.json)
 }

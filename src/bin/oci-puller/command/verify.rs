@@ -13,7 +13,7 @@ use crate::output;
 use crate::signals::Signals;
 use crate::signature_args::SignatureArgs;
 use crate::stderr::say;
-use crate::stores::existing_store;
+use crate::stores;
 use crate::units::Bytes;
 
 const AFTER_HELP: &str = "\
@@ -59,7 +59,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) fn run(args: VerifyArgs) -> Result<(), Exit> {
     let policy = args.policy.policy()?;
     let dir = args.store.dir()?;
-    let Some(store) = existing_store(&dir)? else {
+    let Some(store) = stores::open_existing(&dir, None)? else {
         if args.store.json {
             output::json(&Line::of(&VerifyReport::default()))?;
         }

@@ -21,6 +21,7 @@ pub(super) struct Image {
     /// The bytes of its layers that are unpacked, and of all, if it is unpacked and not fetched.
     unpacked: Option<(u64, u64)>,
     waiting: Option<Waiting>,
+    is_damaged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ impl Image {
             resumed: None,
             unpacked: None,
             waiting: None,
+            is_damaged: false,
         }
     }
 
@@ -56,9 +58,9 @@ impl Image {
         self.unpacked.map_or(self.progress.total(), |(_, total)| total)
     }
 
-    /// Returns the bytes that were received and kept.
+    /// Returns the bytes that were received and kept; 0 if bytes were thrown away.
     pub(super) fn received(&self) -> u64 {
-        self.progress.received()
+        if self.is_damaged { 0 } else { self.progress.received() }
     }
 
     pub(super) fn event(&mut self, event: &ProgressEvent) {
@@ -96,6 +98,11 @@ impl Image {
     pub(super) fn start_unpacking(&mut self, bytes: u64) {
         self.state = State::Running;
         self.unpacked = Some((0, bytes));
+    }
+
+    /// Notes that bytes of it were wrong and thrown away.
+    pub(super) fn set_damaged(&mut self) {
+        self.is_damaged = true;
     }
 
     pub(super) fn end(&mut self, is_pulled: bool, took: Duration) {

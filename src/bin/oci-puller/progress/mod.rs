@@ -10,8 +10,8 @@ use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use oci_puller::PullResult;
 use oci_puller::progress::{Progress, ProgressEvent};
+use oci_puller::{ErrorKind, PullResult};
 use parking_lot::Mutex;
 
 use image::{Image, State};
@@ -83,6 +83,9 @@ impl ProgressView {
     /// Notes how a pull ended.
     pub(crate) fn ended(&self, place: usize, result: &PullResult) {
         self.at(place, |image| {
+            if result.outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::DigestMismatch) {
+                image.set_damaged();
+            }
             image.end(result.outcome.is_ok(), result.pull_duration);
             match (self.form, &result.outcome) {
                 (Form::Lines, Ok(pulled)) => lines::done(image, pulled, result),

@@ -73,15 +73,21 @@ impl Proxy {
 
     /// Adds that the proxy failed, and its name.
     pub(in crate::registry::http) fn named(&self, error: Error) -> Error {
-        let message = format!("the proxy {self}: {}", error.message());
+        let own = self.to_string();
+        let message = error.message();
+        let message = message.strip_prefix(&own).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
+        let message = format!("the proxy {own}: {message}");
         let named = Error::new(error.kind(), message).with_retryable(error.is_retryable());
-        let named = named.with_host(self.to_string());
+        let named = named.with_host(self.to_string()).with_advice(ADVICE);
         match std::error::Error::source(&error) {
             Some(_) => named.with_source(error),
             None => named,
         }
     }
 }
+
+/// The remedy for a proxy that fails.
+const ADVICE: &str = "check the proxy that HTTPS_PROXY or HTTP_PROXY names; NO_PROXY excepts hosts";
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

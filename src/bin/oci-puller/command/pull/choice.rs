@@ -89,7 +89,8 @@ impl<S: ImageService> ImageService for ByChoice<S> {
             Choice::Never => match self.present(cx, request).map_err(named)? {
                 Some(image) => Ok(image),
                 None => Err(named(self.service.image_refusal(cx, &request.image)?.unwrap_or_else(|| {
-                    let text = "it is not here, and --pull never asks no registry; use --pull missing";
+                    let text =
+                        "it is not in the store, and --pull never asks no registry; use --pull missing";
                     Error::new(ErrorKind::NotFound, text)
                 }))),
             },

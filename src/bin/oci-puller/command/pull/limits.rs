@@ -22,6 +22,9 @@ pub(super) struct LimitArgs {
     #[arg(long, visible_alias = "pieces", value_name = "FROM[,SIZE]", value_parser = chunks)]
     #[arg(help_heading = "Limits")]
     chunks: Option<(u64, u64)>,
+    /// Fetch at most this many bytes a second, over all images, such as 2M or 500kB. Default: no limit
+    #[arg(long, value_name = "RATE", value_parser = args::bytes, help_heading = "Limits")]
+    limit_rate: Option<u64>,
     /// Refuse images of more bytes, such as 2GiB; config and layers count, each once. Default: no limit
     #[arg(long, value_name = "SIZE", value_parser = args::bytes, help_heading = "Limits")]
     max_image_size: Option<u64>,
@@ -34,6 +37,9 @@ enum Survives {
 }
 
 impl LimitArgs {
+    /// The arguments, which a container runtime has no use for.
+    pub(super) const ALL: [&str; 5] = ["durability", "downloads", "chunks", "limit_rate", "max_image_size"];
+
     pub(super) fn apply(&self, builder: RegistryImageServiceBuilder) -> RegistryImageServiceBuilder {
         let mut builder = builder.durability(match self.durability {
             Survives::Full => Durability::Full,
@@ -44,6 +50,9 @@ impl LimitArgs {
         }
         if let Some((from, size)) = self.chunks {
             builder = builder.chunks(from, size);
+        }
+        if let Some(rate) = self.limit_rate {
+            builder = builder.bandwidth_limit(rate);
         }
         if let Some(bytes) = self.max_image_size {
             builder = builder.max_image_size(bytes);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use oci_puller::cri::CriImageService;
 use oci_puller::registry::RegistryImageServiceBuilder;
 use oci_puller::{
@@ -111,7 +112,7 @@ Examples:
 #[command(mut_arg("cri", |cri| cri.conflicts_with_all(not_with_cri())))]
 pub(crate) struct PullArgs {
     /// [HOST[:PORT]/]NAME[:TAG][@DIGEST], such as alpine or ghcr.io/team/app:1.2
-    #[arg(value_name = "IMAGE", required = true)]
+    #[arg(value_name = "IMAGE", required = true, value_parser = NonEmptyStringValueParser::new())]
     images: Vec<String>,
     #[command(flatten)]
     store: StoreArgs,
@@ -155,6 +156,7 @@ pub(crate) struct PullArgs {
 /// Returns the arguments that a container runtime has no use for.
 fn not_with_cri() -> impl IntoIterator<Item = &'static str> {
     let all = PlatformArgs::ALL.into_iter().chain(RegistryArgs::NOT_FOR_RUNTIMES).chain(SignatureArgs::ALL);
+    let all = all.chain(LimitArgs::ALL);
     #[cfg(feature = "unpack")]
     let all = all.chain(UnpackingArgs::ALL);
     all

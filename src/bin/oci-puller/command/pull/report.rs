@@ -75,9 +75,8 @@ impl Report {
         }
         if signals.came() {
             say(&format!(
-                "cancelled: {came} of {asked} images are in {}; what came of the others is kept for a day, and the \
-                 next pull goes on there",
-                place
+                "cancelled: {came} of {asked} images are in {place}; what was fetched of the others is kept for a \
+                 day, and the next pull resumes there"
             ));
             return signals.check();
         }
@@ -90,7 +89,7 @@ impl Report {
             ));
             if kept > 0 {
                 say(&format!(
-                    "{} of the images that failed were fetched and are kept for a day: the next pull goes on there",
+                    "{} of the failed images were fetched and are kept for a day; the next pull resumes there",
                     Bytes(kept)
                 ));
             }
