@@ -430,8 +430,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// The same line as `Display`, which is what a `main` that returns the error prints. `{:#?}` has the fields.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("text", &self.to_string())
@@ -449,6 +453,23 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn main_prints_each_part_of_an_error_once() {
+        let attempt =
+            |host| Attempt::new(host, Error::new(ErrorKind::Unavailable, "status 503").with_host(host));
+        let error = Error::new(ErrorKind::Unavailable, "status 503")
+            .with_image("app")
+            .with_host("b.example.com")
+            .with_attempts(vec![attempt("a.example.com"), attempt("b.example.com")])
+            .with_source(std::io::Error::other("status 503"));
+        let printed = format!("{error:?}");
+        assert_eq!(printed, error.to_string());
+        for part in ["app", "a.example.com", "b.example.com"] {
+            assert_eq!(printed.matches(part).count(), 1, "{printed}");
+        }
+        assert!(format!("{error:#?}").contains("kind: Unavailable"));
+    }
 
     #[test]
     fn advice_is_for_the_place_where_the_error_happened() {

@@ -80,10 +80,16 @@
 //!
 //! # Further pages
 //!
-//! The [limits and their defaults], the [benchmarks], and the [architecture page].
+//! By task: [five images with a deadline], [an agent that pulls before images are needed], [offline], [slow links],
+//! [a service of your own]. The [limits and their defaults], the [benchmarks], and the [architecture page].
 //!
 //! [architecture page]: https://docs.rs/oci-puller/latest/oci_puller/docs/architecture/index.html
 //! [limits and their defaults]: https://docs.rs/oci-puller/latest/oci_puller/docs/limits/index.html
+//! [five images with a deadline]: https://docs.rs/oci-puller/latest/oci_puller/docs/five_images/index.html
+//! [an agent that pulls before images are needed]: https://docs.rs/oci-puller/latest/oci_puller/docs/prepulling_agent/index.html
+//! [offline]: https://docs.rs/oci-puller/latest/oci_puller/docs/offline/index.html
+//! [slow links]: https://docs.rs/oci-puller/latest/oci_puller/docs/slow_links/index.html
+//! [a service of your own]: https://docs.rs/oci-puller/latest/oci_puller/docs/own_service/index.html
 //! [benchmarks]: https://docs.rs/oci-puller/latest/oci_puller/docs/benchmarks/index.html
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -125,6 +131,16 @@ pub mod docs {
     pub mod limits {}
     #[doc = include_str!("BENCHMARKS.md")]
     pub mod benchmarks {}
+    #[doc = include_str!("docs/five_images.md")]
+    pub mod five_images {}
+    #[doc = include_str!("docs/prepulling_agent.md")]
+    pub mod prepulling_agent {}
+    #[doc = include_str!("docs/offline.md")]
+    pub mod offline {}
+    #[doc = include_str!("docs/slow_links.md")]
+    pub mod slow_links {}
+    #[doc = include_str!("docs/own_service.md")]
+    pub mod own_service {}
 }
 
 /// The README's examples are compiled and run.

@@ -168,3 +168,31 @@ fn what_broken_downloads_left_is_swept_by_age_and_by_share() {
     drop(Store::builder(dir.path()).partials_share(0.0).build().unwrap());
     assert_eq!(left(), ["sha256-locked"]);
 }
+
+#[test]
+fn an_image_has_its_documents_and_the_files_of_its_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    let image = image("app", &[b"one", b"two", b"one"]);
+    import(&store, &image);
+    let stored = store.images().unwrap().remove(0);
+    for key in [stored.id.as_str(), stored.manifest.digest.as_str(), stored.names[0].as_str()] {
+        let files = store.image(key).unwrap();
+        assert_eq!(files.image.id, stored.id);
+        assert_eq!(files.manifest.config.digest, stored.id);
+        assert!(files.config.is_some());
+        assert_eq!(files.layers().len(), files.manifest.layers.len());
+        for layer in files.layers() {
+            let mut bytes = Vec::new();
+            layer.open().unwrap().read_to_end(&mut bytes).unwrap();
+            assert!(layer.descriptor.digest.matches(&bytes));
+        }
+    }
+    assert_eq!(store.image("absent:latest").unwrap_err().kind(), ErrorKind::NotFound);
+
+    let layer = store.image(stored.id.as_str()).unwrap().layers()[0].clone();
+    fs::remove_file(&layer.path).unwrap();
+    assert_eq!(layer.open().unwrap_err().kind(), ErrorKind::NotFound);
+    fs::create_dir(&layer.path).unwrap();
+    assert_eq!(layer.open().unwrap_err().kind(), ErrorKind::Store);
+}

@@ -94,6 +94,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
             &["gc", "verify"],
             &["ingest"],
             &["signatures"],
+            &["image_files"],
             &["lookup"],
             &["children"],
             &["growing"],

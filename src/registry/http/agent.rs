@@ -80,7 +80,6 @@ impl Http {
             .max_response_header_size(MAX_HEAD)
             .max_idle_connections(limits.idle_connections.saturating_mul(8))
             .max_idle_connections_per_host(limits.idle_connections)
-            .timeout_per_write(Some(limits.silence))
             .proxy(None)
             .build();
         let connector = Connector {

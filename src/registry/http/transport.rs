@@ -114,8 +114,10 @@ impl Transport for HttpTransport {
             Some(exchange) => self.begin(&exchange).map_err(io::Error::other)?,
             None => false,
         };
-        let timeout = timeout.for_write();
-        self.connection.stream.set_limit(timeout.not_zero().map(|limit| *limit));
+        let allowed = timeout.not_zero().map(|allowed| *allowed);
+        let silence =
+            Some(self.limits.silence).filter(|silence| allowed.is_none_or(|allowed| *silence < allowed));
+        self.connection.stream.set_limit(silence.or(allowed));
         let output = self.buffers.output().get(..amount).unwrap_or_default();
         let forwarded = match &self.connection.route {
             ConnectionRoute::Forwarded(forwarding) if is_first => forwarded(output, forwarding),
@@ -123,6 +125,7 @@ impl Transport for HttpTransport {
         };
         let output = forwarded.as_deref().unwrap_or(output);
         self.connection.stream.write_all(output).map_err(|error| match error::is_timeout(&error) {
+            true if silence.is_some() => io::Error::other(silent()).into(),
             true => ureq::Error::Timeout(timeout.reason),
             false => error.into(),
         })
