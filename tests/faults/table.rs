@@ -64,7 +64,7 @@ troubles! {
     SlowDns,
     WrongDigestHeader,
     WrongMediaType,
-    EncodedBody,
+    MislabelledEncoding,
 }
 
 /// What is to come of it, and how often the host that has the trouble is asked for the thing.
@@ -169,7 +169,7 @@ impl Trouble {
             SlowDns => all(passes(Timeout)),
             WrongDigestHeader => all(HARMLESS),
             WrongMediaType => [is_final(InvalidManifest), HARMLESS, HARMLESS, HARMLESS],
-            EncodedBody => all(is_final(Protocol)),
+            MislabelledEncoding => all(HARMLESS),
         }
     }
 
@@ -214,7 +214,7 @@ impl Trouble {
                 vec![set("Docker-Content-Digest", another.as_str())]
             }
             WrongMediaType => vec![set("Content-Type", "text/html")],
-            EncodedBody => vec![set("Content-Encoding", "gzip")],
+            MislabelledEncoding => vec![set("Content-Encoding", "gzip")],
         }
     }
 }
