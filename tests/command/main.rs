@@ -17,6 +17,7 @@ mod platforms;
 mod pulling;
 mod remote;
 mod resume;
+mod schema;
 mod signatures;
 mod store;
 #[path = "../common/tls.rs"]
