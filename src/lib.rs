@@ -176,7 +176,9 @@ pub use store::handle::Store;
 pub mod fuzzing {
     pub use crate::credentials::docker_config;
     #[cfg(feature = "cri")]
-    pub use crate::cri::fuzzing::exchange as cri_exchange;
+    pub use crate::cri::fuzzing::{
+        exchange as cri_exchange, header_blocks as cri_header_blocks, messages as cri_messages,
+    };
     pub use crate::registry::fuzzing::{challenge, error_body, headers, hosts_toml, location, no_proxy};
     #[cfg(feature = "signatures")]
     pub use crate::signatures::fuzzing::{bundle, policy_json, simple_signing, spki};

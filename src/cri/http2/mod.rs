@@ -10,3 +10,5 @@ mod hpack;
 
 pub(super) use exchange::{Http2Error, Http2Exchange, Http2Request, Http2Response};
 pub(super) use hpack::HeaderField;
+#[cfg(fuzzing)]
+pub(super) use hpack::HpackDecoder;

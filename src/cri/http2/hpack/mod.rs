@@ -7,6 +7,6 @@ mod error;
 mod huffman;
 mod static_table;
 
-pub(super) use decoder::HpackDecoder;
+pub(crate) use decoder::HpackDecoder;
 pub(super) use encoder::encode;
 pub(crate) use error::{HeaderField, HpackError};
