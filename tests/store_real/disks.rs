@@ -40,7 +40,7 @@ pub(crate) fn full_disk(dir: &Path) -> Outcome {
     let large = image("large:1", &[&[2; 2 << 20], &[3; 2 << 20]]);
     let error = store.import(&cx(), &large.archive[..]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
-    assert!(error.message().contains("2097152 bytes are needed"), "{error}");
+    assert!(error.message().contains("2.1 MB are needed"), "{error}");
     // Out of space in the middle: another program takes the free space.
     fs::write(disk.0.join("other"), vec![0; 1 << 20])?;
     let careless = Store::builder(&path).reserve(0).build()?;
