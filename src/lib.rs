@@ -109,6 +109,7 @@ pub mod image;
 mod log_filter;
 pub mod manager;
 pub mod progress;
+mod prometheus;
 pub mod puller;
 pub mod registry;
 mod service;

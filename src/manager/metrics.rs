@@ -1,11 +1,11 @@
 //! The manager's metrics.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::request::{ImageSource, PullPolicy};
 use crate::error::ErrorKind;
+use crate::prometheus::PrometheusText;
 
 /// Upper bounds of the histograms, seconds: those of
 /// [kubelet's pull durations](https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/metrics/metrics.go).
@@ -172,10 +172,10 @@ impl ManagerMetrics {
     /// [text format of Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format),
     /// under kubelet's names where kubelet has the metric.
     pub fn to_prometheus(&self) -> String {
-        let mut text = Text(String::new());
-        text.requests(&self.requests);
-        text.durations(&self.pull_seconds, &self.wait_seconds);
-        text.pulls(self.pulls_succeeded, &self.pulls_failed);
+        let mut text = PrometheusText::default();
+        write_requests(&mut text, &self.requests);
+        write_durations(&mut text, &self.pull_seconds, &self.wait_seconds);
+        write_pulls(&mut text, self.pulls_succeeded, &self.pulls_failed);
         let counters = [
             ("oci_puller_joined_total", "Requests that shared the pull of another one.", self.joined),
             ("oci_puller_present_total", "Requests for an image that was there.", self.present),
@@ -213,67 +213,56 @@ impl ManagerMetrics {
         for (name, help, value) in gauges {
             text.number(name, help, "gauge", value as u64);
         }
-        text.0
+        text.into_text()
     }
 }
 
-/// The text. Writing to a string cannot fail.
-struct Text(String);
-
-impl Text {
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+fn write_requests(text: &mut PrometheusText, requests: &BTreeMap<RequestLabels, u64>) {
+    let name = "kubelet_image_manager_ensure_image_requests_total";
+    text.head(name, "Requests for an image.", "counter");
+    for (labels, count) in requests {
+        let labels = [
+            ("present_locally", labels.present_locally),
+            ("pull_policy", labels.pull_policy),
+            ("pull_required", labels.pull_required),
+        ];
+        text.sample(name, &labels, count);
     }
+}
 
-    fn number(&mut self, name: &str, help: &str, kind: &str, value: u64) {
-        self.head(name, help, kind);
-        let _ = writeln!(self.0, "{name} {value}");
+fn write_pulls(text: &mut PrometheusText, succeeded: u64, failed: &[(ErrorKind, u64)]) {
+    let name = "oci_puller_pulls_total";
+    text.head(name, "Pulls that ended, by outcome, and by kind if they failed.", "counter");
+    text.sample(name, &[("outcome", "success"), ("kind", "")], succeeded);
+    for (kind, count) in failed {
+        text.sample(name, &[("outcome", "failure"), ("kind", &format!("{kind:?}"))], count);
     }
+}
 
-    fn requests(&mut self, requests: &BTreeMap<RequestLabels, u64>) {
-        let name = "kubelet_image_manager_ensure_image_requests_total";
-        self.head(name, "Requests for an image.", "counter");
-        for (labels, count) in requests {
-            let RequestLabels { pull_policy, present_locally, pull_required } = labels;
-            let _ = writeln!(
-                self.0,
-                "{name}{{present_locally=\"{present_locally}\",pull_policy=\"{pull_policy}\",\
-                 pull_required=\"{pull_required}\"}} {count}"
-            );
+fn write_durations(
+    text: &mut PrometheusText,
+    pull: &BTreeMap<&str, Histogram>,
+    wait: &BTreeMap<&str, Histogram>,
+) {
+    let name = "kubelet_image_pull_duration_seconds";
+    let help = "Pulls that succeeded: how long they took, and how long they waited before.";
+    text.head(name, help, "histogram");
+    for (phase, by_size) in [("pull", pull), ("wait", wait)] {
+        for (size, histogram) in by_size {
+            write_histogram(text, name, [("image_size_in_bytes", size), ("phase", phase)], histogram);
         }
     }
+}
 
-    fn pulls(&mut self, succeeded: u64, failed: &[(ErrorKind, u64)]) {
-        let name = "oci_puller_pulls_total";
-        self.head(name, "Pulls that ended, by outcome, and by kind if they failed.", "counter");
-        let _ = writeln!(self.0, "{name}{{outcome=\"success\",kind=\"\"}} {succeeded}");
-        for (kind, count) in failed {
-            let _ = writeln!(self.0, "{name}{{outcome=\"failure\",kind=\"{kind:?}\"}} {count}");
-        }
+fn write_histogram(text: &mut PrometheusText, name: &str, labels: [(&str, &str); 2], histogram: &Histogram) {
+    let [first, second] = labels;
+    let bucket = format!("{name}_bucket");
+    for (bound, count) in SECONDS.iter().zip(histogram.counts) {
+        text.sample(&bucket, &[first, second, ("le", &bound.to_string())], count);
     }
-
-    fn durations(&mut self, pull: &BTreeMap<&str, Histogram>, wait: &BTreeMap<&str, Histogram>) {
-        let name = "kubelet_image_pull_duration_seconds";
-        self.head(
-            name,
-            "Pulls that succeeded: how long they took, and how long they waited before.",
-            "histogram",
-        );
-        for (phase, by_size) in [("pull", pull), ("wait", wait)] {
-            for (size, histogram) in by_size {
-                self.histogram(name, &format!("image_size_in_bytes=\"{size}\",phase=\"{phase}\""), histogram);
-            }
-        }
-    }
-
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
-        for (bound, count) in SECONDS.iter().zip(histogram.counts) {
-            let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
-        }
-        let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", histogram.count);
-        let _ = writeln!(self.0, "{name}_sum{{{labels}}} {}", histogram.sum);
-        let _ = writeln!(self.0, "{name}_count{{{labels}}} {}", histogram.count);
-    }
+    text.sample(&bucket, &[first, second, ("le", "+Inf")], histogram.count);
+    text.sample(&format!("{name}_sum"), &labels, histogram.sum);
+    text.sample(&format!("{name}_count"), &labels, histogram.count);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::auth::TokenCache;
+use super::client_metrics::ClientCounters;
 use super::host_limits::HostLimits;
 use super::hosts::{Host, Hosts};
 use super::http::{Http, HttpLimits, Proxies, Resolver, Trust, use_threads};
@@ -49,6 +50,7 @@ pub(super) struct Clients {
     resolver: Arc<dyn Resolver>,
     /// Of all bodies, bytes per second.
     pub(super) bandwidth: Arc<RateLimit>,
+    pub(super) counters: Arc<ClientCounters>,
     pools: Mutex<Vec<Pool>>,
     /// Keeps the lookup threads.
     _threads: PoolUser,
@@ -64,8 +66,6 @@ struct Pool {
 impl Clients {
     /// Creates the connections of a service.
     ///
-    /// Creates the connections of a service.
-    ///
     /// # Errors
     /// `InvalidConfig` if a certificate, a key or the proxy cannot be used.
     pub(super) fn new(settings: &RegistrySettings, resolver: Arc<dyn Resolver>) -> Result<Self, Error> {
@@ -75,6 +75,7 @@ impl Clients {
             proxies: Proxies::new(&settings.proxy)?,
             resolver,
             bandwidth: Arc::new(RateLimit::new(settings.bandwidth)),
+            counters: Arc::default(),
             pools: Mutex::default(),
             _threads: use_threads(),
         };
@@ -125,7 +126,8 @@ impl Clients {
         let limits = HttpLimits { connect, ..self.limits.clone() };
         let proxy_trust = Trust { client: None, ..self.trust.clone() };
         let (resolver, bandwidth) = (Arc::clone(&self.resolver), Arc::clone(&self.bandwidth));
-        let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, resolver, bandwidth)?;
+        let counters = Arc::clone(&self.counters);
+        let http = Http::new(&limits, &trust, &proxy_trust, &self.proxies, resolver, bandwidth, counters)?;
         if pools.len() >= MAX_POOLS {
             pools.remove(0);
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::client::Service;
+use super::client_metrics::ClientMetrics;
 use super::pull;
 use super::queries::{self, PullPlan, TagList};
 use super::verifier::{self, FetchedManifest, ImageVerifier};
@@ -129,6 +130,11 @@ impl RegistryImageService {
     pub fn bandwidth_limit(&self, bytes_per_second: impl Into<Option<u64>>) -> Result<(), Error> {
         self.service.clients.bandwidth.set(bandwidth_rate(bytes_per_second.into())?);
         Ok(())
+    }
+
+    /// Returns the counts of requests, retries and bytes by host, of this service and its clones.
+    pub fn metrics(&self) -> ClientMetrics {
+        self.service.clients.counters.metrics()
     }
 
     /// Returns the store that the images are in.

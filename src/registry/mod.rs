@@ -5,6 +5,7 @@ mod address;
 mod auth;
 mod builder;
 mod client;
+mod client_metrics;
 mod content_range;
 mod document;
 mod download;
@@ -33,6 +34,7 @@ mod url_policy;
 mod verifier;
 
 pub use builder::RegistryImageServiceBuilder;
+pub use client_metrics::{ClientMetrics, HostMetrics};
 pub use http::{Resolver, SystemResolver};
 pub use queries::{PlannedImage, PullPlan, TagList};
 pub use verifier::{Candidate, FetchedManifest, ImageVerifier, Referrers, VerifyError};

@@ -55,10 +55,19 @@ pub(super) fn over_hosts<T>(
 ) -> Result<T, Error> {
     let retry = &session.service.settings.retry;
     let mut attempts = Vec::new();
+    let mut tried = Vec::new();
     let mut failed_rounds = 0;
     let outcome = loop {
         let reached_before = host_attempts.reached();
         let is_last = failed_rounds + 1 >= retry.tries;
+        let mut attempt = |place: usize, turn: HostTurn<'_>| {
+            if tried.contains(&place) {
+                session.count_retry(&turn.endpoint.name);
+            } else {
+                tried.push(place);
+            }
+            attempt(turn)
+        };
         let error = match one_round(session, host_attempts, is_last, &mut attempt, &mut attempts) {
             ControlFlow::Break(outcome) => break outcome,
             ControlFlow::Continue(error) => error,
@@ -78,13 +87,14 @@ pub(super) fn over_hosts<T>(
     outcome.map_err(|error| error.with_phase(host_attempts.phase).with_attempts(attempts))
 }
 
-/// Tries at each host once; in the last round each may take its whole time. Continues with the error that
+/// Tries at each host once; in the last round each may take its whole time. `attempt` also gets the host's place in
+/// the configured order. Continues with the error that
 /// decides, or breaks with the outcome.
 fn one_round<T>(
     session: &PullSession<'_>,
     host_attempts: &HostAttempts<'_>,
     is_last: bool,
-    attempt: &mut impl FnMut(HostTurn<'_>) -> Result<T, Error>,
+    attempt: &mut impl FnMut(usize, HostTurn<'_>) -> Result<T, Error>,
     attempts: &mut Vec<Attempt>,
 ) -> ControlFlow<Result<T, Error>, Error> {
     let mut deciding: Option<(usize, Error)> = None;
@@ -93,7 +103,7 @@ fn one_round<T>(
         let turn = HostTurn { endpoint, others_left: !is_last && hosts.len() > 0 };
         let outcome = match leave_alone(session, endpoint).filter(|_| deciding.is_some()) {
             Some(closed) => Err(closed),
-            None => attempt(turn),
+            None => attempt(place, turn),
         };
         let error = match outcome {
             Ok(value) => {

@@ -133,6 +133,11 @@ impl<'a> PullSession<'a> {
         }
     }
 
+    /// Counts that a host is tried again.
+    pub(super) fn count_retry(&self, host: &str) {
+        self.service.clients.counters.of_host(host).count_retry();
+    }
+
     /// Returns the shared rate of this pull from a host.
     pub(super) fn rate_of(&self, host: &str) -> Arc<SharedRate> {
         Arc::clone(self.rates.lock().entry(host.to_owned()).or_default())

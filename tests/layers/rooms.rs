@@ -2,9 +2,9 @@
 
 /// A room, and the rooms that it may use; what those may use, it may use too.
 pub(crate) const ROOMS: &[(&str, &[&str])] = &[
-    ("manager", &["puller", "service", "durable"]),
+    ("manager", &["puller", "service", "durable", "prometheus"]),
     ("puller", &["service"]),
-    ("registry", &["store", "credentials", "service", "unpack"]),
+    ("registry", &["store", "credentials", "service", "unpack", "prometheus"]),
     ("cri", &["service", "credentials"]),
     ("unpack", &["store", "decoders"]),
     ("signatures", &["registry", "store"]),
@@ -20,6 +20,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("error", &["image"]),
     ("clock", &[]),
     ("log_filter", &[]),
+    ("prometheus", &[]),
     ("sync", &[]),
     ("tar", &[]),
 ];
@@ -47,7 +48,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
             &["settings", "hosts", "auth"],
             &["host_limits", "url_policy", "content_range", "error_response", "encoding"],
             &["http", "retry_after", "link_header"],
-            &["address"],
+            &["address", "client_metrics"],
         ],
     ),
     (

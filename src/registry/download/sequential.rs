@@ -105,7 +105,10 @@ impl SequentialDownload<'_> {
     fn try_origin(&mut self, origin: BlobOrigin<'_>) -> Result<(), Error> {
         self.keeps_encoded = false;
         let outcome = match self.try_once(origin) {
-            Err(error) if error.kind() == ErrorKind::DigestMismatch => self.try_once(origin),
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                self.source.session.count_retry(origin.host());
+                self.try_once(origin)
+            }
             outcome => outcome,
         };
         outcome.map_err(|error| self.instead.explain(error).with_host(origin.name()))
@@ -266,6 +269,17 @@ impl Instead {
 }
 
 impl BlobOrigin<'_> {
+    /// Returns the host of the target: `HOST` or `HOST:PORT`.
+    fn host(&self) -> &str {
+        match self.target {
+            RequestTarget::Api(_) | RequestTarget::Link(..) => &self.turn.endpoint.name,
+            RequestTarget::Foreign(url) => url
+                .split_once("://")
+                .and_then(|(_, rest)| rest.split(['/', '?', '#']).next())
+                .unwrap_or_default(),
+        }
+    }
+
     fn name(&self) -> &str {
         match self.target {
             RequestTarget::Api(_) | RequestTarget::Link(..) => &self.turn.endpoint.name,

@@ -20,6 +20,7 @@ use super::transport::{self, ReadLimits};
 use crate::context::PullContext;
 use crate::error::Error;
 use crate::registry::address::AddressRule;
+use crate::registry::client_metrics::ClientCounters;
 use crate::sync::RateLimit;
 
 /// A limit of this length or more is no limit.
@@ -56,6 +57,7 @@ pub(crate) struct Http {
     proxies: Proxies,
     min_rate: MinRate,
     bandwidth: Arc<RateLimit>,
+    counters: Arc<ClientCounters>,
 }
 
 impl Http {
@@ -70,6 +72,7 @@ impl Http {
         proxies: &Proxies,
         resolver: Arc<dyn Resolver>,
         bandwidth: Arc<RateLimit>,
+        counters: Arc<ClientCounters>,
     ) -> Result<Self, Error> {
         let config = Config::builder()
             .http_status_as_error(false)
@@ -92,7 +95,7 @@ impl Http {
         };
         let read_limits = ReadLimits { silence: limits.silence, whole: limits.min_rate.time };
         let agent = transport::agent(config, connector, read_limits);
-        Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate, bandwidth })
+        Ok(Http { agent, proxies: proxies.clone(), min_rate: limits.min_rate, bandwidth, counters })
     }
 
     /// Sends a request, and returns a reply of any status.
@@ -130,6 +133,8 @@ impl Http {
         build: impl Fn() -> Result<Request<B>, http::Error>,
     ) -> Result<HttpReply, Error> {
         let (exchange, hook) = HttpExchange::begin(cx, request.addresses, &self.bandwidth)?;
+        let counters = self.counters.of_host(request.url.authority().map_or("", |host| host.as_str()));
+        counters.count_request();
         // The longest time means as long as the connection lives.
         let within = Some(request.within).filter(|within| *within < FOREVER);
         let run = || {
@@ -152,6 +157,7 @@ impl Http {
             reader: body.into_reader(),
             meter: RateMeter::new(self.min_rate, Arc::default()),
             is_paced: true,
+            counters,
             exchange,
             _hook: hook,
         };

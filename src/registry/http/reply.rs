@@ -14,6 +14,7 @@ use super::min_rate::{RateMeter, SharedRate};
 use super::proxy;
 use crate::context::CancelHook;
 use crate::error::{Error, ErrorKind};
+use crate::registry::client_metrics::HostCounters;
 
 /// The reply of a server.
 pub(crate) struct HttpReply {
@@ -125,6 +126,8 @@ pub(crate) struct HttpBody {
     pub(super) meter: RateMeter,
     /// Whether reads wait for the bandwidth limit.
     pub(super) is_paced: bool,
+    /// Those of the host that was asked.
+    pub(super) counters: Arc<HostCounters>,
     pub(super) exchange: Arc<HttpExchange>,
     pub(super) _hook: Option<CancelHook>,
 }
@@ -143,6 +146,7 @@ impl HttpBody {
         let read = self.exchange.during(|| reader.read(buffer));
         let read = read.map_err(error::of_body)?;
         if read > 0 {
+            self.counters.count_body_bytes(read);
             self.meter.count(read)?;
         }
         Ok(read)

@@ -272,6 +272,7 @@ mod tests {
             &Proxies::default(),
             Arc::new(SystemResolver),
             Arc::new(RateLimit::new(0)),
+            Arc::default(),
         )
         .unwrap()
     }
