@@ -14,13 +14,12 @@ mod queued;
 mod rejected;
 pub(crate) mod result;
 pub(crate) mod serial;
-mod until;
 
+pub use crate::sync::{until, until_by};
 pub use image_puller::PullerStats;
 pub use parallel::ParallelImagePullerBuilder;
 pub use rejected::{RejectReason, Rejected};
 pub use serial::{MAX_IMAGE_PULL_REQUESTS, SerialImagePullerBuilder};
-pub use until::{until, until_by};
 
 pub(crate) use image_puller::ImagePuller;
 pub(crate) use result::PullResult;

@@ -23,12 +23,12 @@ use super::pulls::{DEFAULT_STACK_SIZE, Pulls};
 use super::queued::{Pending, Queued, Requests};
 use super::rejected::{RejectReason, Rejected};
 use super::result::PullResult;
-use super::until::until_by;
 use crate::clock::{Clock, SystemClock};
 use crate::context::PullContext;
 use crate::error::Error;
 use crate::service::{ImageService, PullRequest};
 use crate::sync::Semaphore;
+use crate::sync::until_by;
 
 /// How many requests wait for the worker before callers have to wait themselves.
 pub const MAX_IMAGE_PULL_REQUESTS: usize = 10;

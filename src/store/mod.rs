@@ -57,6 +57,7 @@ mod lookup;
 mod names;
 mod open;
 mod partial_gc;
+mod prune_loop;
 mod references;
 mod repair;
 mod reservations;
@@ -80,6 +81,7 @@ pub use image_files::{BlobFile, ImageFiles};
 pub use import::{ImportOptions, Imported, SkippedImage};
 pub(crate) use ingest::{BeginIngest, Chunk, ChunkedIngest, Ingest, SMALL};
 pub use lookup::StoredImage;
+pub use prune_loop::PruneLoop;
 pub use settings::{Durability, StoreBuilder};
 #[cfg(feature = "signatures")]
 pub(crate) use signatures::ImportJudge;

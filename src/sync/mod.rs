@@ -17,6 +17,7 @@ mod single_flight;
 mod thread_group;
 mod timer;
 mod token_bucket;
+mod until;
 mod watched;
 
 pub(crate) use blocking_pool::{BlockingPool, PoolUser};
@@ -29,4 +30,5 @@ pub(crate) use single_flight::{Follower, Joined, Leader, Outcome, SingleFlight};
 pub(crate) use thread_group::{LISTENING_TIME, ThreadGroup};
 pub(crate) use timer::{Alarm, Timer};
 pub(crate) use token_bucket::TokenBucket;
+pub use until::{until, until_by};
 pub(crate) use watched::Watched;

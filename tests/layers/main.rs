@@ -105,7 +105,7 @@ fn a_violation_is_seen_and_named_by_file_and_line() {
             "store must not use service",
         ),
         ("src/service.rs", "use super::puller::ImagePuller;", "service must not use puller"),
-        ("src/puller/until.rs", "use super::super::store::Store;", "puller must not use store"),
+        ("src/puller/pulls.rs", "use super::super::store::Store;", "puller must not use store"),
         ("src/registry/pull.rs", "use crate::testing::Registry;", "registry must not use testing"),
         (
             "src/registry/http/tcp.rs",

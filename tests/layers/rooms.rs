@@ -80,7 +80,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
         "puller",
         &[
             &["forward", "parallel", "serial"],
-            &["pulls", "until"],
+            &["pulls"],
             &["image_puller"],
             &["rejected"],
             &["queued"],
@@ -91,7 +91,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
         "store",
         &[
             &["tests"],
-            &["open", "import", "export"],
+            &["open", "import", "export", "prune_loop"],
             &["gc", "verify"],
             &["ingest"],
             &["signatures"],
@@ -137,6 +137,7 @@ pub(crate) const FLOORS: &[(&str, &[&[&str]])] = &[
                 "semaphore",
                 "single_flight",
                 "token_bucket",
+                "until",
                 "watched",
             ],
         ],

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 use crate::durable::sim::SimDisk;
@@ -249,4 +249,35 @@ fn a_blob_that_is_a_link_is_an_error_and_not_followed() {
     std::os::unix::fs::symlink(&outside, &path).unwrap();
     assert_eq!(kind(store.open_blob(&image.layers[0].0.digest)), ErrorKind::Store);
     assert_eq!(kind(image.pull_into(&store)), ErrorKind::Store);
+}
+
+#[test]
+fn a_prune_loop_prunes_again_and_again_until_it_is_dropped() {
+    let (_dir, store) = store();
+    let put_orphan = |content: &[u8]| {
+        let blob = Descriptor::new(media_type::OCI_LAYER, Digest::sha256(content), content.len() as u64);
+        let path = store.dir().join(layout::blob_path(&blob.digest));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        age(&store, &blob.digest, 1);
+        blob
+    };
+    let wait_until_gone = |blob: &Descriptor| {
+        let begun_at = Instant::now();
+        while has(&store, blob) {
+            assert!(begun_at.elapsed() < Duration::from_secs(30), "the loop does not prune");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let policy = PrunePolicy::default().thresholds(100, 100);
+    let (first, second) = (put_orphan(b"first"), put_orphan(b"second"));
+    let prune_loop = store.prune_every(Duration::from_millis(1), policy.clone()).unwrap();
+    wait_until_gone(&first);
+    wait_until_gone(&second);
+    wait_until_gone(&put_orphan(b"third"));
+    drop(prune_loop);
+    // A period without an end: the drop ends the wait.
+    let prune_loop = store.prune_every(Duration::MAX, policy).unwrap();
+    drop(prune_loop);
+    assert!(has(&store, &put_orphan(b"fourth")));
 }
