@@ -2,12 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect};
 use zeroize::Zeroizing;
 
 use super::http2::{Http2Error, Http2Exchange, Http2Response};
@@ -165,10 +166,26 @@ fn open(path: &Path, cx: &PullContext, limit: Duration) -> Result<UnixStream, Er
 
 /// Connects; waits at most `limit` while the backlog is full.
 fn open_once(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = open_socket()?;
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     connect(&socket, address)?;
     Ok(UnixStream::from(socket))
+}
+
+/// Opens a socket that no child process inherits.
+#[cfg(not(target_vendor = "apple"))]
+fn open_socket() -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, socket_with};
+
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Opens a socket that no child process inherits. Apple's systems have no flag for it.
+#[cfg(target_vendor = "apple")]
+fn open_socket() -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(socket)
 }
 
 /// Returns the error for a connection that the kernel refused.

@@ -1,5 +1,8 @@
 //! The file operations of the operating system.
 
+// Other systems lack what some of these parts are for.
+#![cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code, unused_imports))]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;

@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::exchange::HttpExchange;
 use super::tcp::SHORTEST_WAIT;
@@ -162,13 +163,29 @@ fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 /// Starts to connect, and returns whether the connection is made already.
 fn start(address: SocketAddr) -> io::Result<(Arc<TcpStream>, bool)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = Arc::new(TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?));
+    let socket = Arc::new(TcpStream::from(open(family)?));
     match rustix::net::connect(&socket, &address) {
         Ok(()) => Ok((socket, true)),
         Err(Errno::INPROGRESS) => Ok((socket, false)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Opens a non-blocking socket that no child process inherits.
+#[cfg(not(target_vendor = "apple"))]
+fn open(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, socket_with};
+
+    socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+/// Opens a non-blocking socket that no child process inherits. Apple's systems have no flags for it.
+#[cfg(target_vendor = "apple")]
+fn open(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
 }
 
 /// Returns the indexes of the sockets that are connected or have failed; none when `until` comes first.
@@ -227,9 +244,7 @@ mod tests {
 
     /// A listener whose queue is full: a connection to it is neither made nor refused.
     fn silent() -> (TcpListener, Vec<TcpStream>) {
-        let listener = TcpListener::from(
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap(),
-        );
+        let listener = TcpListener::from(open(AddressFamily::INET).unwrap());
         rustix::net::bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
         let address = listener.local_addr().unwrap();
