@@ -110,10 +110,10 @@ impl RegistryImageService {
     /// Limits what all pulls of this service and its clones receive together, bytes per second; `None` for no
     /// limit. May be changed while pulls run: those that wait for the limit keep to the new one at once.
     ///
-    /// Counts what is read from connections, heads included. What is left unused is made up for within a tenth of
-    /// a second. A connection that begins receives up to its socket's buffer ahead, once. The time that a
-    /// pull waits for the limit counts for its deadline, but neither as a host's silence nor for the minimum rate
-    /// ([`slowest`](crate::registry::RegistryImageServiceBuilder::slowest)).
+    /// The limit counts all bytes read from connections, heads included. Later reads may use, for a tenth of a second,
+    /// the bytes that earlier ones did not. A new connection receives up to its socket's buffer ahead, once. The time
+    /// that a pull waits for the limit counts for its deadline, but neither as a host's silence nor for the minimum
+    /// rate ([`slowest`](crate::registry::RegistryImageServiceBuilder::slowest)).
     /// The option `--limit-rate` of the command sets this limit.
     ///
     /// ```no_run

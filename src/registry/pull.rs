@@ -130,8 +130,8 @@ fn put_config(
     }
 }
 
-/// Warns of an image without an index whose config names another platform than this machine's. It is pulled
-/// all the same, for no platform was asked for.
+/// Warns of an image without an index whose config names another platform than this machine's. The pull goes on, since
+/// the caller asked for no platform.
 fn warn_of_other_platform(session: &PullSession<'_>, resolved: &Resolved) {
     if resolved.is_platform_known() || !resolved.manifest.has_image_config() {
         return;

@@ -18,8 +18,8 @@ pub(super) fn layers_for<'a>(session: &PullSession<'a>, image: &Resolved) -> Opt
     session.service.layers.as_ref().filter(|_| image.manifest.has_image_config())
 }
 
-/// Fetches the blobs of an image, and unpacks them meanwhile. An unpacking that fails counts for nothing
-/// here: a host may have sent wrong bytes first. [`unpack_stored`] does what is left.
+/// Fetches the blobs of an image, and unpacks them meanwhile. Ignores a failure to unpack: a host may have sent wrong
+/// bytes first. [`unpack_stored`] then unpacks the other layers.
 pub(super) fn fetch_and_unpack(
     session: &PullSession<'_>,
     stop: &CancelToken,
@@ -49,7 +49,7 @@ pub(super) fn fetch_and_unpack(
     })
 }
 
-/// Unpacks what is left of an image that is stored. Returns the folders of its layers, the top first.
+/// Unpacks the layers of a stored image that have no folder yet. Returns the folders of its layers, the top first.
 pub(super) fn unpack_stored(
     session: &PullSession<'_>,
     resolved: &Resolved,

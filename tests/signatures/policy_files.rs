@@ -165,7 +165,7 @@ fn requirements_that_cannot_be_enforced_are_errors_that_name_scope_and_field() {
         (format!(r#"{{"default":{reject}}} // a comment"#), "trailing characters"),
         (format!(r#"{{"default":{reject},}}"#), "trailing comma"),
         (r#"{"default":[{"type":"reject","type":"reject"}]}"#.to_owned(), "duplicate field"),
-        // Rules of other transports are not enforced, and checked all the same.
+        // Rules of other transports are checked, though nothing enforces them.
         (format!(r#"{{"default":{reject},"transports":{{"atomic":{{"r.io":[]}}}}}}"#), "r.io: the list"),
         (
             format!(r#"{{"default":{reject},"transports":{{"dir":{{"":[{{"type":"reject","x":1}}]}}}}}}"#),

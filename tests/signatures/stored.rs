@@ -190,7 +190,7 @@ fn an_import_is_judged_by_what_an_export_wrote() {
     assert!(error.message().contains("1 signature, by another key"), "{error}");
     assert_eq!(store.images().unwrap(), []);
     assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0, "nothing of it is left");
-    // Without a policy they are kept all the same.
+    // An import without a policy keeps them, too.
     let (_dir, store, outcome) = import(ImportOptions::new());
     outcome.unwrap();
     verified(&store, &by_digest, &ours).unwrap();
